@@ -1,0 +1,1 @@
+"""Numpy-only references of every post-training objective."""
