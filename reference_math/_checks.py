@@ -1,0 +1,157 @@
+"""What stands at the door of every public function: one clear ValueError, or a clean array.
+
+Each check names the argument, says what it got and what it expected, and returns the argument as
+an array, so that a function opens with one line per argument:
+
+>>> logps = finite("per_token_logps", [[-0.5, -1.0]], ndim=2)
+>>> mask01("completion_mask", [[1, 2]], shape=logps.shape)
+Traceback (most recent call last):
+    ...
+ValueError: completion_mask must hold only 0 and 1 (1 = counts), got a value 2.0 in shape (1, 2)
+"""
+
+import numpy as np
+
+
+def array(name, x, *, shape=None, ndim=None, dtype=np.float64):
+    """`x` as an array of `dtype` (None keeps its own); NaN and inf pass.
+
+    shape   an exact shape; None in it matches any length: (None, 3)
+    ndim    or only the number of axes
+
+    >>> array("rewards", [1, None]).shape
+    (2,)
+    """
+    try:
+        x = np.asarray(x, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
+    if ndim is not None and x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {x.shape}")
+    if shape is not None and not _fits(x.shape, shape):
+        raise ValueError(f"{name} must have shape {_show(shape)}, got {x.shape}")
+    return x
+
+
+def finite(name, x, *, shape=None, ndim=None, dtype=np.float64):
+    """`array` without NaN or infinity.
+
+    >>> finite("advantages", [1.0, float("nan")])
+    Traceback (most recent call last):
+        ...
+    ValueError: advantages must be finite, got nan at index (1,) of shape (2,)
+    """
+    x = array(name, x, shape=shape, ndim=ndim, dtype=dtype)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        at = tuple(int(i) for i in bad[0])
+        raise ValueError(f"{name} must be finite, got {x[at]} at index {at} of shape {x.shape}")
+    return x
+
+
+def mask01(name, m, *, shape=None, ndim=None):
+    """A mask as float64: 1 = counts, 0 = does not."""
+    m = array(name, m, shape=shape, ndim=ndim)
+    bad = m[(m != 0) & (m != 1)]
+    if bad.size:
+        raise ValueError(
+            f"{name} must hold only 0 and 1 (1 = counts), got a value {bad[0]} in shape {m.shape}"
+        )
+    return m
+
+
+def token_ids(name, ids, *, vocab_size, shape=None, ndim=None):
+    """Integers from 0 to vocab_size - 1.
+
+    >>> token_ids("tokens", [[0, 7]], vocab_size=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: tokens must lie in 0..4 (the vocabulary has 5), got 0..7 in shape (1, 2)
+    """
+    ids = array(name, ids, shape=shape, ndim=ndim, dtype=None)
+    if ids.dtype.kind not in "iu" and ids.size:
+        raise ValueError(f"{name} must be integers, got dtype {ids.dtype} in shape {ids.shape}")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
+        raise ValueError(
+            f"{name} must lie in 0..{vocab_size - 1} (the vocabulary has {vocab_size}), "
+            f"got {ids.min()}..{ids.max()} in shape {ids.shape}"
+        )
+    return ids.astype(np.int64)
+
+
+def same_shape(**arrays):
+    """All arrays have the first one's shape.
+
+    >>> same_shape(per_token_logps=np.zeros((2, 3)), ref_per_token_logps=np.zeros((2, 4)))
+    Traceback (most recent call last):
+        ...
+    ValueError: ref_per_token_logps must have the shape of per_token_logps (2, 3), got (2, 4)
+    """
+    (first, x), *rest = arrays.items()
+    for name, y in rest:
+        if np.shape(y) != np.shape(x):
+            raise ValueError(
+                f"{name} must have the shape of {first} {np.shape(x)}, got {np.shape(y)}"
+            )
+
+
+def number(name, x, *, above=None, at_least=None, below=None, at_most=None):
+    """One finite number inside the bounds, as a float.
+
+    >>> number("beta", 0.0, above=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: beta must be > 0, got 0.0
+    """
+    value = float(finite(name, x, ndim=0))
+    wants = [
+        f"{sign} {bound:g}"
+        for sign, bound, held in [
+            (">", above, above is None or value > above),
+            (">=", at_least, at_least is None or value >= at_least),
+            ("<", below, below is None or value < below),
+            ("<=", at_most, at_most is None or value <= at_most),
+        ]
+        if not held
+    ]
+    if wants:
+        raise ValueError(f"{name} must be {wants[0]}, got {value}")
+    return value
+
+
+def one_of(name, value, choices):
+    """`value`, if it is one of the choices.
+
+    >>> one_of("reduction", "avg", ("mean", "sum"))
+    Traceback (most recent call last):
+        ...
+    ValueError: reduction must be one of 'mean', 'sum', got 'avg'
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def groups(name, rows, num_generations):
+    """`num_generations` as an int, if `rows` rows split into whole groups of it.
+
+    >>> groups("rewards", 6, 4)
+    Traceback (most recent call last):
+        ...
+    ValueError: rewards must have a multiple of num_generations=4 rows, got 6
+    """
+    if num_generations != int(num_generations) or num_generations < 1:
+        raise ValueError(f"num_generations must be an integer >= 1, got {num_generations!r}")
+    if rows % num_generations:
+        raise ValueError(
+            f"{name} must have a multiple of num_generations={num_generations} rows, got {rows}"
+        )
+    return int(num_generations)
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(e in (None, n) for n, e in zip(shape, expected))
+
+
+def _show(shape):
+    return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
