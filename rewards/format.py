@@ -1,0 +1,16 @@
+"""1.0 for a completion in form, 0.0 for any other."""
+
+from rewards.completions import text_of
+from rewards.tags import scan
+
+
+def format_reward(completions, **columns):
+    """Exactly one non-empty <think> block, then exactly one non-empty <answer> block.
+
+    completions   list of N strings or chats   the last assistant message of a chat counts
+    returns       list of N floats             0.0 or 1.0, never None
+
+    >>> format_reward(["<think>a\\nb</think>\\n<answer>4</answer>", "4"])
+    [1.0, 0.0]
+    """
+    return [float(scan(text_of(completion)).reason == "") for completion in completions]
