@@ -1,0 +1,139 @@
+"""Advantages: how much better a completion did than its rivals, one number a completion.
+
+Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, section 4.1.2
+          batch          Liu et al., Tricks or Traps? (Lite PPO), arXiv 2508.08221
+          dr_grpo        Liu et al., Understanding R1-Zero-Like Training, arXiv 2503.20783
+          leave_one_out  Ahmadian et al., Back to Basics (RLOO), arXiv 2402.14740, section 3.2
+          whiten         Hu, REINFORCE++, arXiv 2501.03262
+Torch     reference_math.torch.advantages     Lesson   notebooks/03_grpo.ipynb
+Proof     tests/laws/test_advantages.py, tests/parity/test_advantages.py
+
+Shapes    B completions in prompt-major groups of num_generations: rows 0..G-1 answer prompt 0.
+Missing   a reward that is None or NaN: its row leaves every mean and std, and its advantage is 0.
+          So is that of a row with no rival (a group, or a batch, of one).
+
+A group of equal rewards gets exactly 0. In float32 TRL does not quite: the mean of equal numbers
+can be one rounding off, and dividing by a std of almost nothing plus 1e-4 makes up to 9.4e-3 of it.
+Here a group is measured from its own lowest reward first, so equal rewards are exact zeros.
+"""
+
+import numpy as np
+
+from reference_math import _checks
+
+
+def group(rewards, num_generations, *, ddof, eps):
+    """GRPO: the reward less the group's mean, in units of the group's std.
+
+    A_i = (r_i - mean_group) / (std_group + eps)
+
+    rewards           (B,)  one a completion; None or NaN = missing
+    num_generations   completions of one prompt
+    ddof              std divides by count - ddof: 1 in torch and TRL, 0 in numpy
+    eps               added to the std: 1e-4 in TRL, 1e-6 or 1e-8 elsewhere
+    returns           (B,)
+
+    >>> group([1.0, 0.0, 0.0, 1.0], 4, ddof=0, eps=0.0)         # mean 1/2, std 1/2
+    array([ 1., -1., -1.,  1.])
+    >>> group([3.0, 1.0, None, 5.0, 5.0, 5.0], 3, ddof=1, eps=0.0).round(4)
+    array([ 0.7071, -0.7071,  0.    ,  0.    ,  0.    ,  0.    ])
+    """
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    return standardized(deviations, std(deviations, axis=1, ddof=ddof), eps=eps).reshape(-1)
+
+
+def batch(rewards, num_generations, *, ddof, eps):
+    """The mean is still the group's, the std is that of all the rewards of the batch.
+
+    A_i = (r_i - mean_group) / (std_batch + eps)
+
+    >>> batch([1.0, 0.0, 5.0, 5.0], 2, ddof=0, eps=0.0).round(4)      # std of the four 2.2776
+    array([ 0.2195, -0.2195,  0.    ,  0.    ])
+    """
+    grouped = _grouped(rewards, num_generations)
+    scale = std(centered(grouped, axis=None), axis=None, ddof=ddof)
+    return standardized(centered(grouped, axis=1), scale, eps=eps).reshape(-1)
+
+
+def dr_grpo(rewards, num_generations):
+    """Dr. GRPO: no std, so a hard prompt and an easy one weigh the same (TRL: "none").
+
+    A_i = r_i - mean_group
+
+    >>> dr_grpo([1.0, 0.0, 0.0, 0.0], 4)
+    array([ 0.75, -0.25, -0.25, -0.25])
+    """
+    return np.nan_to_num(centered(_grouped(rewards, num_generations), axis=1)).reshape(-1)
+
+
+def leave_one_out(rewards, num_generations):
+    """RLOO: the baseline is the mean of the others, so it does not depend on the completion.
+
+    A_i = r_i - mean_{j != i} r_j = n / (n - 1) (r_i - mean_group)       n completions with a reward
+
+    >>> leave_one_out([1.0, 0.0, 0.0, 0.0], 4).round(4)
+    array([ 1.    , -0.3333, -0.3333, -0.3333])
+    """
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    n = np.sum(~np.isnan(deviations), axis=1, keepdims=True)
+    return np.nan_to_num(deviations * n / np.maximum(n - 1, 1)).reshape(-1)
+
+
+def whiten(values, *, ddof, eps):
+    """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed.
+
+    A_i = (v_i - mean_batch) / (std_batch + eps)
+
+    values    (B,)  rewards, or the advantages of `dr_grpo` (REINFORCE++ with a baseline) or
+                    `leave_one_out` (TRL's normalize_advantages)
+
+    >>> whiten([1.0, 3.0, None], ddof=0, eps=0.0)
+    array([-1.,  1.,  0.])
+    """
+    deviations = centered(_rewards("values", values), axis=None)
+    return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
+
+
+def centered(x, axis):
+    """x less its mean over what is there; NaN stays NaN; equal values give exact zeros.
+
+    >>> centered(np.array([[1.0, 2.0, np.nan]]), axis=1)
+    array([[-0.5,  0.5,  nan]])
+    """
+    x = x - np.fmin.reduce(x, axis=axis, keepdims=True, initial=np.inf)  # from the lowest: see top
+    count = np.sum(~np.isnan(x), axis=axis, keepdims=True)
+    return x - np.nansum(x, axis=axis, keepdims=True) / np.maximum(count, 1)
+
+
+def std(deviations, axis, *, ddof):
+    """Root of the mean square of what is there; 0 for one value alone, whatever ddof.
+
+    >>> std(np.array([[-1.0, 1.0, np.nan]]), axis=1, ddof=1)          # sqrt(2 / (2 - 1))
+    array([[1.41421356]])
+    """
+    ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
+    count = np.sum(~np.isnan(deviations), axis=axis, keepdims=True)
+    squares = np.nansum(deviations**2, axis=axis, keepdims=True)
+    return np.sqrt(squares / np.maximum(count - ddof, 1))  # one value alone: its square is 0
+
+
+def standardized(deviations, scale, *, eps):
+    """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0.
+
+    >>> standardized(np.array([2.0, 0.0, np.nan]), np.array([4.0, 0.0, 4.0]), eps=0.0)
+    array([0.5, 0. , 0. ])
+    """
+    scale = scale + _checks.number("eps", eps, at_least=0)
+    deviations = np.nan_to_num(deviations)
+    return np.divide(deviations, scale, out=np.zeros_like(deviations), where=deviations != 0)
+
+
+def _rewards(name, rewards, ndim=1):
+    rewards = _checks.array(name, rewards, ndim=ndim)
+    _checks.finite(name, np.where(np.isnan(rewards), 0.0, rewards))  # NaN = missing, inf = an error
+    return rewards
+
+
+def _grouped(rewards, num_generations):
+    rewards = _rewards("rewards", rewards)
+    return rewards.reshape(-1, _checks.groups("rewards", len(rewards), num_generations))
