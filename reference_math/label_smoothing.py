@@ -1,0 +1,78 @@
+"""Label smoothing: a little of the target goes to every token of the vocabulary.
+
+    c = (1 - eps) (-log p_token) + eps (-1/V sum_v log p_v)
+
+Source    Szegedy et al., arXiv 1512.00567, section 7; transformers' LabelSmoother
+Torch     reference_math.torch.label_smoothing     Lesson   notebooks/01_sft.ipynb
+Proof     tests/laws/test_sft.py, tests/parity/test_sft.py
+
+Shapes    B sequences, T positions, V tokens of vocabulary.    Losses in nats.
+"""
+
+import numpy as np
+
+from reference_math import _checks, logprobs, sft
+
+
+def label_smoothed_nll(
+    logits,
+    tokens,
+    completion_mask,
+    *,
+    label_smoothing_factor,
+    reduction,
+    num_items_in_batch=None,
+):
+    """Cross-entropy against (1 - eps) 1[v = token] + eps / V.
+
+    logits                   (B, T, V)
+    tokens                   (B, T)
+    completion_mask          (B, T)
+    label_smoothing_factor   eps, 0 to 1
+    reduction                see `sft.token_weights`; nothing counts: 0 (transformers: NaN)
+    returns                  a scalar
+
+    >>> z = [[[np.log(3.0), 0.0]]]
+    >>> label_smoothed_nll(    # 3/4 ln 4/3 + 1/4 ln 4
+    ...     z, [[0]], [[1]], label_smoothing_factor=0.5, reduction="batch_token"
+    ... ).round(4)
+    np.float64(0.5623)
+    """
+    eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)
+    weights = _weights(completion_mask, reduction, num_items_in_batch)
+    logps = logprobs.per_token_logps(logits, tokens)
+    _checks.same_shape(tokens=logps, completion_mask=weights)
+    mean_logps = logprobs.log_softmax(logits).mean(axis=-1)
+    return -(weights * ((1.0 - eps) * logps + eps * mean_logps)).sum()
+
+
+def label_smoothed_nll_grad(
+    logits,
+    tokens,
+    completion_mask,
+    *,
+    label_smoothing_factor,
+    reduction,
+    num_items_in_batch=None,
+):
+    """dL/d(logits) = w (p - target)  (B, T, V): zero where p is the smoothed target.
+
+    The cross-entropy's gradient, linear in the target: w (p - 1[token]) and w (p - 1/V) mixed.
+
+    >>> z = [[[np.log(3.0), 0.0]]]     # p = 3/4, 1/4 = the target of eps = 1/2
+    >>> label_smoothed_nll_grad(
+    ...     z, [[0]], [[1]], label_smoothing_factor=0.5, reduction="batch_token"
+    ... ).round(4) + 0.0
+    array([[[0., 0.]]])
+    """
+    eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)
+    weights = _weights(completion_mask, reduction, num_items_in_batch)
+    to_token = logprobs.logits_grad(logits, tokens, -(1.0 - eps) * weights)
+    p = np.exp(logprobs.log_softmax(logits))
+    return to_token + eps * weights[..., None] * (p - 1.0 / p.shape[-1])
+
+
+def _weights(completion_mask, reduction, num_items_in_batch):
+    return sft.token_weights(
+        completion_mask, reduction=reduction, num_items_in_batch=num_items_in_batch
+    )
