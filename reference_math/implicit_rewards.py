@@ -1,0 +1,46 @@
+"""The reward that a policy trained by DPO implies, and what is logged of it.
+
+    r(x, y) = beta (log p(y|x) - log p_ref(y|x)) + beta log Z(x)
+
+Source    Rafailov et al., arXiv 2305.18290, eq. 5; Z(x) is left out: it cancels in every margin
+Lesson    notebooks/02_dpo.ipynb
+Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+
+Shapes    N answers, B pairs.    TRL logs the plain rewards whatever the loss: neither its
+          f-divergence nor its length normalisation enters them.
+"""
+
+from reference_math import _checks
+
+
+def rewards(logps, ref_logps, *, beta):
+    """beta (log p - log p_ref) of each answer.
+
+    logps, ref_logps   (N,)  summed over the answer's tokens
+    returns            (N,)
+
+    >>> rewards([-2.0, -5.0], [-3.0, -3.0], beta=0.1)
+    array([ 0.1, -0.2])
+    """
+    beta = _checks.number("beta", beta, at_least=0)
+    logps = _checks.finite("logps", logps, ndim=1)
+    return beta * (logps - _checks.finite("ref_logps", ref_logps, shape=logps.shape))
+
+
+def margins(chosen_rewards, rejected_rewards):
+    """By how much the chosen answer is preferred, (B,).
+
+    >>> margins([0.5, 0.5], [0.25, 0.5])
+    array([0.25, 0.  ])
+    """
+    chosen = _checks.finite("chosen_rewards", chosen_rewards, ndim=1)
+    return chosen - _checks.finite("rejected_rewards", rejected_rewards, shape=chosen.shape)
+
+
+def accuracies(chosen_rewards, rejected_rewards):
+    """1 where the chosen answer is preferred, (B,); a tie is a miss, so training starts at 0.
+
+    >>> accuracies([0.5, 0.5], [0.25, 0.5])
+    array([1., 0.])
+    """
+    return (margins(chosen_rewards, rejected_rewards) > 0).astype(float)

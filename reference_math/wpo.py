@@ -1,0 +1,37 @@
+"""Weighted preference optimisation: pairs that the policy itself would write count more.
+
+    w(y) = exp( mean_t (log p_t - log sum_v p_v^2) )        weight of a pair = sg[w(chosen) w(rejected)]
+
+Source    Zhou et al., arXiv 2406.11827, eq. 2
+Lesson    notebooks/02_dpo.ipynb
+Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+
+Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
+"""
+
+import numpy as np
+
+from reference_math import _checks
+
+
+def pair_weights(per_token_logps, log_sum_sq_probs, completion_mask):
+    """What each pair's loss is multiplied by; a constant, no gradient.
+
+    log sum p^2 makes the weight 1 for an answer as likely, on average, as the policy's own draws
+    are to repeat themselves: a flat distribution is not punished for its low probabilities.
+
+    per_token_logps    (2B, T)
+    log_sum_sq_probs   (2B, T)  `logprobs.log_sum_sq_probs` at the same positions
+    completion_mask    (2B, T)
+    returns            (B,)     an empty answer's factor is 1
+
+    >>> pair_weights(np.log([[0.5], [0.25]]), np.log([[0.5], [0.5]]), [[1], [1]])   # 1 x 1/2
+    array([0.5])
+    """
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    logps = _checks.finite("per_token_logps", per_token_logps, shape=mask.shape)
+    normaliser = _checks.finite("log_sum_sq_probs", log_sum_sq_probs, shape=mask.shape)
+    if len(mask) % 2:
+        raise ValueError(f"completion_mask must have 2B rows, B chosen first, got {mask.shape}")
+    mean = (mask * (logps - normaliser)).sum(axis=1) / mask.sum(axis=1).clip(min=1.0)
+    return np.exp(np.add(*np.split(mean, 2)))
