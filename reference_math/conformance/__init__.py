@@ -1,0 +1,1 @@
+"""How far an installed library, or a loss of your own, is from reference_math."""
