@@ -1,0 +1,106 @@
+"""DoRA: LoRA on the direction of each weight row, a trained magnitude for its length.
+
+Source    Liu et al., "DoRA", arXiv 2402.09353, equation 5; the detached norm, section 4.3
+Proof     tests/laws/test_dora.py, tests/parity/test_dora.py
+
+Shapes    as in lora.py; magnitude m (out,), one length a row (an output neuron).
+
+W' = m * V / |V|       V = W + scaling * B A, |V| the L2 norm of each row
+A row with |V| = 0 has no direction. PEFT divides by zero there and returns NaN; here the row
+stays zero and gets no gradient.
+"""
+
+import numpy as np
+
+from reference_math import lora
+from reference_math._checks import finite
+
+
+def weight_norm(weight, lora_A, lora_B, *, scaling):
+    """|V|, the length of each row of W + scaling * B A. The magnitude starts as this.
+
+    returns   (out,)
+
+    >>> weight_norm([[3.0, 4.0], [0.0, 2.0]], [[1.0, 1.0]], [[0.0], [0.0]], scaling=1.0)
+    array([5., 2.])
+    """
+    return _row_norms(lora.merge(weight, lora_A, lora_B, scaling=scaling))
+
+
+def forward(x, weight, lora_A, lora_B, magnitude, *, scaling, bias=None):
+    """y = m/|V| * (x W^T + scaling * x A^T B^T) + bias        the bias is not scaled
+
+    x         (..., in)   magnitude   (out,)   the rest as in lora.forward
+    returns   (..., out)
+
+    >>> forward([1.0, 1.0], [[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], scaling=1.0)
+    array([14.])
+    """
+    y = lora.forward(x, weight, lora_A, lora_B, scaling=scaling)
+    y = y * _factor(magnitude, weight_norm(weight, lora_A, lora_B, scaling=scaling))
+    return y if bias is None else y + finite("bias", bias, shape=y.shape[-1:])
+
+
+def forward_grad(x, weight, lora_A, lora_B, magnitude, grad_y, *, scaling):
+    """Gradients of `forward` to x, A, B and m, the norm held constant as the paper says.
+
+    grad_y    (..., out)
+    returns   (grad_x (..., in), grad_A (r, in), grad_B (out, r), grad_magnitude (out,))
+
+    y = (m/|V|) u with u LoRA's output:  dL/du = (m/|V|) dL/dy,  dL/dm = sum dL/dy * u / |V|.
+    |V| is a constant for A and B, so these are not the derivatives of `forward`: the part
+    that would only turn V's growth back into m's business is left out.
+
+    >>> *_, grad_m = forward_grad([1.0, 1.0], [[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], [1.0],
+    ...                           scaling=1.0)
+    >>> grad_m                                          # (3 + 4) / 5
+    array([1.4])
+    """
+    u = lora.forward(x, weight, lora_A, lora_B, scaling=scaling)
+    norm = weight_norm(weight, lora_A, lora_B, scaling=scaling)
+    grad_y = finite("grad_y", grad_y, shape=u.shape)
+    grad_u = grad_y * _factor(magnitude, norm)
+    rest = lora.forward_grad(x, weight, lora_A, lora_B, grad_u, scaling=scaling)
+    grad_magnitude = (grad_y * u * _factor(np.ones_like(norm), norm)).reshape(-1, len(norm))
+    return *rest, grad_magnitude.sum(0)
+
+
+def merge(weight, lora_A, lora_B, magnitude, *, scaling):
+    """W' = m/|V| * V as one matrix.
+
+    >>> merge([[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], scaling=1.0)
+    array([[6., 8.]])
+    """
+    merged = lora.merge(weight, lora_A, lora_B, scaling=scaling)
+    return _factor(magnitude, _row_norms(merged))[:, None] * merged
+
+
+def unmerge(merged, lora_A, lora_B, magnitude, norm, *, scaling):
+    """W back from `merge`'s result. `norm` is weight_norm of the original weight: the merged
+    rows have length m, so it cannot be read off them.
+
+    A zero magnitude has erased its row: a ValueError.
+
+    >>> unmerge([[6.0, 8.0]], [[1.0, 1.0]], [[0.0]], [10.0], [5.0], scaling=1.0)
+    array([[3., 4.]])
+    """
+    factor = _factor(magnitude, norm)
+    if not factor.all():
+        row = int(np.argmin(np.abs(factor)))
+        raise ValueError(f"magnitude must not be 0 to unmerge: row {row} of {len(factor)} is lost")
+    directions = finite("merged", merged, shape=(len(factor), None)) / factor[:, None]
+    return lora.unmerge(directions, lora_A, lora_B, scaling=scaling)
+
+
+def _row_norms(v):
+    """L2 norms over the inputs; scaled by the largest entry, so that squares cannot overflow."""
+    largest = np.abs(v).max(axis=1, initial=0.0, keepdims=True)
+    unit = np.divide(v, largest, out=np.zeros_like(v), where=largest > 0)
+    return largest[:, 0] * np.sqrt((unit**2).sum(axis=1))
+
+
+def _factor(magnitude, norm):
+    """m/|V|, and 0 for a row without a direction."""
+    norm = finite("norm", norm, ndim=1)
+    magnitude = finite("magnitude", magnitude, shape=norm.shape)
+    return np.divide(magnitude, norm, out=np.zeros_like(norm), where=norm > 0)
