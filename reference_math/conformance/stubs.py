@@ -65,7 +65,7 @@ def fused_output(labels, per_token_logps, **statistics):
 
     counted = labels != -100
     zeros = torch.zeros_like(per_token_logps)
-    fields = dict(entropy=zeros, log_sum_sq_probs=zeros, mean_logits=zeros, is_top1=counted)
+    fields = {"entropy": zeros, "log_sum_sq_probs": zeros, "mean_logits": zeros, "is_top1": counted}
     fields |= {name: x for name, x in statistics.items() if x is not None}
     fields = {name: x.masked_fill(~counted, 0) for name, x in fields.items()}
     logps = per_token_logps.masked_fill(~counted, 0)

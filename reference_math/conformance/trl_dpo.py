@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 from reference_math.conformance import stubs
 
-DEFAULTS = dict(
-    beta=0.1,
-    label_smoothing=0.0,
-    f_divergence_type="reverse_kl",
-    f_alpha_divergence_coef=0.5,
-    ld_alpha=None,
-    use_weighting=False,
-    discopop_tau=0.05,
-)
+DEFAULTS = {
+    "beta": 0.1,
+    "label_smoothing": 0.0,
+    "f_divergence_type": "reverse_kl",
+    "f_alpha_divergence_coef": 0.5,
+    "ld_alpha": None,
+    "use_weighting": False,
+    "discopop_tau": 0.05,
+}
 
 
 def loss(
@@ -48,7 +48,7 @@ def loss(
     mask = torch.cat([first, completion_mask.to(device=device, dtype=torch.long)], dim=1)
 
     def policy(labels, **_):
-        statistics = dict(log_sum_sq_probs=log_sum_sq_probs)
+        statistics = {"log_sum_sq_probs": log_sum_sq_probs}
         return stubs.fused_output(labels[:, 1:], per_token_logps, **statistics)
 
     def reference(labels, **_):
@@ -66,7 +66,7 @@ def loss(
         loss_weights=[1.0] * len(names) if loss_weights is None else list(loss_weights),
         **options,
     )
-    inputs = dict(input_ids=torch.zeros_like(mask), attention_mask=torch.ones_like(mask))
+    inputs = {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask)}
     inputs["completion_mask"] = mask
     value = DPOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False)
     if metrics is not None:

@@ -46,7 +46,7 @@ def loss(
     trainer = stubs.trainer(logits.device, model=model, args=args, label_smoother=smoother)
     labels = tokens.masked_fill(completion_mask == 0, -100)
     labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
-    inputs = dict(labels=labels, attention_mask=torch.ones_like(labels))
+    inputs = {"labels": labels, "attention_mask": torch.ones_like(labels)}
     value = SFTTrainer.compute_loss(trainer, model, inputs, num_items_in_batch=num_items_in_batch)
     if metrics is not None:
         metrics |= {name: values[-1] for name, values in trainer._metrics["train"].items()}

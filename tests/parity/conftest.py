@@ -80,20 +80,20 @@ def tokenizer():
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, 64)}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = dict(pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
 @pytest.fixture
 def trainer_args(tmp_path):
     """float32 on the CPU, nothing reported, nothing saved (TRL's defaults: bf16, checkpointing)."""
-    return dict(
-        output_dir=str(tmp_path),
-        bf16=False,
-        use_cpu=True,
-        report_to=[],
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
+    return {
+        "output_dir": str(tmp_path),
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": [],
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
