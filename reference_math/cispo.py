@@ -1,0 +1,90 @@
+"""CISPO: REINFORCE whose importance weight is capped and carries no gradient: no token is dropped.
+
+    c = -sg[ min(w, epsilon_max) ] A log p
+
+Source    MiniMax-M1, arXiv 2506.13585, section 3.1; the single cap: ScaleRL, arXiv 2510.13786
+Torch     reference_math.torch.cispo     Lesson   notebooks/03_grpo.ipynb
+Proof     tests/laws/test_cispo.py, tests/parity/test_grpo.py
+
+Shapes    as in `grpo`.
+
+epsilon_max caps the ratio itself: 5.0 is usual, and a cap below 1 shrinks even on-policy gradients.
+TRL reads it from epsilon_high, which elsewhere means 1 + epsilon_high and is 0.2 by default:
+loss_type="cispo" with that default multiplies every on-policy gradient by 0.2.
+"""
+
+import numpy as np
+
+from reference_math import _checks, objective, ratios
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    epsilon_max,
+    **terms,
+):
+    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, the cap for its clip.
+
+    >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
+    >>> loss(logps, logps, [2.0], [[1, 1]], epsilon_max=5.0, reduction="grpo", **options)  # -2 ln .5
+    1.3862943611198906
+    """
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    logps = ratios.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
+    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
+    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+
+
+def loss_grad(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    epsilon_max,
+    **terms,
+):
+    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+
+    >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
+    >>> loss_grad(logps, logps, [2.0], [[1, 1]], epsilon_max=0.2, reduction="grpo", **options)
+    array([[-0.2, -0.2]])
+    """
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max)
+    return objective.total_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
+
+
+def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):
+    """c of each token.
+
+    per_token_logps   (B, T)
+    log_weights       (B, T) or (B, 1)
+    advantages        (B,), or (B, T)
+    epsilon_max       > 0, the largest weight
+
+    >>> logps = np.log([[0.5, 0.5]])
+    >>> per_token_loss(logps, np.log([[1.0, 9.0]]), [1.0], epsilon_max=5.0).round(4)  # 1, 5 times ln 2
+    array([[0.6931, 3.4657]])
+    """
+    dc = per_token_loss_grad(log_weights, advantages, epsilon_max=epsilon_max)
+    return dc * per_token_logps
+
+
+def per_token_loss_grad(log_weights, advantages, *, epsilon_max):
+    """d per_token_loss / d(per_token_logps) = -min(w, epsilon_max) A: c is linear in log p.
+
+    >>> per_token_loss_grad(np.log([[1.0, 9.0]]), [1.0], epsilon_max=5.0)
+    array([[-1., -5.]])
+    """
+    epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
+    a = ratios.column(advantages, len(log_weights))
+    return -np.minimum(ratios.ratio(log_weights), epsilon_max) * a

@@ -1,0 +1,149 @@
+"""GRPO's clipped surrogate: grpo, bnpo, dr_grpo, dapo, luspo and GSPO are this, reduced differently.
+
+    c = -min( min(w, delta) A,  clip(w, 1 - epsilon_low, 1 + epsilon_high) A )        w = e^s
+
+Source    Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3 (one epsilon)
+          Yu et al., DAPO, arXiv 2503.14476 (two); INTELLECT-2, arXiv 2505.07291 (delta)
+          Zheng et al., GSPO, arXiv 2507.18071 (w of the sequence)
+Torch     reference_math.torch.grpo     Lesson   notebooks/03_grpo.ipynb
+Proof     tests/laws/test_grpo.py, tests/parity/test_grpo.py
+
+Shapes    B completions, T tokens each. log_weights s come from `ratios.log_weights`:
+          (B, T) at token level, (B, 1) at sequence level.
+"""
+
+import numpy as np
+
+from reference_math import _checks, objective, ratios
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    epsilon_low,
+    epsilon_high,
+    delta=None,
+    **terms,
+):
+    """The loss of one micro-batch, a float.
+
+    per_token_logps             (B, T)  log-probability of each sampled token under the policy
+    old_per_token_logps         (B, T)  the same when it was sampled; on-policy, a copy of the first
+    advantages                  (B,), or (B, T) for one a token
+    completion_mask             (B, T)  1 = counts
+    importance_sampling_level   "token" or "sequence" (GSPO)
+    epsilon_low, epsilon_high, delta   as in `per_token_loss`
+    terms                       reduction (required), masks, KL: see `objective.total`
+
+    >>> logps = np.log([[0.5, 0.5]])
+    >>> options = dict(importance_sampling_level="token", epsilon_low=0.2, epsilon_high=0.2)
+    >>> loss(logps, logps, [2.0], [[1, 1]], reduction="grpo", **options)     # w = 1: minus A
+    -2.0
+    >>> old = np.log([[0.25, 0.5]])                                          # w = 2 and 1
+    >>> loss(logps, old, [2.0], [[1, 1]], reduction="grpo", **options)       # -(1.2 + 1) 2 / 2
+    -2.2
+    """
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
+    c = per_token_loss(s, advantages, **clip)
+    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+
+
+def loss_grad(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    epsilon_low,
+    epsilon_high,
+    delta=None,
+    **terms,
+):
+    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+
+    >>> logps, options = np.log([[0.5, 0.5]]), dict(epsilon_low=0.2, epsilon_high=0.2)
+    >>> options |= dict(importance_sampling_level="token", reduction="grpo")
+    >>> loss_grad(logps, np.log([[0.25, 0.5]]), [2.0], [[1, 1]], **options)  # the first is clipped
+    array([[ 0., -1.]])
+    """
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
+    dc = per_token_loss_grad(s, advantages, **clip)
+    return objective.total_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
+
+
+def per_token_loss(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+    """The pessimistic one of two surrogates: no reward for going further than the clip.
+
+    log_weights    (B, T) or (B, 1)
+    advantages     (B,), or (B, T)
+    epsilon_low    >= 0, inf for no lower clip
+    epsilon_high   >= 0, inf for no upper clip
+    delta          an upper bound of the ratio where A < 0, which the clip leaves unbounded; or None
+    returns        the shape of log_weights, or (B, T)
+
+    >>> s, clip = np.log([[0.5, 1.0, 3.0]]), dict(epsilon_low=0.2, epsilon_high=0.2)
+    >>> -per_token_loss(s, [1.0], **clip, delta=None)       # clipped above only
+    array([[0.5, 1. , 1.2]])
+    >>> per_token_loss(s, [-1.0], **clip, delta=None)       # clipped below only
+    array([[0.8, 1. , 3. ]])
+    >>> per_token_loss(s, [-1.0], **clip, delta=2.0)
+    array([[0.8, 1. , 2. ]])
+    """
+    low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
+    w, a = ratios.ratio(log_weights), ratios.column(advantages, len(log_weights))
+    return -np.minimum(np.minimum(w, delta) * a, np.clip(w, low, high) * a)
+
+
+def per_token_loss_grad(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+    """d per_token_loss / d(log_weights): -A w where the chosen branch is not clipped, else 0.
+
+    dw/ds = w; min and clip pass it on or stop it. A ratio exactly at a bound still passes, as in
+    torch; where both branches are equal, so are their derivatives.
+
+    >>> s, clip = np.log([[0.5, 1.0, 3.0]]), dict(epsilon_low=0.2, epsilon_high=0.2)
+    >>> per_token_loss_grad(s, [1.0], **clip, delta=None)
+    array([[-0.5, -1. , -0. ]])
+    >>> per_token_loss_grad(s, [-1.0], **clip, delta=2.0)
+    array([[0., 1., 0.]])
+    """
+    low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
+    w, a = ratios.ratio(log_weights), ratios.column(advantages, len(log_weights))
+    first = np.minimum(w, delta) * a <= np.clip(w, low, high) * a
+    passes = np.where(first, w <= delta, (low <= w) & (w <= high))
+    return -a * ratios.ratio_grad(log_weights) * passes
+
+
+def clipped(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+    """Where the clip bites: (low, high), two boolean arrays. Their token means are TRL's clip_ratio.
+
+    low     the ratio fell below 1 - epsilon_low and A < 0
+    high    it (or delta) is above 1 + epsilon_high and A > 0
+
+    >>> s, clip = np.log([[0.5, 1.0, 3.0]]), dict(epsilon_low=0.2, epsilon_high=0.2, delta=None)
+    >>> [c.tolist() for c in clipped(s, [-1.0], **clip)]
+    [[[True, False, False]], [[False, False, False]]]
+    """
+    low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
+    w = np.minimum(ratios.ratio(log_weights), delta)
+    a = ratios.column(advantages, len(log_weights))
+    return (w < low) & (a < 0), (w > high) & (a > 0)
+
+
+def _bounds(epsilon_low, epsilon_high, delta):
+    for name, epsilon in (("epsilon_low", epsilon_low), ("epsilon_high", epsilon_high)):
+        if not epsilon >= 0:
+            raise ValueError(f"{name} must be >= 0 (inf for no clip), got {epsilon!r}")
+    return 1.0 - epsilon_low, 1.0 + epsilon_high, _delta(delta)
+
+
+def _delta(delta):
+    return np.inf if delta is None else _checks.number("delta", delta, above=0)

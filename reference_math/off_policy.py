@@ -1,0 +1,40 @@
+"""Off-policy sequence masking: a bad completion that the policy has left behind is not pushed further.
+
+Source    DeepSeek-V3.2, arXiv 2512.02556, eq. 9
+Torch     reference_math.torch.off_policy     Lesson   notebooks/03_grpo.ipynb
+Proof     tests/laws/test_off_policy.py, tests/parity/test_off_policy.py
+
+Shapes    B completions, T tokens each.
+"""
+
+import numpy as np
+
+from reference_math import _checks, ratios
+
+
+def keep_mask(advantages, per_token_logps, sampling_per_token_logps, completion_mask, *, threshold):
+    """1 = keep: A >= 0, or the mean over the tokens of log p_sampling - log p is <= threshold.
+
+    That mean estimates KL(sampler || policy). As a `factor` of a loss it has no gradient.
+
+    advantages                 (B,), or (B, T)
+    per_token_logps            (B, T)  of the policy as it is now
+    sampling_per_token_logps   (B, T)  of the sampler; NaN where it gave none: that token adds 0
+    completion_mask            (B, T)  1 = counts
+    threshold                  in nats a token
+    returns                    (B, 1), or (B, T) like the advantages
+
+    >>> now, then = np.log([[0.1, 0.1]] * 2), np.log([[0.5, 0.5]] * 2)     # ln 5 = 1.6 nats apart
+    >>> keep_mask([1.0, -1.0], now, then, [[1, 1]] * 2, threshold=1.0)
+    array([[1.],
+           [0.]])
+    """
+    threshold = _checks.number("threshold", threshold)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    logps = ratios.counted("per_token_logps", per_token_logps, mask)
+    sampling = _checks.array("sampling_per_token_logps", sampling_per_token_logps, shape=mask.shape)
+    scored = mask * ~np.isnan(sampling)
+    sampling = ratios.counted("sampling_per_token_logps", sampling, scored)
+    gap = np.sum(scored * (sampling - logps), axis=1, keepdims=True) / ratios.lengths(mask)
+    keep = (ratios.column(advantages, len(mask)) >= 0) | (gap <= threshold)
+    return keep.astype(float)

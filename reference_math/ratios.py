@@ -1,0 +1,122 @@
+"""How far the policy has moved from the one that sampled: importance ratios, token or sequence.
+
+Source    token      Schulman et al., PPO, arXiv 1707.06347, section 3
+          sequence   Zheng et al., GSPO, arXiv 2507.18071: the geometric mean of a row's token ratios
+Torch     reference_math.torch.ratios     Lesson   notebooks/03_grpo.ipynb
+Proof     tests/laws/test_ratios.py, tests/parity/test_grpo.py
+
+Shapes    B completions, T tokens each. A ratio is (B, T) at token level, (B, 1) at sequence level.
+          completion_mask (B, T), 1 = counts. What stands under a 0 is never read, NaN included.
+
+Ratios stay logarithms until the last moment, and `ratio` stops growing at e^700 (its gradient is 0
+beyond). TRL's exp(log_ratio) is inf there, and then even a clipped token has a NaN gradient: 0 * inf.
+"""
+
+import numpy as np
+
+from reference_math import _checks
+
+LEVELS = ("token", "sequence")
+MAX_LOG_RATIO = 700.0  # float64 ends at e^709.78: a factor of 17,000 is left for the advantages
+
+
+def log_weights(per_token_logps, old_per_token_logps, completion_mask, importance_sampling_level):
+    """Log of the importance ratio.
+
+    token       s_t = log p(y_t) - log p_old(y_t)
+    sequence    s   = 1/n sum_t s_t            n tokens count; 0 when there is none
+
+    per_token_logps       (B, T)  log-probability of each sampled token under the policy
+    old_per_token_logps   (B, T)  the same when the completions were sampled
+    completion_mask       (B, T)  1 = counts
+    returns               (B, T) at "token", padding 0;  (B, 1) at "sequence"
+
+    >>> logps, old = np.log([[0.5, 0.2]]), np.log([[0.25, 0.1]])
+    >>> np.exp(log_weights(logps, old, [[1, 0]], "token"))
+    array([[2., 1.]])
+    >>> np.exp(log_weights(logps, old, [[1, 1]], "sequence"))
+    array([[2.]])
+    """
+    _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    log_ratio = counted("per_token_logps", per_token_logps, mask)
+    log_ratio = log_ratio - counted("old_per_token_logps", old_per_token_logps, mask)
+    if importance_sampling_level == "token":
+        return log_ratio
+    return log_ratio.sum(axis=1, keepdims=True) / lengths(mask)
+
+
+def log_weights_grad(grad_log_weights, completion_mask, importance_sampling_level):
+    """dL/d(per_token_logps), given dL/d(log_weights).
+
+    token: s_t moves one for one with its own log-probability.  sequence: each of the n tokens moves
+    s by 1/n, so all of them share the gradient of the whole row.
+
+    grad_log_weights   (B, T)  the part of each token's loss
+    returns            (B, T)
+
+    >>> log_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "token")
+    array([[3., 1., 0.]])
+    >>> log_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "sequence")
+    array([[2., 2., 0.]])
+    """
+    _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    grad = counted("grad_log_weights", grad_log_weights, mask)
+    if importance_sampling_level == "token":
+        return grad
+    return mask * grad.sum(axis=1, keepdims=True) / lengths(mask)
+
+
+def ratio(log_weights):
+    """w = e^s, saturating at e^700.
+
+    >>> ratio(np.array([0.0, -1e4, 1e4])).round(3)
+    array([1.00000e+000, 0.00000e+000, 1.01423e+304])
+    """
+    return np.exp(np.minimum(_checks.finite("log_weights", log_weights), MAX_LOG_RATIO))
+
+
+def ratio_grad(log_weights):
+    """dw/ds = w, and 0 where w has saturated.
+
+    >>> ratio_grad(np.array([0.0, -1e4, 1e4]))
+    array([1., 0., 0.])
+    """
+    return ratio(log_weights) * (np.asarray(log_weights) <= MAX_LOG_RATIO)
+
+
+def counted(name, x, completion_mask):
+    """x (B, T) where the mask is 1, and 0 elsewhere; ValueError where a counted one is not finite.
+
+    >>> counted("per_token_logps", [[-1.0, np.nan]], np.array([[1.0, 0.0]]))
+    array([[-1.,  0.]])
+    """
+    x = _checks.array(name, x, shape=completion_mask.shape)
+    return _checks.finite(name, np.where(completion_mask == 1, x, 0.0))
+
+
+def lengths(completion_mask):
+    """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0.
+
+    >>> lengths(np.array([[1.0, 1.0], [0.0, 0.0]]))
+    array([[2.],
+           [1.]])
+    """
+    return np.maximum(completion_mask.sum(axis=1, keepdims=True), 1.0)
+
+
+def column(advantages, rows):
+    """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays.
+
+    >>> column([1.0, -1.0], 2)
+    array([[ 1.],
+           [-1.]])
+    """
+    advantages = _checks.finite("advantages", advantages)
+    if advantages.ndim not in (1, 2) or len(advantages) != rows:
+        raise ValueError(
+            f"advantages must have shape ({rows},), one a completion, or ({rows}, T), "
+            f"got {advantages.shape}"
+        )
+    return advantages[:, None] if advantages.ndim == 1 else advantages
