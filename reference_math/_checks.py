@@ -60,6 +60,16 @@ def mask01(name, m, *, shape=None, ndim=None):
     return m
 
 
+def counted(name, x, mask):
+    """`x` where the mask is 1 and 0 elsewhere: what stands in the padding is never read, NaN or not.
+
+    >>> counted("per_token_logps", [[-1.0, float("nan")]], np.array([[1.0, 0.0]]))
+    array([[-1.,  0.]])
+    """
+    x = array(name, x, shape=mask.shape)
+    return finite(name, np.where(mask == 1, x, 0.0))
+
+
 def token_ids(name, ids, *, vocab_size, shape=None, ndim=None):
     """Integers from 0 to vocab_size - 1.
 

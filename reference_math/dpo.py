@@ -51,8 +51,8 @@ def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
     array([-3., -4.])
     """
     weights = sequence_weights(completion_mask, ld_alpha=ld_alpha)
-    logps = _checks.finite("per_token_logps", per_token_logps, shape=weights.shape)
-    return (weights * logps).sum(axis=1)
+    mask = _checks.mask01("completion_mask", completion_mask)
+    return (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
 
 
 def sigmoid(chosen_logratios, rejected_logratios, *, beta):

@@ -124,8 +124,8 @@ def mean_entropy(entropy, completion_mask):
     >>> mean_entropy([[1.0, 3.0]], [[1, 0]])
     np.float64(1.0)
     """
-    weights = token_weights(completion_mask, reduction="batch_token")
-    return (weights * _checks.finite("entropy", entropy, shape=weights.shape)).sum()
+    counts = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    return _checks.counted("entropy", entropy, counts).sum() / max(counts.sum(), 1.0)
 
 
 def mean_token_accuracy(logits, tokens, completion_mask):
@@ -147,4 +147,5 @@ def _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch):
     weights = token_weights(
         completion_mask, reduction=reduction, num_items_in_batch=num_items_in_batch
     )
-    return _checks.finite("per_token_logps", per_token_logps, shape=weights.shape), weights
+    counts = _checks.mask01("completion_mask", completion_mask)
+    return _checks.counted("per_token_logps", per_token_logps, counts), weights

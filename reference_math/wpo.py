@@ -29,9 +29,9 @@ def pair_weights(per_token_logps, log_sum_sq_probs, completion_mask):
     array([0.5])
     """
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    logps = _checks.finite("per_token_logps", per_token_logps, shape=mask.shape)
-    normaliser = _checks.finite("log_sum_sq_probs", log_sum_sq_probs, shape=mask.shape)
+    logps = _checks.counted("per_token_logps", per_token_logps, mask)
+    normaliser = _checks.counted("log_sum_sq_probs", log_sum_sq_probs, mask)
     if len(mask) % 2:
         raise ValueError(f"completion_mask must have 2B rows, B chosen first, got {mask.shape}")
-    mean = (mask * (logps - normaliser)).sum(axis=1) / mask.sum(axis=1).clip(min=1.0)
+    mean = (logps - normaliser).sum(axis=1) / mask.sum(axis=1).clip(min=1.0)
     return np.exp(np.add(*np.split(mean, 2)))
