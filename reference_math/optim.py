@@ -39,11 +39,13 @@ def adamw_step(param, grad, m, v, *, step, lr, betas, eps, weight_decay):
     step, (b1, b2) = number("step", step, at_least=1), betas
     for name, b in [("betas[0]", b1), ("betas[1]", b2)]:
         number(name, b, at_least=0, below=1)
-    lr, eps = number("lr", lr, at_least=0), number("eps", eps, at_least=0)
+    lr, eps = number("lr", lr, at_least=0), number("eps", eps, above=0)  # 0 would give 0/0
+    with np.errstate(over="ignore"):
+        square = finite("grad ** 2", grad**2)  # an infinite v would freeze the parameter for good
 
     param = param * (1 - lr * number("weight_decay", weight_decay, at_least=0))
     m = b1 * m + (1 - b1) * grad
-    v = b2 * v + (1 - b2) * grad**2
+    v = b2 * v + (1 - b2) * square
     m_hat, v_hat = m / (1 - b1**step), v / (1 - b2**step)  # both started at 0: undo the pull
     return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
 

@@ -11,7 +11,6 @@ y = x dequantize(packed, absmax)^T + scaling * (x A^T) B^T
 """
 
 from reference_math import lora, nf4
-from reference_math._checks import one_of
 
 
 def forward(x, packed, absmax, lora_A, lora_B, *, shape, blocksize, scaling, bias=None):
@@ -65,5 +64,6 @@ def merge(packed, absmax, lora_A, lora_B, *, shape, blocksize, scaling):
 
 
 def _weight(packed, absmax, shape, blocksize):
-    one_of("len(shape)", len(shape), (2,))
+    if len(shape) != 2:
+        raise ValueError(f"shape must be (out, in), got {shape}")
     return nf4.dequantize(packed, absmax, shape, blocksize=blocksize)
