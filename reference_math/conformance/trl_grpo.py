@@ -1,0 +1,115 @@
+"""TRL's own GRPO-family loss on bare token log-probs, and its three helpers."""
+
+from types import SimpleNamespace
+
+from reference_math import grpo_trainer
+from reference_math.conformance import stubs
+
+DEFAULTS = grpo_trainer.DEFAULTS | {
+    "use_adaptive_entropy": False,
+    "entropy_coef_min": 0.0,
+    "entropy_coef_max": 1.0,
+    "entropy_coef_delta": 0.005,
+    "entropy_target": 0.2,
+}
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    loss_type,
+    ref_per_token_logps=None,
+    sampling_per_token_logps=None,
+    importance_sampling_ratio=None,
+    entropies=None,
+    num_items_in_batch=None,
+    gradient_accumulation_steps=1,
+    steps_per_generation=1,
+    training=True,
+    last_entropy=float("inf"),
+    metrics=None,
+    **options,
+):
+    """`GRPOTrainer._compute_loss`, a 0-d tensor with its graph.
+
+    per_token_logps             (B, T)  any dtype and device
+    old_per_token_logps         (B, T)  None: TRL takes the policy's own, without their gradient
+    advantages                  (B,) or (B, T)
+    completion_mask             (B, T)
+    ref_per_token_logps, sampling_per_token_logps, entropies   (B, T)
+    importance_sampling_ratio   (B, T) or (B, 1); given, TRL believes that vLLM sampled
+    num_items_in_batch          tokens of the generation batch; those of this mask if not given
+    last_entropy                what the adaptive controller saw a step ago
+    metrics                     a dict to fill with what TRL would log
+    options                     fields of GRPOConfig; see DEFAULTS
+    """
+    import torch
+    from trl import GRPOTrainer
+
+    trainer = _trainer(per_token_logps.device, loss_type, training, DEFAULTS | options)
+    trainer.current_gradient_accumulation_steps = gradient_accumulation_steps
+    trainer.args.steps_per_generation = steps_per_generation
+    trainer._last_world_entropy = last_entropy
+    trainer.use_vllm = importance_sampling_ratio is not None
+    if entropies is None:
+        entropies = torch.zeros_like(per_token_logps)
+    if num_items_in_batch is None:
+        num_items_in_batch = completion_mask.sum()
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (per_token_logps, entropies, None)
+    inputs = token_inputs(completion_mask) | {
+        "advantages": advantages,
+        "old_per_token_logps": old_per_token_logps,
+        "ref_per_token_logps": ref_per_token_logps,
+        "sampling_per_token_logps": sampling_per_token_logps,
+        "importance_sampling_ratio": importance_sampling_ratio,
+        "num_items_in_batch": torch.as_tensor(num_items_in_batch),
+    }
+    inputs = {name: x for name, x in inputs.items() if x is not None}
+    value = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    if metrics is not None:
+        logged = trainer._metrics["train" if training else "eval"]
+        metrics |= {name: values[-1] for name, values in logged.items()}
+    return value
+
+
+def token_inputs(completion_mask):
+    """The inputs that a loss method reads only to pass them on: one prompt token, then the rest."""
+    import torch
+
+    mask = completion_mask.long()
+    prompt = torch.ones_like(mask[:, :1])
+    ids = {"prompt_ids": prompt, "completion_ids": torch.zeros_like(mask)}
+    return ids | {"prompt_mask": prompt, "completion_mask": mask}
+
+
+def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
+    """`GRPOTrainer.get_high_entropy_mask`, in the words of `entropy_control`."""
+    from trl import GRPOTrainer
+
+    trainer = stubs.trainer(entropies.device)
+    threshold = 1 - top_entropy_quantile
+    return GRPOTrainer.get_high_entropy_mask(trainer, entropies, completion_mask, threshold)
+
+
+def _trainer(device, loss_type, training, options):
+    from functools import partial
+
+    from trl import GRPOTrainer
+
+    trainer = stubs.trainer(
+        device,
+        model=stubs.model(lambda **_: None).train(training),
+        args=SimpleNamespace(**options),
+        loss_type=loss_type,
+        vllm_importance_sampling_correction=True,
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+        get_gamma_weights=GRPOTrainer.get_gamma_weights,
+        _entropy_bonus_enabled=options["entropy_coef"] != 0 or options["use_adaptive_entropy"],
+        _entropy_window_stats=None,
+        **options,
+    )
+    trainer.get_high_entropy_mask = partial(GRPOTrainer.get_high_entropy_mask, trainer)
+    return trainer
