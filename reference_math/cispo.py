@@ -36,7 +36,7 @@ def loss(
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
-    logps = ratios.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
+    logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
     return objective.total(c, s, per_token_logps, completion_mask, **terms)
 

@@ -11,7 +11,7 @@ Shapes    B completions, T tokens each. Entropies of the whole distribution at e
 
 import numpy as np
 
-from reference_math import _checks, ratios
+from reference_math import _checks
 
 
 def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
@@ -32,7 +32,7 @@ def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
     """
     share = _checks.number("top_entropy_quantile", top_entropy_quantile, at_least=0, at_most=1)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    entropies = ratios.counted("entropies", entropies, mask)
+    entropies = _checks.counted("entropies", entropies, mask)
     if not mask.any():
         return mask
     return mask * (entropies >= np.quantile(entropies[mask == 1], 1.0 - share))
@@ -46,11 +46,11 @@ def bonus(entropies, completion_mask):
     entropies         (B, T)
     completion_mask   (B, T)  times `high_entropy_mask`, where that is used
 
-    >>> bonus([[0.2, 0.4, 9.0]], [[1, 1, 0]]).round(4)
-    np.float64(0.3)
+    >>> bonus([[0.25, 0.75, 9.0]], [[1, 1, 0]])
+    0.5
     """
-    weights = bonus_grad(completion_mask)
-    return np.sum(weights * ratios.counted("entropies", entropies, (weights > 0).astype(float)))
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    return float(_checks.counted("entropies", entropies, mask).sum() / max(mask.sum(), 1.0))
 
 
 def bonus_grad(completion_mask):

@@ -46,11 +46,11 @@ def ratio(
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     low = -np.inf if clip_min is None else _checks.number("clip_min", clip_min)
     high = np.inf if clip_max is None else _checks.number("clip_max", clip_max, at_least=low)
-    old = ratios.counted("old_per_token_logps", old_per_token_logps, mask)
+    old = _checks.counted("old_per_token_logps", old_per_token_logps, mask)
     sampling = _checks.array("sampling_per_token_logps", sampling_per_token_logps, shape=mask.shape)
     scored = mask * ~np.isnan(sampling)
     log_rho = np.where(scored == 1, old, 0.0)
-    log_rho = log_rho - ratios.counted("sampling_per_token_logps", sampling, scored)
+    log_rho = log_rho - _checks.counted("sampling_per_token_logps", sampling, scored)
     if level == "sequence":
         log_rho = log_rho.sum(axis=1, keepdims=True)
     rho = ratios.ratio(log_rho)

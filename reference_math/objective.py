@@ -110,6 +110,6 @@ def _kl_inputs(weights, per_token_logps, ref_per_token_logps, log_weights, bias_
     if ref_per_token_logps is None or bias_correction is None:
         raise ValueError("beta > 0 needs ref_per_token_logps and use_bias_correction_kl, got None")
     counts = (weights > 0).astype(float)
-    logps = ratios.counted("per_token_logps", per_token_logps, counts)
-    ref_logps = ratios.counted("ref_per_token_logps", ref_per_token_logps, counts)
+    logps = _checks.counted("per_token_logps", per_token_logps, counts)
+    ref_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, counts)
     return logps, ref_logps, log_weights if bias_correction else 0.0

@@ -31,10 +31,10 @@ def keep_mask(advantages, per_token_logps, sampling_per_token_logps, completion_
     """
     threshold = _checks.number("threshold", threshold)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    logps = ratios.counted("per_token_logps", per_token_logps, mask)
+    logps = _checks.counted("per_token_logps", per_token_logps, mask)
     sampling = _checks.array("sampling_per_token_logps", sampling_per_token_logps, shape=mask.shape)
     scored = mask * ~np.isnan(sampling)
-    sampling = ratios.counted("sampling_per_token_logps", sampling, scored)
+    sampling = _checks.counted("sampling_per_token_logps", sampling, scored)
     gap = np.sum(scored * (sampling - logps), axis=1, keepdims=True) / ratios.lengths(mask)
     keep = (ratios.column(advantages, len(mask)) >= 0) | (gap <= threshold)
     return keep.astype(float)

@@ -39,8 +39,8 @@ def log_weights(per_token_logps, old_per_token_logps, completion_mask, importanc
     """
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    log_ratio = counted("per_token_logps", per_token_logps, mask)
-    log_ratio = log_ratio - counted("old_per_token_logps", old_per_token_logps, mask)
+    log_ratio = _checks.counted("per_token_logps", per_token_logps, mask)
+    log_ratio = log_ratio - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
     if importance_sampling_level == "token":
         return log_ratio
     return log_ratio.sum(axis=1, keepdims=True) / lengths(mask)
@@ -62,7 +62,7 @@ def log_weights_grad(grad_log_weights, completion_mask, importance_sampling_leve
     """
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    grad = counted("grad_log_weights", grad_log_weights, mask)
+    grad = _checks.counted("grad_log_weights", grad_log_weights, mask)
     if importance_sampling_level == "token":
         return grad
     return mask * grad.sum(axis=1, keepdims=True) / lengths(mask)
@@ -84,16 +84,6 @@ def ratio_grad(log_weights):
     array([1., 0., 0.])
     """
     return ratio(log_weights) * (np.asarray(log_weights) <= MAX_LOG_RATIO)
-
-
-def counted(name, x, completion_mask):
-    """x (B, T) where the mask is 1, and 0 elsewhere; ValueError where a counted one is not finite.
-
-    >>> counted("per_token_logps", [[-1.0, np.nan]], np.array([[1.0, 0.0]]))
-    array([[-1.,  0.]])
-    """
-    x = _checks.array(name, x, shape=completion_mask.shape)
-    return _checks.finite(name, np.where(completion_mask == 1, x, 0.0))
 
 
 def lengths(completion_mask):

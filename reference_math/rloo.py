@@ -18,7 +18,7 @@ outside a clip of 0.2 already. It saturates at e^700, its gradient 0 beyond; see
 
 import numpy as np
 
-from reference_math import _checks, grpo, ratios
+from reference_math import _checks, grpo
 
 
 def penalized_rewards(
@@ -49,8 +49,8 @@ def penalized_rewards(
     rewards = _checks.array("rewards", rewards, shape=(len(mask),))
     if reward_clip_range is not None:
         rewards = np.clip(rewards, *reward_clip_range)
-    old_logps = ratios.counted("old_per_token_logps", old_per_token_logps, mask)
-    ref_logps = ratios.counted("ref_per_token_logps", ref_per_token_logps, mask)
+    old_logps = _checks.counted("old_per_token_logps", old_per_token_logps, mask)
+    ref_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, mask)
     return rewards - beta * (old_logps - ref_logps).sum(axis=1)
 
 
@@ -90,5 +90,5 @@ def loss_grad(
 
 def _log_ratio(per_token_logps, old_logps, completion_mask):
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    logps = ratios.counted("per_token_logps", per_token_logps, mask).sum(axis=1)
+    logps = _checks.counted("per_token_logps", per_token_logps, mask).sum(axis=1)
     return (logps - _checks.finite("old_logps", old_logps, shape=logps.shape))[:, None], mask

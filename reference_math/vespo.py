@@ -42,7 +42,7 @@ def loss(
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
-    logps = ratios.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
+    logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     c = per_token_loss(logps, log_w, advantages, **gamma)
