@@ -164,4 +164,4 @@ def _fits(shape, expected):
 
 
 def _show(shape):
-    return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+    return str(tuple(shape)).replace("None", "any")

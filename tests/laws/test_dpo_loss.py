@@ -1,0 +1,391 @@
+"""Laws of f-divergences, WPO's weights, and of everything put together from token log-probs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference_math import dpo, dpo_loss, f_divergences, logprobs, sft, wpo
+
+CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # a few roundings of terms of order one
+BY_DIFFERENCES = {"rtol": 1e-8, "atol": 1e-10}  # conftest: five points, errors of about 1e-12
+OF_SCORES = ["sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"]
+
+
+def answers(seed=0, B=3, T=5):
+    """Log-probs of policy and reference (2B, T), and a mask; no answer is empty."""
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(T) < rng.integers(1, T + 1, size=(2 * B, 1))).astype(float)
+    return -rng.exponential(size=(2 * B, T)), -rng.exponential(size=(2 * B, T)), mask
+
+
+# f-divergences: score F(u) of a log-ratio ------------------------------------------------------
+
+_ALPHA = {"alpha": 0.5, "max_exponent": 80.0}
+SCORES = {
+    "reverse_kl": (f_divergences.reverse_kl, f_divergences.reverse_kl_grad, {}),
+    "forward_kl": (f_divergences.forward_kl, f_divergences.forward_kl_grad, {}),
+    "js_divergence": (f_divergences.js_divergence, f_divergences.js_divergence_grad, {}),
+    "alpha=0.5": (f_divergences.alpha_divergence, f_divergences.alpha_divergence_grad, _ALPHA),
+    "alpha=2": (
+        f_divergences.alpha_divergence,
+        f_divergences.alpha_divergence_grad,
+        _ALPHA | {"alpha": 2.0},
+    ),
+}
+# f of D_f(policy || reference) = E_ref f(p / p_ref), up to c (t - 1), which no divergence sees
+GENERATORS = {
+    "reverse_kl": lambda t: t * np.log(t),
+    "forward_kl": lambda t: -np.log(t),
+    "js_divergence": lambda t: t * np.log(t) - (t + 1) * np.log((t + 1) / 2),
+    "alpha=0.5": lambda t: (t**0.5 - 0.5 * t - 0.5) / (0.5 * (0.5 - 1)),
+    "alpha=2": lambda t: (t**2 - 2 * t + 1) / (2 * (2 - 1)),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_score_is_the_slope_of_the_divergences_generator(numeric_grad, name):
+    """Eq. 6 of f-DPO: the optimal policy has beta f'(p / p_ref) = r - const."""
+    score, _, options = SCORES[name]
+    u = np.linspace(-1.0, 1.0, 7)
+    slope = numeric_grad(lambda t: GENERATORS[name](t).sum(), np.exp(u))
+    constant = slope[3]  # at t = 1
+    np.testing.assert_allclose(score(u, **options), slope - constant, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_score_starts_at_zero_with_slope_one_and_never_falls(numeric_grad, name):
+    score, score_grad, options = SCORES[name]
+    assert abs(score([0.0], **options)[0]) < 1e-16 and score_grad([0.0], **options)[0] in (1.0, 0.5)
+    u = np.linspace(-6.0, 6.0, 25)
+    assert (np.diff(score(u, **options)) > 0).all()
+    slope = numeric_grad(lambda x: score(x, **options).sum(), u)
+    np.testing.assert_allclose(score_grad(u, **options), slope, rtol=1e-7, atol=1e-9)  # e^6 steep
+    for far in (700.0, -700.0):
+        assert np.isfinite(score([far], **options)) and np.isfinite(score_grad([far], **options))
+
+
+def test_only_reverse_kl_goes_on_growing_both_ways():
+    """Where F is bounded, drifting further earns or costs nothing more."""
+    assert f_divergences.forward_kl([700.0]) == 1.0
+    np.testing.assert_allclose(f_divergences.js_divergence([700.0]), np.log(2.0), rtol=1e-15)
+    np.testing.assert_allclose(f_divergences.js_divergence([-700.0]), np.log(2.0) - 700, rtol=1e-15)
+    np.testing.assert_array_equal(f_divergences.reverse_kl([-700.0, 700.0]), [-700, 700])
+
+
+def test_the_alpha_divergence_runs_from_forward_to_reverse_kl():
+    u, free = np.linspace(-3, 3, 7), {"max_exponent": np.inf}
+    for f, g in [
+        (f_divergences.alpha_divergence, f_divergences.forward_kl),
+        (f_divergences.alpha_divergence_grad, f_divergences.forward_kl_grad),
+    ]:
+        np.testing.assert_allclose(f(u, alpha=0.0, **free), g(u), **CLOSE)
+    np.testing.assert_array_equal(f_divergences.alpha_divergence(u, alpha=1.0, **free), u)
+    np.testing.assert_array_equal(f_divergences.alpha_divergence_grad(u, alpha=1.0, **free), 1.0)
+    near = f_divergences.alpha_divergence(u, alpha=1 + 1e-9, **free)
+    np.testing.assert_allclose(near, u, rtol=1e-8)  # 1e-9 u / 2 is left
+
+
+def test_the_alpha_divergence_is_flat_beyond_its_cut_off():
+    cut = {"alpha": 2.0, "max_exponent": 10.0}
+    at, beyond = (f_divergences.alpha_divergence([u], **cut) for u in (10.0, 11.0))
+    np.testing.assert_array_equal(at, beyond)
+    np.testing.assert_allclose(at, np.expm1(10.0), rtol=1e-15)
+    grads = f_divergences.alpha_divergence_grad([10.0, 11.0], **cut)
+    np.testing.assert_array_equal(grads, [np.exp(10.0), 0.0])
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_log_ratio_that_is_not_finite_is_refused(name):
+    score, score_grad, options = SCORES[name]
+    for f in (score, score_grad):
+        with pytest.raises(ValueError, match="u must be finite, got inf"):
+            f([np.inf], **options)
+
+
+# WPO -------------------------------------------------------------------------------------------
+
+
+def test_a_flat_policys_own_words_weigh_one():
+    """Uniform over V tokens: log p = log sum p^2 = -log V at each."""
+    flat = np.zeros((4, 3, 7))
+    logps = logprobs.per_token_logps(flat, np.zeros((4, 3), dtype=int))
+    weights = wpo.pair_weights(logps, logprobs.log_sum_sq_probs(flat), np.ones((4, 3)))
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-14)
+
+
+def test_a_pairs_weight_is_the_product_of_its_answers_mean_likelihoods():
+    logps, normaliser, mask = answers()
+    weights = wpo.pair_weights(logps, normaliser, mask)
+    for i in range(3):
+        product = 1.0
+        for row in (i, i + 3):
+            kept = mask[row] == 1
+            product *= np.exp((logps - normaliser)[row, kept].mean())
+        np.testing.assert_allclose(weights[i], product, rtol=1e-12)
+
+
+def test_an_empty_answer_leaves_the_weight_to_its_rival():
+    logps, normaliser, mask = answers()
+    mask[0] = 0
+    alone = np.exp(((logps - normaliser)[3, mask[3] == 1]).mean())
+    weights = wpo.pair_weights(np.where(mask == 1, logps, np.nan), normaliser, mask)
+    np.testing.assert_allclose(weights[0], alone, rtol=1e-12)
+
+
+def test_wpo_refuses_what_does_not_fit():
+    ones = np.ones((3, 2))
+    with pytest.raises(ValueError, match="completion_mask must have 2B rows"):
+        wpo.pair_weights(-ones, -ones, ones)
+    with pytest.raises(ValueError, match="log_sum_sq_probs must have shape"):
+        wpo.pair_weights(-ones[:2], -ones, ones[:2])
+    with pytest.raises(ValueError, match="per_token_logps must have shape"):
+        wpo.pair_weights(-ones, -ones[:2], ones[:2])
+    with pytest.raises(ValueError, match="completion_mask must have 2 axes"):
+        wpo.pair_weights([-1.0, -1.0], [-1.0, -1.0], [1, 1])
+
+
+# All together ----------------------------------------------------------------------------------
+
+CASES = [{"loss_type": name, "label_smoothing": 0.1} for name in dpo_loss.LOSS_TYPES]
+CASES += [case | {"ld_alpha": 0.3} for case in CASES]
+CASES += [
+    {"loss_type": name, "f_divergence_type": f, "label_smoothing": 0.1, "beta": 0.4}
+    for name in OF_SCORES
+    for f in ("forward_kl", "js_divergence", "alpha_divergence")
+]
+CASES += [{"loss_type": ["sigmoid", "sft", "aot"], "loss_weights": [0.5, 2.0, -1.0]}]
+
+
+def case_id(case):
+    return " ".join(str(value) for key, value in case.items() if key != "label_smoothing")
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_the_gradient_is_the_slope_of_the_loss(numeric_grad, case):
+    logps, ref_logps, mask = answers()
+    _, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, **case)
+    slope = numeric_grad(lambda x: dpo_loss.loss_and_grad(x, ref_logps, mask, **case)[0], logps)
+    # discopop's default tau of 0.05 makes its fifth derivative 1e5 times the value
+    rtol = 1e-3 if "discopop" in case["loss_type"] else 1e-8
+    np.testing.assert_allclose(grad, slope, rtol=rtol, atol=rtol * np.abs(grad).max())
+    assert np.abs(grad).max() > 1e-4
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_the_padding_is_never_read_and_never_pushed(case):
+    logps, ref_logps, mask = answers()
+    loss, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, **case)
+    dirty = [np.where(mask == 1, x, np.nan) for x in (logps, ref_logps)]
+    again, grad_again = dpo_loss.loss_and_grad(*dirty, mask, **case)
+    assert again == loss
+    np.testing.assert_array_equal(grad_again, grad)
+    assert (grad[mask == 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(dpo_loss.LOSS_TYPES) - {"sft", "discopop"}))
+def test_a_policy_that_is_its_reference_is_pushed_towards_the_chosen_answer(name):
+    logps, _, mask = answers()
+    _, grad = dpo_loss.loss_and_grad(logps, logps, mask, loss_type=name, label_smoothing=0.1)
+    chosen, rejected = np.split(grad.sum(axis=1), 2)
+    assert (rejected > 0).all()
+    if name == "apo_down":  # it lowers the rejected one alone, at first
+        np.testing.assert_allclose(chosen, 0.0, atol=1e-17)
+    else:
+        assert (chosen < 0).all()
+
+
+def test_discopop_starts_by_pushing_the_chosen_answer_down():
+    """At h = 0 and tau = 0.05 the mixture turns from ln 2 to 1 faster than either falls."""
+    logps, _, mask = answers()
+    _, grad = dpo_loss.loss_and_grad(logps, logps, mask, loss_type="discopop")
+    chosen, rejected = np.split(grad.sum(axis=1), 2)
+    assert (chosen > 0).all() and (rejected < 0).all()
+
+
+@pytest.mark.parametrize("name", ["ipo", "sigmoid_norm"])
+def test_normalised_losses_see_the_mean_of_an_answers_tokens(name):
+    """Each token twice: the same means, the same loss.  Summed losses see twice the margin."""
+    logps, ref_logps, mask = answers()
+    twice = [np.repeat(x, 2, axis=1) for x in (logps, ref_logps, mask)]
+    once, _ = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name)
+    np.testing.assert_allclose(dpo_loss.loss_and_grad(*twice, loss_type=name)[0], once, rtol=1e-12)
+    summed = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type="sigmoid", beta=0.2)[0]
+    doubled = dpo_loss.loss_and_grad(*twice, loss_type="sigmoid", beta=0.1)[0]
+    np.testing.assert_allclose(doubled, summed, rtol=1e-12)
+
+
+def test_sigmoid_norm_of_answers_of_one_token_is_sigmoid():
+    logps, ref_logps, _ = answers(T=1)
+    losses = [
+        dpo_loss.loss_and_grad(logps, ref_logps, np.ones_like(logps), loss_type=name)[0]
+        for name in ("sigmoid", "sigmoid_norm")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_aot_pairs_policies_and_aot_unpaired_pairs_answers():
+    """With one pair both are the sigmoid; over a batch they sort different things."""
+    logps, ref_logps, mask = answers(B=1)
+    one = [
+        dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name)[0]
+        for name in ("sigmoid", "aot", "aot_unpaired")
+    ]
+    np.testing.assert_allclose(one, one[0], rtol=1e-12)
+    logps, ref_logps, mask = answers(B=4)
+    for name, swap in [("aot", [2, 1, 0, 3]), ("aot_unpaired", [0, 1, 2, 3])]:
+        # aot: whole pairs of the reference trade places.  aot_unpaired: rejected answers do.
+        ref_rows = np.array([*swap, *(4 + np.array(swap))])
+        rejected = np.array([0, 1, 2, 3, 6, 5, 4, 7])
+        same_mask = np.ones_like(mask)
+        base = dpo_loss.loss_and_grad(logps, ref_logps, same_mask, loss_type=name)[0]
+        moved = (
+            (logps, ref_logps[ref_rows])
+            if name == "aot"
+            else (logps[rejected], ref_logps[rejected])
+        )
+        np.testing.assert_allclose(
+            dpo_loss.loss_and_grad(*moved, same_mask, loss_type=name)[0], base, rtol=1e-12
+        )
+        other = "aot_unpaired" if name == "aot" else "aot"
+        changed = dpo_loss.loss_and_grad(*moved, same_mask, loss_type=other)[0]
+        unmoved = dpo_loss.loss_and_grad(logps, ref_logps, same_mask, loss_type=other)[0]
+        assert abs(changed - unmoved) > 1e-3
+
+
+def test_sft_is_the_nll_of_the_chosen_answers():
+    logps, ref_logps, mask = answers()
+    loss, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type="sft")
+    assert loss == sft.nll(logps[:3], mask[:3], reduction="batch_token")
+    assert (grad[3:] == 0).all()
+    empty = np.concatenate([0 * mask[:3], mask[3:]])
+    loss, grad = dpo_loss.loss_and_grad(logps, ref_logps, empty, loss_type="sft")
+    assert loss == 0.0 and (grad == 0).all()
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_losses():
+    logps, ref_logps, mask = answers()
+    names, weights = ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.5]
+    mixed = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=names, loss_weights=weights)
+    alone = [dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name) for name in names]
+    for i in (0, 1):
+        expected = sum(w * one[i] for w, one in zip(weights, alone))
+        np.testing.assert_allclose(mixed[i], expected, **CLOSE)
+    plain = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=names)[0]
+    np.testing.assert_allclose(plain, sum(one[0] for one in alone), **CLOSE)
+
+
+@pytest.mark.parametrize("name", sorted(set(dpo_loss.LOSS_TYPES) - {"aot", "aot_unpaired"}))
+def test_wpo_multiplies_each_pair_and_its_push_by_a_constant(name):
+    logps, ref_logps, mask = answers()
+    normaliser = answers(seed=5)[0]
+    options = {"loss_type": name, "label_smoothing": 0.1}
+    loss, grad = dpo_loss.loss_and_grad(
+        logps, ref_logps, mask, log_sum_sq_probs=normaliser, **options
+    )
+    weights = wpo.pair_weights(logps, normaliser, mask)
+    if name == "sft":  # one number for the whole batch, so the weights are averaged
+        plain, plain_grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, **options)
+        np.testing.assert_allclose(loss, weights.mean() * plain, rtol=1e-12)
+        np.testing.assert_allclose(grad, weights.mean() * plain_grad, **CLOSE)
+        return
+    total, total_grad = 0.0, np.zeros_like(grad)
+    for i in range(3):
+        rows = [i, i + 3]
+        one, one_grad = dpo_loss.loss_and_grad(logps[rows], ref_logps[rows], mask[rows], **options)
+        total += weights[i] * one / 3
+        total_grad[rows] = weights[i] * one_grad / 3
+    np.testing.assert_allclose(loss, total, rtol=1e-12)
+    np.testing.assert_allclose(grad, total_grad, **CLOSE)
+
+
+@given(seed=st.integers(0, 50), name=st.sampled_from([n for n in dpo_loss.LOSS_TYPES]))
+def test_the_order_of_the_pairs_does_not_matter(seed, name):
+    logps, ref_logps, mask = answers(seed)
+    order = np.array([2, 0, 1, 5, 3, 4])
+    options = {"loss_type": name, "label_smoothing": 0.1}
+    loss, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, **options)
+    shuffled = (x[order] for x in (logps, ref_logps, mask))
+    moved, moved_grad = dpo_loss.loss_and_grad(*shuffled, **options)
+    np.testing.assert_allclose(moved, loss, rtol=1e-12)
+    np.testing.assert_allclose(moved_grad, grad[order], **CLOSE)
+
+
+def test_nothing_to_compare_is_the_loss_of_a_tie():
+    logps, ref_logps, mask = answers()
+    nothing = 0 * mask
+    for name, value in {"sigmoid": np.log(2), "ipo": 25.0, "sft": 0.0, "hinge": 1.0}.items():
+        loss, grad = dpo_loss.loss_and_grad(logps, ref_logps, nothing, loss_type=name)
+        np.testing.assert_allclose(loss, value, rtol=1e-14)
+        assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("f_divergence_type", dpo_loss.F_DIVERGENCES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("name", ["sigmoid", "hinge", "exo_pair", "robust", "discopop"])
+def test_both_answers_drifting_by_700_nats_leave_it_finite(name, sign, f_divergence_type):
+    """TRL in float32: inf - inf = NaN with forward_kl from 89 nats on, 0 inf with discopop."""
+    drifted, origin = np.full((2, 1), 700.0 * sign), np.zeros((2, 1))
+    drifted[1] *= 0.9
+    loss, grad = dpo_loss.loss_and_grad(
+        drifted,
+        origin,
+        np.ones((2, 1)),
+        loss_type=name,
+        label_smoothing=0.1,
+        f_divergence_type=f_divergence_type,
+    )
+    assert np.isfinite(loss) and np.isfinite(grad).all()
+
+
+def test_the_gradient_reaches_the_logits_by_the_chain_rule(numeric_grad):
+    rng = np.random.default_rng(0)
+    logits, tokens = rng.normal(size=(4, 3, 5)), rng.integers(0, 5, size=(4, 3))
+    ref_logps, mask = -rng.exponential(size=(4, 3)), np.array([[1, 1, 0], [1, 1, 1]] * 2)
+
+    def loss(z):
+        logps = logprobs.per_token_logps(z, tokens)
+        return dpo_loss.loss_and_grad(logps, ref_logps, mask, beta=0.5, ld_alpha=0.5)
+
+    grad = logprobs.logits_grad(logits, tokens, loss(logits)[1])
+    slope = numeric_grad(lambda z: loss(z)[0], logits)
+    np.testing.assert_allclose(grad, slope, **BY_DIFFERENCES)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss_type": "dpo"}, "loss_type must be one of 'sigmoid'"),
+        ({"f_divergence_type": "kl"}, "f_divergence_type must be one of 'reverse_kl'"),
+        (
+            {"loss_type": "nca_pair", "f_divergence_type": "forward_kl"},
+            "loss_type 'nca_pair' takes f_divergence_type 'reverse_kl' only",
+        ),
+        (
+            {"loss_type": ["sigmoid", "aot"], "f_divergence_type": "js_divergence"},
+            "loss_type 'aot' takes",
+        ),
+        ({"loss_weights": [1.0, 2.0]}, "loss_weights must have shape (1,), got (2,)"),
+        (
+            {"loss_type": "aot", "log_sum_sq_probs": np.zeros((6, 5))},
+            "loss_type 'aot' sorts the pairs",
+        ),
+        (
+            {"loss_type": "aot_unpaired", "log_sum_sq_probs": np.zeros((6, 5))},
+            "loss_type 'aot_unpaired' sorts the pairs",
+        ),
+        ({"loss_type": "exo_pair"}, "label_smoothing must be > 0, got 0.0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(options, message):
+    logps, ref_logps, mask = answers()
+    with pytest.raises(ValueError) as error:
+        dpo_loss.loss_and_grad(logps, ref_logps, mask, **options)
+    assert message in str(error.value)
+
+
+def test_defaults_are_plain_dpo():
+    logps, ref_logps, mask = answers()
+    u = np.split(dpo.sequence_logps(logps, mask) - dpo.sequence_logps(ref_logps, mask), 2)
+    loss, _ = dpo_loss.loss_and_grad(logps, ref_logps, mask)
+    np.testing.assert_allclose(loss, dpo.sigmoid(*u, beta=0.1).mean(), rtol=1e-14)
