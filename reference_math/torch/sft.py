@@ -1,0 +1,65 @@
+"""Supervised fine-tuning losses on any device; autograd for the gradient.
+
+Twin of   reference_math.sft     Proof   tests/parity/test_sft.py
+
+Shapes    B sequences, T positions.    Masks: 1 = counts.
+"""
+
+import torch
+
+
+def loss_mask(completion_mask, assistant_mask=None):
+    """Which predictions count: all masks AND-ed, shifted by one.  (B, T + 1) -> (B, T)."""
+    mask = completion_mask if assistant_mask is None else completion_mask * assistant_mask
+    return mask[:, 1:]
+
+
+def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
+    """What one token's loss weighs in the whole, (B, T); see the numpy twin for the reductions."""
+    if (reduction == "global_token") != (num_items_in_batch is not None):
+        raise ValueError(
+            "num_items_in_batch is the counted tokens of the optimizer step: needed for reduction="
+            f"'global_token' and for no other, got {num_items_in_batch!r} with {reduction!r}"
+        )
+    mask = completion_mask
+    if reduction == "global_token":
+        total = torch.as_tensor(num_items_in_batch, device=mask.device)
+    elif reduction == "batch_token":
+        total = mask.sum()
+    elif reduction == "sequence":
+        total = mask.sum(dim=1, keepdim=True).clamp(min=1) * len(mask)
+    else:
+        raise ValueError(
+            f"reduction must be one of 'global_token', 'batch_token', 'sequence', got {reduction!r}"
+        )
+    return mask / total.clamp(min=1)
+
+
+def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+    """Negative log-likelihood of the counted tokens, a 0-d tensor; 0 if nothing counts."""
+    logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
+    return -(weights * logps).sum()
+
+
+def dft(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+    """nll with each token weighted by its own probability, held constant."""
+    logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
+    return -(weights * logps.detach().exp() * logps).sum()
+
+
+def mean_entropy(entropy, completion_mask):
+    """Mean entropy of the counted positions, a 0-d tensor; 0 if nothing counts."""
+    return -nll(entropy, completion_mask, reduction="batch_token")
+
+
+def _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch):
+    if per_token_logps.shape != completion_mask.shape:
+        raise ValueError(
+            f"completion_mask must have the shape of per_token_logps {tuple(per_token_logps.shape)}"
+            f", got {tuple(completion_mask.shape)}"
+        )
+    weights = token_weights(
+        completion_mask, reduction=reduction, num_items_in_batch=num_items_in_batch
+    )
+    # masked before it is multiplied: 0 times a NaN in the padding would still be NaN
+    return per_token_logps.masked_fill(completion_mask == 0, 0.0), weights.to(per_token_logps.dtype)
