@@ -46,6 +46,8 @@ OLDEST_PYTHON = (3, 11)
 MEMORY_GB = 6
 DISK_GB = {"cpu": 6, "cuda": 16, "none": 5}  # the environment and pip's copies on the way to it
 
+CONTAINER_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_SIDE = ("torchvision", "torchaudio", "torchcodec")
 UNUSED = {"cpu": TORCH_SIDE + ("triton",), "cuda": TORCH_SIDE, "none": TORCH_SIDE}
@@ -76,7 +78,7 @@ def memory_gb():
         limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):  # Windows
         return None
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in CONTAINER_MEMORY:
         try:
             with open(path) as limit:
                 limits.append(int(limit.read()))
@@ -163,7 +165,8 @@ class Pip:
             raise subprocess.CalledProcessError(process.returncode, command, self.said(begin))
 
     def install(self, label, *arguments):
-        self.run(label, "install", *arguments)
+        # Python compiles what it imports; compiling all of it here takes longer than unpacking it.
+        self.run(label, "install", "--no-compile", *arguments)
 
     def said(self, begin):
         with open(self.log, errors="replace") as log:
