@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from reference_math import double_quant
 
-SCALES = arrays(np.float32, st.integers(1, 600), elements=st.floats(2**-20, 1e3, width=32))
+
+def some_scales(seed):
+    """Up to 600 scales as different as e^-9 and e^9, or nearly equal."""
+    rng = np.random.default_rng(seed)
+    return np.exp(rng.standard_normal(rng.integers(1, 601)) * 3 ** (seed % 2)).astype(np.float32)
+
+
+SCALES = st.integers(0, 2**32).map(some_scales)
 RULES = pytest.mark.parametrize("rule", ["nearest", "cpu"])
 
 
@@ -149,7 +155,7 @@ def test_a_wrong_argument_is_named():
         double_quant.quantize([[1.0]], rule="cpu")
     with pytest.raises(ValueError, match="offset must be finite"):
         double_quant.quantize([1.0], rule="cpu", offset=np.inf)
-    with pytest.raises(ValueError, match=r"group_scale must have shape \(2\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"group_scale must have shape \(2,?\), got \(1,\)"):
         double_quant.dequantize(np.zeros(257, int), [1.0], 0.0)
     with pytest.raises(ValueError, match="codes must lie in 0..255"):
         double_quant.dequantize([256], [1.0], 0.0)
