@@ -52,6 +52,12 @@ def mean_entropy(entropy, completion_mask):
     return -nll(entropy, completion_mask, reduction="batch_token")
 
 
+def mean_token_accuracy(logits, tokens, completion_mask):
+    """How often the likeliest token is the one demonstrated, a 0-d tensor.  (B, T, V), (B, T) x 2."""
+    hits = (logits.argmax(dim=-1) == tokens).to(torch.float32)
+    return -nll(hits, completion_mask, reduction="batch_token")
+
+
 def _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch):
     if per_token_logps.shape != completion_mask.shape:
         raise ValueError(
