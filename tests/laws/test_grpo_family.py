@@ -1,0 +1,213 @@
+"""Laws that grpo, cispo, sapo and vespo share."""
+
+import numpy as np
+import pytest
+
+from reference_math import cispo, grpo, objective, ratios, reinforce, sapo, vespo
+
+MASK = np.array([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+ADVANTAGES = np.array([1.3, -0.7, -0.4, 0.9])
+GAMMA = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.3}
+FAMILY = {
+    "grpo": (grpo, CLIP),
+    "delta": (grpo, CLIP | {"delta": 1.5}),
+    "cispo": (cispo, {"epsilon_max": 1.2}),
+    "sapo": (sapo, {"temperature_pos": 1.0, "temperature_neg": 1.4}),
+    "vespo": (vespo, GAMMA),
+}
+members = pytest.mark.parametrize("member", FAMILY)
+levels = pytest.mark.parametrize("level", ratios.LEVELS)
+
+
+def two_policies(seed=29):  # whose ratios lie on all sides of every clip, and near none
+    rng = np.random.default_rng(seed)
+    logps = -rng.exponential(size=MASK.shape)
+    return logps, logps + 0.4 * rng.normal(size=MASK.shape)
+
+
+def both(member, level="token", policies=None, advantages=ADVANTAGES, mask=MASK, **terms):
+    """(the loss, its gradient)"""
+    module, options = FAMILY[member]
+    tokens = *(two_policies() if policies is None else policies), advantages, mask
+    options = options | {"importance_sampling_level": level, "reduction": "grpo"} | terms
+    return module.loss(*tokens, **options), module.loss_grad(*tokens, **options)
+
+
+def some_terms(seed=1):
+    rng = np.random.default_rng(seed)
+    ref_logps = two_policies()[0] + 0.5 * rng.normal(size=MASK.shape)
+    kl = {"beta": 0.3, "ref_per_token_logps": ref_logps, "use_bias_correction_kl": True}
+    return {
+        "plain": {},
+        "factor of each token": {"factor": rng.random(MASK.shape)},
+        "factor of each row": {"factor": rng.random((len(MASK), 1))},
+        "corrected KL": kl,
+        "plain KL": kl | {"use_bias_correction_kl": False},
+        "everything": kl | {"factor": rng.random(MASK.shape), "reduction": "luspo"},
+    }
+
+
+@pytest.mark.parametrize("terms", some_terms())
+@levels
+@pytest.mark.parametrize("member", ["grpo", "delta", "sapo"])
+def test_the_gradient_by_hand_is_the_numeric_one(member, level, terms, numeric_grad):
+    logps, old = two_policies()
+    w = ratios.ratio(ratios.log_weights(logps, old, MASK, level))
+    edges = np.abs(w[..., None] - [0.8, 1.3, 1.5])
+    assert edges.min() > 5e-3  # the numeric steps of 2e-3 stay on one side of every clip
+
+    def value(x):
+        return both(member, level, (x, old), **some_terms()[terms])[0]
+
+    _, grad = both(member, level, **some_terms()[terms])
+    np.testing.assert_allclose(grad, numeric_grad(value, logps), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("terms", some_terms())
+@levels
+@pytest.mark.parametrize("member", ["cispo", "vespo"])
+def test_the_gradient_by_hand_is_the_numeric_one_with_the_weight_held(
+    member, level, terms, numeric_grad
+):
+    """cispo and vespo stop the gradient of their weight; that of the KL's ratio goes on."""
+    (logps, old), (module, options) = two_policies(), FAMILY[member]
+    held = ratios.log_weights(logps, old, MASK, level)
+    if member == "vespo":
+        held = vespo.sequence_log_ratio(logps, old, MASK)
+
+    def value(x):
+        c = module.per_token_loss(x, held, ADVANTAGES, **options)
+        s = ratios.log_weights(x, old, MASK, level)
+        return objective.total(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
+
+    loss, grad = both(member, level, **some_terms()[terms])
+    np.testing.assert_allclose(loss, value(logps), rtol=1e-14)
+    np.testing.assert_allclose(grad, numeric_grad(value, logps), rtol=1e-9, atol=1e-11)
+
+
+@levels
+@members
+def test_on_policy_all_are_reinforce(member, level):
+    """w = 1: with the same reduction the gradient is REINFORCE's, -A on every token."""
+    logps, _ = two_policies()
+    _, grad = both(member, level, (logps, logps), reduction="luspo")
+    np.testing.assert_allclose(grad, reinforce.loss_grad(logps, ADVANTAGES, MASK), rtol=1e-12)
+
+
+@levels
+@members
+def test_no_advantage_means_no_push(member, level):
+    value, grad = both(member, level, advantages=0 * ADVANTAGES)
+    assert value == 0.0 and not grad.any()
+
+
+@levels
+@members
+def test_what_stands_in_the_padding_is_never_read(member, level):
+    logps, old = two_policies()
+    expected = both(member, level, **some_terms()["corrected KL"])
+    ref_logps = some_terms()["corrected KL"]["ref_per_token_logps"]
+    for x in (logps, old, ref_logps):
+        x[MASK == 0] = np.nan
+    terms = some_terms()["corrected KL"] | {"ref_per_token_logps": ref_logps}
+    value, grad = both(member, level, (logps, old), **terms)
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+
+
+@levels
+@members
+def test_longer_padding_changes_nothing(member, level):
+    wider = [np.pad(x, ((0, 0), (0, 3)), constant_values=-9.0) for x in two_policies()]
+    value, grad = both(member, level, wider, mask=np.pad(MASK, ((0, 0), (0, 3))))
+    expected = both(member, level)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-14)  # numpy may pair the sum anew
+    np.testing.assert_allclose(grad[:, :5], expected[1], rtol=1e-14)
+    assert not grad[:, 5:].any()
+
+
+@levels
+@members
+def test_the_order_of_the_completions_does_not_matter(member, level):
+    order = [2, 0, 3, 1]
+    policies = [x[order] for x in two_policies()]
+    value, grad = both(member, level, policies, ADVANTAGES[order], MASK[order])
+    expected = both(member, level)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-13)
+    np.testing.assert_allclose(grad, expected[1][order], rtol=1e-13)
+
+
+@levels
+@members
+def test_an_advantage_a_token_holds_for_its_token(member, level):
+    repeated = np.repeat(ADVANTAGES[:, None], 5, axis=1)
+    value, grad = both(member, level, advantages=repeated)
+    np.testing.assert_allclose(value, both(member, level)[0], rtol=1e-14)
+    np.testing.assert_allclose(grad, both(member, level)[1], rtol=1e-14)
+
+
+@levels
+@members
+def test_doubling_positive_advantages_doubles_the_loss(member, level):
+    value, grad = both(member, level, advantages=2 * ADVANTAGES)
+    np.testing.assert_allclose(value, 2 * both(member, level)[0], rtol=1e-14)
+    np.testing.assert_allclose(grad, 2 * both(member, level)[1], rtol=1e-14)
+
+
+@pytest.mark.parametrize("gap", [-1e4, -700.0, 700.0, 1e4])
+@pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])
+@levels
+@members
+def test_nothing_overflows_however_far_the_policy_has_gone(member, level, sign, gap):
+    logps, _ = two_policies()
+    kl = {"beta": 0.1, "ref_per_token_logps": logps + 1e3, "use_bias_correction_kl": True}
+    for terms in ({}, kl):
+        policies = logps, logps - gap
+        value, grad = both(member, level, policies, sign * np.ones(4), **terms)
+        assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("gap", [700.0, 1e4])
+@pytest.mark.parametrize("member", ["grpo", "delta", "sapo"])
+def test_a_good_token_far_beyond_the_clip_is_left_alone(member, gap):
+    """TRL's gradient is NaN there: 0 from the clip, times inf from the ratio."""
+    logps, _ = two_policies()
+    value, grad = both(member, "token", (logps, logps - gap), np.ones(4))
+    assert not grad.any()
+    np.testing.assert_allclose(value, -0.75 * (4.0 if member == "sapo" else 1.3), rtol=1e-14)
+
+
+@levels
+@members
+def test_a_batch_in_which_nothing_counts_has_loss_0_and_no_gradient(member, level):
+    for reduction in ("grpo", "bnpo", "luspo"):
+        value, grad = both(member, level, mask=0 * MASK, reduction=reduction)
+        assert value == 0.0 and grad.shape == MASK.shape and not grad.any()
+
+
+@members
+def test_a_group_of_one_token_is_the_same_at_both_levels(member):
+    policies = [x[:, :1] for x in two_policies()]
+    token = both(member, "token", policies, mask=MASK[:, :1])
+    sequence = both(member, "sequence", policies, mask=MASK[:, :1])
+    assert token[0] == sequence[0]
+    np.testing.assert_array_equal(token[1], sequence[1])
+
+
+@members
+def test_what_is_wrong_is_named(member):
+    logps, old = two_policies()
+    for wrong, message in [
+        ({"policies": (logps, old[:, :4])}, r"old_per_token_logps must have shape \(4, 5\)"),
+        ({"policies": (logps * np.inf, old)}, "per_token_logps must be finite"),
+        ({"advantages": np.ones(3)}, r"advantages must have shape \(4,\)"),
+        ({"advantages": np.full(4, np.nan)}, "advantages must be finite"),
+        ({"mask": 2 * MASK}, "completion_mask must hold only 0 and 1"),
+        ({"level": "row"}, "importance_sampling_level must be one of"),
+        ({"reduction": "mean"}, "reduction must be one of"),
+        ({"reduction": "dapo"}, "needs tokens_per_micro_batch"),
+        ({"reduction": "dr_grpo"}, "needs max_completion_length"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            both(member, **wrong)
