@@ -1,58 +1,68 @@
 """1.0 where the answer block equals the gold, 0.0 where it does not, None without a gold."""
 
-from rewards.completions import text_of
-from rewards.tags import scan
+from rewards.process import DIED, TIMED_OUT
+from rewards.verdicts import explain
+
+_UNPARSED = ("does not parse", "cannot be compared", "words, not mathematics")
 
 
-def accuracy_reward(completions, solution=None, **columns):
-    """Compare each answer block with its gold through math-verify.
+def accuracy_reward(
+    completions, solution=None, prompts=None, log_metric=None, log_extra=None, **columns
+):
+    """Compare each answer block with its gold, by the policy in rewards/POLICY.md.
 
     completions   list of N strings or chats   the last assistant message of a chat counts
     solution      list of N golds              LaTeX, a number, a box, or GSM8K's "#### 42"
+    prompts       list of N strings or chats   TRL passes them: a copied question earns nothing
     returns       list of N                    1.0 right, 0.0 wrong, None: gold not verifiable
 
+    TRL passes log_metric and log_extra: they get the number of golds that cannot be verified,
+    of answers that timed out and of those that do not parse, and the reason for each row.
     Raises ValueError when the data set has no `solution` column, or one of another length.
 
     >>> accuracy_reward(["<think>2+2</think><answer>4</answer>"], solution=["#### 4"])
     [1.0]
     """
+    require_golds("accuracy_reward", completions, solution, columns)
+    verdicts = explain(completions, solution, prompts)
+    if log_metric is not None:
+        for name, count in counts(verdicts).items():
+            log_metric(f"accuracy/{name}", count)
+    if log_extra is not None:
+        log_extra("accuracy_reason", [verdict.reason for verdict in verdicts])
+    return [verdict.reward for verdict in verdicts]
+
+
+def counts(verdicts):
+    """What else there is to know about a batch than its mean.
+
+    >>> from rewards.verdicts import Verdict
+    >>> counts([Verdict(0.0, "timed out"), Verdict(1.0, "right")])
+    {'gold_unverifiable': 0, 'timed_out': 1, 'unparseable': 0}
+    """
+    reasons = [verdict.reason for verdict in verdicts]
+    killed = (TIMED_OUT, DIED, "out of memory")
+    return {
+        "gold_unverifiable": sum(verdict.reward is None for verdict in verdicts),
+        "timed_out": sum(reason in killed for reason in reasons),
+        "unparseable": sum(reason.startswith(_UNPARSED) for reason in reasons),
+    }
+
+
+def require_golds(function, completions, solution, columns):
+    """A gold for each completion, or a ValueError that says what to do."""
     if solution is None:
         raise ValueError(
-            "accuracy_reward: no column `solution`, which holds the gold answers; "
-            f"columns passed: {sorted(columns)}. Rename yours with "
-            'dataset.rename_column("answer", "solution").'
+            f"{function}: no column `solution`, which holds the gold answers; other columns: "
+            f"{sorted(columns)}. Rename yours: dataset.rename_column('answer', 'solution')."
+        )
+    if isinstance(solution, str) or isinstance(completions, str):
+        raise ValueError(  # noqa: TRY004  one kind of error for every wrong argument
+            f"{function}: completions and solution are lists, one entry per completion; "
+            "got a single string. Put it in brackets."
         )
     if len(solution) != len(completions):
         raise ValueError(
-            f"accuracy_reward: {len(completions)} completions but {len(solution)} golds in "
-            "`solution`; TRL repeats each gold once per completion of its prompt."
+            f"{function}: {len(completions)} completions but {len(solution)} golds in "
+            "`solution`; repeat each gold once per completion of its prompt, as TRL does."
         )
-    return [_score(text_of(c), gold) for c, gold in zip(completions, solution, strict=True)]
-
-
-def _score(text, gold):
-    gold = _parse_gold(gold)
-    if not gold:
-        return None
-    answer = scan(text).answer
-    if answer is None:
-        return 0.0
-    from math_verify import verify
-
-    return float(verify(gold, _parse(answer), timeout_seconds=None))
-
-
-def _parse_gold(gold):
-    if gold is None:
-        return []
-    gold = str(gold).rsplit("####", 1)[-1].strip()
-    return _parse(gold) if gold else []
-
-
-def _parse(text):
-    from math_verify import LatexExtractionConfig, parse
-
-    if "\\boxed" not in text:
-        text = "\\boxed{" + text.strip("$ \n.") + "}"
-    config = LatexExtractionConfig(boxed_match_priority=0)
-    return parse(text, [config], fallback_mode="no_fallback", parsing_timeout=None)

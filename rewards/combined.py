@@ -1,28 +1,40 @@
-"""A weighted sum of rewards as one reward."""
+"""A weighted sum of rewards as one reward function."""
 
 
 class combine:
-    """The weighted sum of several rewards, one reward function for TRL.
+    """The weighted sum of several rewards, None where any of them is None.
 
-    weights   {reward function: weight}
-    returns   a callable; None where any of its rewards is None
+    reward_funcs     list of K reward functions
+    reward_weights   list of K floats             optional, 1.0 each
+    returns          a reward function for TRL
 
-    A class, not a closure: TRL pickles reward functions for its async worker, and logs
-    them by `__name__`, so the name is that of its parts.
+    TRL's own reward_weights count None as 0 once any other reward of that row is a number:
+    a gold that nobody can verify then pulls its whole group. Here such a row is skipped.
+    A class, not a closure: TRL pickles reward functions, and logs them by `__name__`.
 
     >>> from rewards import format_reward
-    >>> both = combine({format_reward: 0.5})
-    >>> both.__name__, both(["<think>a</think><answer>4</answer>"])
-    ('combine_format_reward', [0.5])
+    >>> half = combine([format_reward], [0.5])
+    >>> half.__name__, half(["<think>a</think><answer>4</answer>"])
+    ('0.5*format_reward', [0.5])
     """
 
-    def __init__(self, weights):
-        self.weights = dict(weights)
-        self.__name__ = "combine_" + "_".join(f.__name__ for f in self.weights)
+    def __init__(self, reward_funcs, reward_weights=None):
+        self.reward_funcs = list(reward_funcs)
+        weights = [1.0] * len(self.reward_funcs) if reward_weights is None else reward_weights
+        self.reward_weights = [float(weight) for weight in weights]
+        if not self.reward_funcs or len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(
+                f"combine: {len(self.reward_funcs)} reward_funcs and {len(self.reward_weights)} "
+                "reward_weights; give one weight per function, at least one."
+            )
+        parts = zip(self.reward_weights, self.reward_funcs, strict=True)
+        self.__name__ = "+".join(f"{weight:g}*{reward.__name__}" for weight, reward in parts)
 
     def __call__(self, completions, **columns):
-        parts = [reward(completions, **columns) for reward in self.weights]
-        return [
-            None if None in row else sum(w * r for w, r in zip(self.weights.values(), row))
-            for row in zip(*parts, strict=True)
-        ]
+        rewards = [reward(completions, **columns) for reward in self.reward_funcs]
+        return [self._sum(row) for row in zip(*rewards, strict=True)]
+
+    def _sum(self, row):
+        if any(reward is None for reward in row):
+            return None
+        return sum(w * r for w, r in zip(self.reward_weights, row, strict=True))

@@ -1,4 +1,4 @@
-"""From what TRL passes as `completions` to plain text."""
+"""From what TRL passes as `completions` and `prompts` to plain text."""
 
 
 def text_of(completion):
@@ -10,14 +10,26 @@ def text_of(completion):
     >>> text_of([{"role": "assistant", "content": "4"}, {"role": "tool", "content": "5"}])
     '4'
     """
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, dict):
-        completion = [completion]
-    if not isinstance(completion, (list, tuple)):
+    return _last(completion, "assistant")
+
+
+def prompt_of(prompt):
+    """The question: a string itself, or a chat's last user message.
+
+    >>> prompt_of([{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}])
+    '2+2?'
+    """
+    return _last(prompt, "user")
+
+
+def _last(chat, role):
+    if isinstance(chat, str):
+        return chat
+    messages = [chat] if isinstance(chat, dict) else chat
+    if not isinstance(messages, (list, tuple)):
         return ""
-    for message in reversed(completion):
-        if isinstance(message, dict) and message.get("role", "assistant") == "assistant":
+    for message in reversed(messages):
+        if isinstance(message, dict) and message.get("role", role) == role:
             return _content(message.get("content"))
     return ""
 
@@ -25,7 +37,7 @@ def text_of(completion):
 def _content(content):
     if isinstance(content, str):
         return content
-    if isinstance(content, (list, tuple)):  # blocks of a multimodal chat: text parts only
+    if isinstance(content, (list, tuple)):  # blocks of a multimodal chat: the text parts
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         return "".join(part for part in parts if isinstance(part, str))
     return ""

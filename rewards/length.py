@@ -1,28 +1,57 @@
 """A bounded price on tokens: a right answer earns more when it is shorter."""
 
-from rewards.accuracy import accuracy_reward
+from rewards.accuracy import require_golds
+from rewards.verdicts import explain
 
 
-def length_reward(completions, solution=None, completion_ids=None, max_tokens=1024, **columns):
+def length_reward(
+    completions, solution=None, completion_ids=None, prompts=None, max_tokens=1024, **columns
+):
     """1 - tokens / max_tokens for a right answer, 0.0 for a wrong one.
 
     completions      list of N strings or chats
-    solution         list of N golds, as for `accuracy_reward`
-    completion_ids   list of N token lists   TRL passes them
-    max_tokens       int                     length at which nothing is earned any more
-    returns          list of N               in [0, 1]; None: gold not verifiable
+    solution         list of N golds           as for `accuracy_reward`
+    completion_ids   list of N token lists     TRL passes them
+    max_tokens       int                       the length that earns nothing; for another one
+                                               than 1024 see `length_reward_within`
+    returns          list of N                 in [0, 1]; None: gold not verifiable
+
+    Raises ValueError without `solution` or `completion_ids`.
 
     >>> right = "<think>2+2</think><answer>4</answer>"
-    >>> length_reward([right], solution=["4"], completion_ids=[[0] * 256], max_tokens=1024)
+    >>> length_reward([right], solution=["4"], completion_ids=[[0] * 256])
     [0.75]
     """
-    if completion_ids is None:
+    require_golds("length_reward", completions, solution, columns)
+    if completion_ids is None or len(completion_ids) != len(completions):
         raise ValueError(
-            "length_reward: no `completion_ids`: it counts tokens, not characters. TRL passes "
-            "them; elsewhere use completion_ids=tokenizer(texts)['input_ids']."
+            "length_reward: it counts tokens, not characters, and needs one list of them per "
+            "completion in `completion_ids`. TRL passes it; elsewhere use "
+            "tokenizer(texts)['input_ids']."
         )
-    rights = accuracy_reward(completions, solution=solution, **columns)
+    verdicts = explain(completions, solution, prompts)
+    saved = [max(0.0, 1.0 - len(ids) / max_tokens) for ids in completion_ids]
     return [
-        None if right is None else right * max(0.0, 1.0 - len(ids) / max_tokens)
-        for right, ids in zip(rights, completion_ids, strict=True)
+        None if verdict.reward is None else verdict.reward * share
+        for verdict, share in zip(verdicts, saved, strict=True)
     ]
+
+
+class length_reward_within:
+    """`length_reward` for another length, as TRL wants it: picklable, under a name of its own.
+
+    >>> length_reward_within(46).__name__
+    'length_reward_within_46'
+    """
+
+    def __init__(self, max_tokens):
+        if max_tokens < 1:
+            raise ValueError(
+                f"length_reward_within: max_tokens is {max_tokens}; give the number of tokens "
+                "at which nothing is earned any more, such as max_completion_length."
+            )
+        self.max_tokens = max_tokens
+        self.__name__ = f"length_reward_within_{max_tokens}"
+
+    def __call__(self, completions, **columns):
+        return length_reward(completions, **{**columns, "max_tokens": self.max_tokens})

@@ -38,5 +38,5 @@ def test_length_reward_counts_tokens_and_pays_nothing_for_a_wrong_answer():
 
 
 def test_combine_adds_up_with_its_weights():
-    both = combine({format_reward: 0.25, accuracy_reward: 1.0})
+    both = combine([format_reward, accuracy_reward], [0.25, 1.0])
     assert both([RIGHT, WRONG, NO_FORM], solution=["4"] * 3) == [1.25, 0.25, 0.0]

@@ -1,0 +1,37 @@
+"""Check the golds once, before training: a gold that nobody can verify teaches nothing."""
+
+from rewards.verdicts import why_unverifiable
+
+SHOWN = 10  # rows named in the error; all of them are returned
+
+
+def check_golds(golds, column="solution", tolerated=0.01):
+    """Find the golds that cannot be verified, and stop when there are too many.
+
+    golds       list of golds, or a dataset with `column`
+    tolerated   float   share of the rows that may be unverifiable: they are skipped in training
+    returns     list of (row, gold, reason), empty when all can be verified
+
+    Raises ValueError, with the rows named, when more than `tolerated` cannot be.
+
+    >>> check_golds(["#### 42", r"\\boxed{\\frac{1}{2}}"])
+    []
+    """
+    if hasattr(golds, "column_names"):
+        if column not in golds.column_names:
+            raise ValueError(
+                f"check_golds: no column {column!r} among {golds.column_names}; "
+                "pass column=... or rename it with dataset.rename_column(...)."
+            )
+        golds = golds[column]
+    golds = list(golds)
+    found = [(row, gold, why) for row, gold in enumerate(golds) if (why := why_unverifiable(gold))]
+    if len(found) > tolerated * len(golds):
+        rows = "\n".join(f"  row {row}: {gold!r:.80} ({why})" for row, gold, why in found[:SHOWN])
+        more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise ValueError(
+            f"check_golds: {len(found)} of {len(golds)} golds cannot be verified, more than "
+            f"{tolerated:.0%}:\n{rows}{more}\nDrop these rows or correct them: every completion "
+            "of such a prompt would be skipped."
+        )
+    return found

@@ -1,0 +1,166 @@
+"""One worker process per process: started when first needed, killed when late, and again.
+
+`ask` is safe from any thread, under asyncio, in a forked child (which starts a worker of
+its own) and in every rank. It uses no signal and no multiprocessing: a daemonic DataLoader
+worker may not have multiprocessing children, and only the main thread may set an alarm.
+"""
+
+import atexit
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+from rewards import limits
+
+TIMED_OUT = "timed out"
+DIED = "crashed the worker"
+
+_BOOT = (
+    "import json, sys; p = json.loads(sys.stdin.readline()); sys.path[:] = p.pop('path'); "
+    "from rewards.worker import main; main(p)"
+)
+
+
+class Worker:
+    """A fresh interpreter at the other end of two pipes. `receive` gives None when it is late,
+    and {"eof": True} when it is dead."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the caller
+        )
+        self.replies = queue.SimpleQueue()
+        self.ready = False
+        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        self.send({"path": path, "deadline_s": limits.DEADLINE_S, "memory_mb": limits.MEMORY_MB})
+
+    def _listen(self, stdout):
+        """A thread, not select: that fails above 1024 open files, and on Windows pipes."""
+        rest = b""
+        try:
+            while chunk := os.read(stdout.fileno(), 65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self.replies.put(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        self.replies.put({"eof": True})
+
+    def send(self, message):
+        """False when nobody reads any more."""
+        try:
+            self.process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
+            return True
+        except OSError:
+            return False
+
+    def receive(self, seconds):
+        try:
+            return self.replies.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+
+    def wait_until_ready(self):
+        if self.ready:
+            return
+        reply = self.receive(limits.START_S) or {"error": f"no sign of life in {limits.START_S} s"}
+        if "ready" not in reply:
+            self.kill()
+            raise RuntimeError(
+                f"rewards: the process that verifies answers did not start "
+                f"({reply.get('error', 'it ended at once')}). It needs math-verify: "
+                "pip install math-verify"
+            )
+        self.ready = True
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+
+    def disown(self):
+        """In a forked child: the worker is the parent's, our ends of its pipes keep it alive."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.returncode = 0  # nothing here to wait for
+
+
+class Verifier:
+    """The worker of this process, and what to do when it is late or dead."""
+
+    def __init__(self):
+        self._lock, self._worker, self._spare = threading.Lock(), None, None
+
+    def ask(self, job, *arguments):
+        """The worker's verdict on one job, in at most `limits.DEADLINE_S` of its time.
+
+        returns   str   the reason, "" when right; TIMED_OUT or DIED when it had to be killed
+        Raises RuntimeError when no worker can be started at all.
+        """
+        with self._lock:
+            for _ in range(2):  # killed from outside, it says nothing about the job: once more
+                try:
+                    reply = self._ask([job, arguments])
+                except BaseException:  # KeyboardInterrupt: the reply must not meet the next job
+                    self._drop()
+                    raise
+                if reply is None or reply.get("eof") or reply["worn"]:
+                    self._drop()
+                if reply is None:
+                    return TIMED_OUT
+                if "eof" not in reply:
+                    return reply["reason"]
+            return DIED
+
+    def pids(self):
+        """Process ids of the worker and its spare, those that run."""
+        workers = (self._worker, self._spare)
+        return [w.process.pid for w in workers if w is not None and w.process.poll() is None]
+
+    def close(self):
+        """Kill the worker; the next `ask` starts another."""
+        with self._lock:
+            self._drop()
+            self._drop()  # the spare took its place
+
+    def forget(self):
+        """After a fork: the worker and the lock's owner stayed with the parent."""
+        for worker in (self._worker, self._spare):
+            if worker is not None:
+                worker.disown()
+        self.__init__()
+
+    def _ask(self, job):
+        if self._worker is None or self._worker.process.poll() is not None:
+            self._drop()
+            self._worker = self._worker or Worker()
+        self._worker.wait_until_ready()
+        if not self._worker.send(job):
+            return {"eof": True}
+        deadline = time.monotonic() + limits.DEADLINE_S
+        reply = self._worker.receive(min(limits.SPARE_AFTER_S, limits.DEADLINE_S))
+        if reply is None:
+            self._spare = self._spare or Worker()  # imports while the late one has its time
+            reply = self._worker.receive(deadline - time.monotonic())
+        return reply
+
+    def _drop(self):
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker, self._spare = self._spare, None
+
+
+verifier = Verifier()
+atexit.register(verifier.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=verifier.forget)

@@ -1,0 +1,78 @@
+"""The verdict on each completion with its reason: what the reward functions are made of."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from rewards.completions import prompt_of, text_of
+from rewards.extract import MAX_CHARS, gold_text
+from rewards.policy import RIGHT, copied
+from rewards.process import verifier
+from rewards.refused import Refused
+from rewards.tags import scan
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # the fast path: nothing about these needs a parser
+
+
+class Verdict(NamedTuple):
+    reward: float | None  # None: the gold cannot be verified
+    reason: str
+
+
+def explain(completions, solution, prompts=None):
+    """Score completions as `accuracy_reward` does, with the reason for each.
+
+    completions   list of N strings or chats
+    solution      list of N golds
+    prompts       list of N strings or chats   optional: to notice a copied question
+    returns       list of N Verdict(reward, reason)
+
+    >>> for verdict in explain(["<think>2+2</think><answer>4</answer>", "4"], ["4", "4"]):
+    ...     print(verdict)
+    Verdict(reward=1.0, reason='right')
+    Verdict(reward=0.0, reason='no <think> tag')
+    """
+    prompts = [None] * len(completions) if prompts is None else prompts
+    rows = zip(completions, solution, prompts, strict=True)
+    return [_verdict(text_of(c), gold, prompt) for c, gold, prompt in rows]
+
+
+def why_unverifiable(gold):
+    """Why a gold cannot be verified, "" when it can.
+
+    >>> why_unverifiable("#### 42"), why_unverifiable(None)
+    ('', 'the gold is None')
+    """
+    try:
+        return _judge_gold(gold_text(gold))
+    except Refused as refused:
+        return str(refused)
+
+
+def _verdict(text, gold, prompt):
+    if why := why_unverifiable(gold):
+        return Verdict(None, f"gold not verifiable: {why}")
+    blocks = scan(text)
+    if blocks.reason:
+        return Verdict(0.0, blocks.reason)
+    why = _judge(gold_text(gold), blocks.answer)
+    if why == RIGHT and prompt is not None and copied(gold, blocks.answer, prompt_of(prompt)):
+        why = "copied from the question"
+    return Verdict(0.0, why) if why else Verdict(1.0, "right")
+
+
+def _judge(gold, answer):
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return RIGHT if int(gold) == int(answer) else "wrong"
+    if len(answer) > MAX_CHARS:
+        return f"answer longer than {MAX_CHARS} characters"
+    return _ask("judge", gold, answer)
+
+
+def _judge_gold(gold):
+    return RIGHT if _INTEGER.fullmatch(gold) else _ask("judge_gold", gold)
+
+
+@lru_cache(maxsize=2**14)  # a group repeats its gold, and often its answers: bombs stall once
+def _ask(job, *texts):
+    return verifier.ask(job, *texts)
