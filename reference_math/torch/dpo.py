@@ -4,24 +4,27 @@ Twin of   reference_math.dpo     Proof   tests/parity/test_dpo.py
 
 Shapes    B pairs, T positions.  In (2B, ...) the B chosen rows stand first, then the B rejected.
           A log-ratio is log p_policy - log p_ref of a whole answer, in nats.
+Dtypes    float64 stays; float32 and below are summed in float32.
 """
 
 import torch
 from torch.nn.functional import logsigmoid
 
+from reference_math.torch.logprobs import precision
 
-def sequence_weights(completion_mask, *, ld_alpha=None):
+
+def sequence_weights(completion_mask, *, ld_alpha=None, dtype=torch.float32):
     """What each token weighs in its answer's log-probability: (2B, T) -> (2B, T)."""
     if completion_mask.ndim != 2 or len(completion_mask) % 2:
         raise ValueError(
             f"completion_mask must be (2B, T), B chosen first, got {tuple(completion_mask.shape)}"
         )
+    weights = completion_mask.to(dtype)
     if ld_alpha is None:
-        return completion_mask
+        return weights
     length = completion_mask.sum(dim=1, keepdim=True)
     shared = torch.minimum(*length.chunk(2)).repeat(2, 1)
-    weight = torch.where(completion_mask.cumsum(dim=1) <= shared, 1.0, ld_alpha)
-    return completion_mask * weight
+    return weights.where(completion_mask.cumsum(dim=1) <= shared, weights * ld_alpha)
 
 
 def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
@@ -31,9 +34,10 @@ def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
             f"completion_mask must have the shape of per_token_logps {tuple(per_token_logps.shape)}"
             f", got {tuple(completion_mask.shape)}"
         )
-    weights = sequence_weights(completion_mask, ld_alpha=ld_alpha).to(per_token_logps.dtype)
+    dtype = precision(per_token_logps)
+    weights = sequence_weights(completion_mask, ld_alpha=ld_alpha, dtype=dtype)
     # masked before it is multiplied: 0 times a NaN in the padding would still be NaN
-    return (weights * per_token_logps.masked_fill(completion_mask == 0, 0.0)).sum(dim=1)
+    return (weights * per_token_logps.to(dtype).masked_fill(completion_mask == 0, 0.0)).sum(dim=1)
 
 
 def sigmoid(chosen_logratios, rejected_logratios, *, beta):

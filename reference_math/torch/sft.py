@@ -3,9 +3,12 @@
 Twin of   reference_math.sft     Proof   tests/parity/test_sft.py
 
 Shapes    B sequences, T positions.    Masks: 1 = counts.
+Dtypes    float64 stays; float32 and below are summed and returned in float32.
 """
 
 import torch
+
+from reference_math.torch.logprobs import precision
 
 
 def loss_mask(completion_mask, assistant_mask=None):
@@ -14,7 +17,7 @@ def loss_mask(completion_mask, assistant_mask=None):
     return mask[:, 1:]
 
 
-def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
+def token_weights(completion_mask, *, reduction, num_items_in_batch=None, dtype=torch.float32):
     """What one token's loss weighs in the whole, (B, T); see the numpy twin for the reductions."""
     if (reduction == "global_token") != (num_items_in_batch is not None):
         raise ValueError(
@@ -32,7 +35,7 @@ def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
         raise ValueError(
             f"reduction must be one of 'global_token', 'batch_token', 'sequence', got {reduction!r}"
         )
-    return mask / total.clamp(min=1)
+    return mask.to(dtype) / total.clamp(min=1).to(dtype)  # torch divides integers in float32
 
 
 def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
@@ -64,8 +67,9 @@ def _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch):
             f"completion_mask must have the shape of per_token_logps {tuple(per_token_logps.shape)}"
             f", got {tuple(completion_mask.shape)}"
         )
+    dtype = precision(per_token_logps)
     weights = token_weights(
-        completion_mask, reduction=reduction, num_items_in_batch=num_items_in_batch
+        completion_mask, reduction=reduction, num_items_in_batch=num_items_in_batch, dtype=dtype
     )
     # masked before it is multiplied: 0 times a NaN in the padding would still be NaN
-    return per_token_logps.masked_fill(completion_mask == 0, 0.0), weights.to(per_token_logps.dtype)
+    return per_token_logps.to(dtype).masked_fill(completion_mask == 0, 0.0), weights
