@@ -1,0 +1,173 @@
+"""Laws of the correction for a separate sampler, and of the off-policy mask."""
+
+import numpy as np
+import pytest
+
+from reference_math import importance_sampling, off_policy
+
+MASK = np.array([[1.0, 1, 1], [1, 1, 0], [0, 0, 0]])
+RATIOS = np.array([[0.5, 1.0, 8.0], [0.5, 0.8, 9.0], [9.0, 9.0, 9.0]])  # of rows: 4, 0.4, 1
+modes = pytest.mark.parametrize("mode", importance_sampling.MODES)
+NONE = {"clip_min": None, "clip_max": None}
+
+
+def two_samplers():
+    old = -np.random.default_rng(0).exponential(size=MASK.shape)
+    return old, old - np.log(RATIOS)
+
+
+def ratio(mode, old=None, sampling=None, mask=MASK, **bounds):
+    tokens = two_samplers() if old is None else (old, sampling)
+    return importance_sampling.ratio(*tokens, mask, mode=mode, **NONE | bounds)
+
+
+@modes
+def test_a_sampler_that_agrees_has_ratio_1(mode):
+    old, _ = two_samplers()
+    np.testing.assert_array_equal(ratio(mode, old, old), 1.0)
+
+
+@pytest.mark.parametrize("outside", ["truncate", "mask"])
+def test_unbounded_the_sequence_ratio_is_the_product_of_the_token_ratios(outside):
+    token, sequence = ratio(f"token_{outside}"), ratio(f"sequence_{outside}")
+    assert sequence.shape == (3, 1)
+    np.testing.assert_allclose(sequence[:, 0], token.prod(axis=1), rtol=1e-14)
+
+
+def test_the_ratio_says_how_much_likelier_the_trainer_finds_the_token():
+    expected = [[0.5, 1.0, 8.0], [0.5, 0.8, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_allclose(ratio("token_truncate"), expected, rtol=1e-14)
+    np.testing.assert_allclose(ratio("sequence_mask"), [[4.0], [0.4], [1.0]], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ("token_truncate", [[0.6, 1.0, 2.0], [0.6, 0.8, 1.0], [1.0, 1.0, 1.0]]),
+        ("token_mask", [[0.0, 1.0, 0.0], [0.0, 0.8, 1.0], [1.0, 1.0, 1.0]]),
+        ("sequence_truncate", [[2.0], [0.6], [1.0]]),
+        ("sequence_mask", [[0.0], [0.0], [1.0]]),
+    ],
+)
+def test_truncating_moves_to_the_nearer_bound_and_masking_to_0(mode, expected):
+    np.testing.assert_allclose(ratio(mode, clip_min=0.6, clip_max=2.0), expected, rtol=1e-14)
+
+
+@modes
+@pytest.mark.parametrize("bound", ["clip_min", "clip_max"])
+def test_each_bound_works_alone_and_a_ratio_at_it_is_inside(mode, bound):
+    free, got = ratio(mode), ratio(mode, **{bound: 1.0})
+    beyond = free < 1.0 if bound == "clip_min" else free > 1.0
+    assert beyond.any()
+    outside = float(mode.endswith("truncate"))
+    np.testing.assert_array_equal(got, np.where(beyond, outside, free))
+
+
+@modes
+def test_a_token_without_a_sampler_log_probability_has_ratio_1(mode):
+    old, sampling = two_samplers()
+    sampling[0, 1] = np.nan
+    filled = np.where(np.isnan(sampling), old, sampling)
+    np.testing.assert_array_equal(ratio(mode, old, sampling), ratio(mode, old, filled))
+
+
+@modes
+def test_what_stands_in_the_padding_is_never_read(mode):
+    old, sampling = two_samplers()
+    old[MASK == 0], sampling[MASK == 0] = np.nan, np.inf
+    np.testing.assert_array_equal(ratio(mode, old, sampling), ratio(mode))
+
+
+@pytest.mark.parametrize("outside", ["truncate", "mask"])
+def test_padding_has_ratio_1_even_outside_the_bounds(outside):
+    got = ratio(f"token_{outside}", clip_min=2.0, clip_max=3.0)
+    np.testing.assert_array_equal(got[MASK == 0], 1.0)
+
+
+@modes
+@pytest.mark.parametrize("gap", [-1e4, -700.0, 700.0, 1e4])
+def test_nothing_overflows(mode, gap):
+    old, _ = two_samplers()
+    assert np.isfinite(ratio(mode, old, old - gap)).all()
+    bounded = ratio(mode, old, old - gap, clip_max=3.0)
+    assert bounded.max() <= 3.0
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"mode": "row_mask"}, "mode must be one of 'token_truncate', 'token_mask'"),
+        ({"mask": 2 * MASK}, "completion_mask must hold only 0 and 1"),
+        ({"mask": MASK[0]}, "completion_mask must have 2 axes"),
+        ({"old": MASK * np.nan, "sampling": MASK}, "old_per_token_logps must be finite"),
+        (
+            {"old": MASK, "sampling": MASK + np.inf},
+            "sampling_per_token_logps must be finite, got inf",
+        ),
+        ({"old": MASK, "sampling": MASK[:2]}, "sampling_per_token_logps must have shape"),
+        ({"clip_min": np.nan}, "clip_min must be finite"),
+        ({"clip_min": 2.0, "clip_max": 1.0}, "clip_max must be >= 2, got 1.0"),
+    ],
+)
+def test_what_is_wrong_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ratio(**{"mode": "token_mask"} | wrong)
+
+
+def keep(advantages, gap, threshold=0.5, mask=MASK, sampling=None):
+    logps = np.full(mask.shape, -3.0)
+    sampling = logps + gap if sampling is None else sampling
+    return off_policy.keep_mask(advantages, logps, sampling, mask, threshold=threshold)
+
+
+def test_a_good_completion_is_kept_however_far_the_policy_has_gone():
+    np.testing.assert_array_equal(keep([1.0, 0.0, 1.0], 100.0), [[1.0], [1.0], [1.0]])
+
+
+def test_a_bad_one_is_kept_up_to_the_threshold():
+    """0.5 nats a token exactly; an empty completion has not moved at all."""
+    bad = [-1.0, -1.0, -1.0]
+    np.testing.assert_array_equal(keep(bad, 0.5), [[1.0], [1.0], [1.0]])
+    np.testing.assert_array_equal(keep(bad, 0.50001), [[0.0], [0.0], [1.0]])
+
+
+def test_moving_towards_a_bad_completion_never_drops_it():
+    assert keep([-1.0, -1.0, -1.0], -100.0).all()
+
+
+def test_the_gap_is_a_mean_over_the_tokens_that_count():
+    gap = np.array([[0.9, 0.0, 0.0], [0.9, 0.0, 99.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(keep([-1.0] * 3, gap, threshold=0.3), [[1.0], [0.0], [1.0]])
+
+
+def test_a_token_that_the_sampler_did_not_score_adds_0_but_counts():
+    sampling = np.array([[-3.0 + 1.2, np.nan, -3.0], [np.nan, -3.0 + 1.2, np.nan], [np.nan] * 3])
+    got = keep([-1.0] * 3, 0.0, threshold=0.5, sampling=sampling)
+    np.testing.assert_array_equal(got, [[1.0], [0.0], [1.0]])  # 1.2 / 3 and 1.2 / 2
+
+
+def test_an_advantage_a_token_makes_a_mask_a_token():
+    advantages = np.array([[1.0, -1.0, 0.0]] * 3)
+    expected = [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_array_equal(keep(advantages, 1.0), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"threshold": np.nan}, "threshold must be finite"),
+        ({"mask": MASK[0]}, "completion_mask must have 2 axes"),
+        ({"mask": MASK / 2}, "completion_mask must hold only 0 and 1"),
+        ({"gap": np.inf}, "sampling_per_token_logps must be finite, got inf"),
+        ({"sampling": MASK[:2]}, "sampling_per_token_logps must have shape"),
+        ({"advantages": [1.0]}, r"advantages must have shape \(3,\)"),
+    ],
+)
+def test_what_is_wrong_with_a_mask_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        keep(**{"advantages": [1.0] * 3, "gap": 0.0} | wrong)
+
+
+def test_the_policys_own_log_probabilities_must_be_finite():
+    with pytest.raises(ValueError, match="^per_token_logps must be finite"):
+        off_policy.keep_mask([1.0], [[np.nan]], [[0.0]], [[1]], threshold=0.1)

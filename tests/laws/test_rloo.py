@@ -1,0 +1,181 @@
+"""Laws of RLOO and of REINFORCE, its ancestor."""
+
+import numpy as np
+import pytest
+
+from reference_math import kl, reinforce, rloo
+
+MASK = np.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
+ADVANTAGES = np.array([1.0, -2.0, 0.5, 3.0])
+CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.5}
+
+
+def two_policies(seed=0):
+    rng = np.random.default_rng(seed)
+    logps = -rng.exponential(size=MASK.shape)
+    return logps, logps + 0.3 * rng.normal(size=MASK.shape)
+
+
+def test_the_gradient_by_hand_is_the_numeric_one(numeric_grad):
+    logps, old = two_policies()
+    old_logps = (old * MASK).sum(axis=1)
+    w = np.exp((logps * MASK).sum(axis=1) - old_logps)
+    assert np.abs(w[:, None] - [0.8, 1.5]).min() > 5e-3  # no step of 2e-3 crosses the clip
+    tokens = old_logps, ADVANTAGES, MASK
+    expected = numeric_grad(lambda x: rloo.loss(x, *tokens, **CLIP), logps)
+    got = rloo.loss_grad(logps, *tokens, **CLIP)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_ratio_is_of_the_whole_completion():
+    """Two tokens, each 1.25 times likelier: 1.5625 together, outside a clip of 1.5."""
+    logps, mask = np.log([[0.5, 0.5]]), [[1, 1]]
+    old_logps = np.log([0.4 * 0.4])
+    assert not rloo.loss_grad(logps, old_logps, [1.0], mask, **CLIP).any()
+    np.testing.assert_allclose(rloo.loss(logps, old_logps, [1.0], mask, **CLIP), -1.5)
+    np.testing.assert_allclose(rloo.loss(logps, old_logps, [-1.0], mask, **CLIP), 1.5625)
+
+
+def test_on_policy_the_gradient_is_reinforces():
+    logps, _ = two_policies()
+    old_logps = (logps * MASK).sum(axis=1)
+    got = rloo.loss_grad(logps, old_logps, ADVANTAGES, MASK, **CLIP)
+    np.testing.assert_array_equal(got, reinforce.loss_grad(logps, ADVANTAGES, MASK))
+    value = rloo.loss(logps, old_logps, ADVANTAGES, MASK, **CLIP)
+    np.testing.assert_allclose(value, -ADVANTAGES.mean(), rtol=1e-15)
+
+
+def test_reinforces_gradient_is_the_numeric_one(numeric_grad):
+    logps, _ = two_policies()
+    expected = numeric_grad(lambda x: reinforce.loss(x, ADVANTAGES, MASK), logps)
+    got = reinforce.loss_grad(logps, ADVANTAGES, MASK)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_reinforce_takes_an_advantage_a_token_too():
+    logps, _ = two_policies()
+    a = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_allclose(reinforce.loss_grad(logps, a, MASK), -a * MASK / 4, rtol=1e-15)
+    np.testing.assert_allclose(reinforce.loss(logps, a, MASK), -np.sum(a * MASK * logps) / 4)
+
+
+def test_what_stands_in_the_padding_is_never_read():
+    logps, old = two_policies()
+    old_logps = (old * MASK).sum(axis=1)
+    padded = np.where(MASK == 1, logps, np.nan)
+    for f in (rloo.loss, rloo.loss_grad):
+        expected = f(logps, old_logps, ADVANTAGES, MASK, **CLIP)
+        np.testing.assert_array_equal(f(padded, old_logps, ADVANTAGES, MASK, **CLIP), expected)
+    for f in (reinforce.loss, reinforce.loss_grad):
+        expected = f(logps, ADVANTAGES, MASK)
+        np.testing.assert_array_equal(f(padded, ADVANTAGES, MASK), expected)
+
+
+@pytest.mark.parametrize("gap", [-1e4, -700.0, 700.0, 1e4])
+@pytest.mark.parametrize("a", [-1.0, 0.0, 1.0])
+def test_nothing_overflows_however_far_the_policy_has_gone(gap, a):
+    tokens = [[-1.0]], [-1.0 - gap], [a], [[1]]
+    assert np.isfinite(rloo.loss(*tokens, **CLIP))
+    assert np.isfinite(rloo.loss_grad(*tokens, **CLIP)).all()
+
+
+def test_a_batch_in_which_nothing_counts_pushes_nothing():
+    nothing = 0 * MASK
+    assert rloo.loss(nothing, np.zeros(4), ADVANTAGES, nothing, **CLIP) == -ADVANTAGES.mean()
+    assert not rloo.loss_grad(nothing, np.zeros(4), ADVANTAGES, nothing, **CLIP).any()
+    assert reinforce.loss(nothing, ADVANTAGES, nothing) == 0.0
+    assert not reinforce.loss_grad(nothing, ADVANTAGES, nothing).any()
+
+
+def test_no_completions_have_loss_0():
+    none = np.zeros((0, 3))
+    assert rloo.loss(none, [], [], none, **CLIP) == 0.0 == reinforce.loss(none, [], none)
+    assert rloo.loss_grad(none, [], [], none, **CLIP).shape == (0, 3)
+    assert reinforce.loss_grad(none, [], none).shape == (0, 3)
+
+
+def penalized(rewards, **options):
+    old, ref = two_policies()
+    return rloo.penalized_rewards(rewards, old, ref, MASK, **{"beta": 0.1} | options)
+
+
+def test_the_penalty_is_k1_summed_over_the_completion():
+    old, ref = two_policies()
+    expected = ADVANTAGES - 0.1 * (kl.k1(old, ref) * MASK).sum(axis=1)
+    np.testing.assert_allclose(penalized(ADVANTAGES), expected, rtol=1e-14)
+
+
+def test_without_beta_or_at_the_reference_the_reward_stays():
+    old, _ = two_policies()
+    np.testing.assert_array_equal(penalized(ADVANTAGES, beta=0.0), ADVANTAGES)
+    stays = rloo.penalized_rewards(ADVANTAGES, old, old, MASK, beta=7.0)
+    np.testing.assert_array_equal(stays, ADVANTAGES)
+
+
+def test_the_reward_is_clipped_before_the_penalty_and_not_after():
+    penalty = ADVANTAGES - penalized(ADVANTAGES)
+    clipped = penalized(ADVANTAGES, reward_clip_range=(-1.0, 0.25))
+    np.testing.assert_allclose(clipped, [0.25, -1.0, 0.25, 0.25] - penalty, rtol=1e-14)
+
+
+def test_a_missing_reward_stays_missing():
+    got = penalized([None, 1.0, 1.0, 1.0], reward_clip_range=(-1.0, 1.0))
+    assert np.isnan(got).tolist() == [True, False, False, False]
+
+
+def test_penalized_rewards_do_not_read_the_padding():
+    old, ref = two_policies()
+    expected = penalized(ADVANTAGES)
+    old[MASK == 0] = ref[MASK == 0] = np.nan
+    got = rloo.penalized_rewards(ADVANTAGES, old, ref, MASK, beta=0.1)
+    np.testing.assert_array_equal(got, expected)
+
+
+LOGPS = np.full(MASK.shape, -1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"per_token_logps": LOGPS * np.inf}, "per_token_logps must be finite"),
+        ({"old_logps": np.zeros((4, 1))}, r"old_logps must have shape \(4,\), got \(4, 1\)"),
+        ({"old_logps": np.full(4, np.nan)}, "old_logps must be finite"),
+        ({"advantages": [1.0]}, r"advantages must have shape \(4,\)"),
+        ({"completion_mask": MASK / 2}, "completion_mask must hold only 0 and 1"),
+        ({"completion_mask": MASK[0]}, "completion_mask must have 2 axes"),
+        ({"epsilon_low": -1.0}, "epsilon_low must be >= 0"),
+    ],
+)
+def test_what_is_wrong_is_named(wrong, message):
+    tokens = {"per_token_logps": LOGPS, "old_logps": np.zeros(4)}
+    arguments = tokens | {"advantages": ADVANTAGES, "completion_mask": MASK} | CLIP | wrong
+    for f in (rloo.loss, rloo.loss_grad):
+        with pytest.raises(ValueError, match=message):
+            f(**arguments)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"rewards": [1.0]}, r"rewards must have shape \(4,\)"),
+        ({"old_per_token_logps": LOGPS * np.nan}, "old_per_token_logps must be finite"),
+        ({"ref_per_token_logps": LOGPS * np.nan}, "ref_per_token_logps must be finite"),
+        ({"completion_mask": MASK / 2}, "completion_mask must hold only 0 and 1"),
+        ({"completion_mask": MASK[0]}, "completion_mask must have 2 axes"),
+        ({"beta": -1.0}, "beta must be >= 0"),
+    ],
+)
+def test_what_is_wrong_with_a_penalty_is_named(wrong, message):
+    tokens = {"old_per_token_logps": LOGPS, "ref_per_token_logps": LOGPS, "completion_mask": MASK}
+    with pytest.raises(ValueError, match=message):
+        rloo.penalized_rewards(**{"rewards": ADVANTAGES, "beta": 0.1} | tokens | wrong)
+
+
+def test_reinforce_names_what_is_wrong():
+    for f in (reinforce.loss, reinforce.loss_grad):
+        with pytest.raises(ValueError, match="per_token_logps must be finite"):
+            f(LOGPS * np.nan, ADVANTAGES, MASK)
+        with pytest.raises(ValueError, match="completion_mask must have 2 axes"):
+            f(LOGPS, ADVANTAGES, MASK[0])
+        with pytest.raises(ValueError, match="completion_mask must hold only 0 and 1"):
+            f(LOGPS, ADVANTAGES, 3 * MASK)
