@@ -1,4 +1,4 @@
-"""Laws of RLOO and of REINFORCE, its ancestor."""
+"""Laws of RLOO."""
 
 import numpy as np
 import pytest
@@ -45,20 +45,6 @@ def test_on_policy_the_gradient_is_reinforces():
     np.testing.assert_allclose(value, -ADVANTAGES.mean(), rtol=1e-15)
 
 
-def test_reinforces_gradient_is_the_numeric_one(numeric_grad):
-    logps, _ = two_policies()
-    expected = numeric_grad(lambda x: reinforce.loss(x, ADVANTAGES, MASK), logps)
-    got = reinforce.loss_grad(logps, ADVANTAGES, MASK)
-    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
-
-
-def test_reinforce_takes_an_advantage_a_token_too():
-    logps, _ = two_policies()
-    a = np.arange(12.0).reshape(4, 3)
-    np.testing.assert_allclose(reinforce.loss_grad(logps, a, MASK), -a * MASK / 4, rtol=1e-15)
-    np.testing.assert_allclose(reinforce.loss(logps, a, MASK), -np.sum(a * MASK * logps) / 4)
-
-
 def test_what_stands_in_the_padding_is_never_read():
     logps, old = two_policies()
     old_logps = (old * MASK).sum(axis=1)
@@ -66,9 +52,6 @@ def test_what_stands_in_the_padding_is_never_read():
     for f in (rloo.loss, rloo.loss_grad):
         expected = f(logps, old_logps, ADVANTAGES, MASK, **CLIP)
         np.testing.assert_array_equal(f(padded, old_logps, ADVANTAGES, MASK, **CLIP), expected)
-    for f in (reinforce.loss, reinforce.loss_grad):
-        expected = f(logps, ADVANTAGES, MASK)
-        np.testing.assert_array_equal(f(padded, ADVANTAGES, MASK), expected)
 
 
 @pytest.mark.parametrize("gap", [-1e4, -700.0, 700.0, 1e4])
@@ -83,15 +66,12 @@ def test_a_batch_in_which_nothing_counts_pushes_nothing():
     nothing = 0 * MASK
     assert rloo.loss(nothing, np.zeros(4), ADVANTAGES, nothing, **CLIP) == -ADVANTAGES.mean()
     assert not rloo.loss_grad(nothing, np.zeros(4), ADVANTAGES, nothing, **CLIP).any()
-    assert reinforce.loss(nothing, ADVANTAGES, nothing) == 0.0
-    assert not reinforce.loss_grad(nothing, ADVANTAGES, nothing).any()
 
 
 def test_no_completions_have_loss_0():
     none = np.zeros((0, 3))
-    assert rloo.loss(none, [], [], none, **CLIP) == 0.0 == reinforce.loss(none, [], none)
+    assert rloo.loss(none, [], [], none, **CLIP) == 0.0
     assert rloo.loss_grad(none, [], [], none, **CLIP).shape == (0, 3)
-    assert reinforce.loss_grad(none, [], none).shape == (0, 3)
 
 
 def penalized(rewards, **options):
@@ -169,13 +149,3 @@ def test_what_is_wrong_with_a_penalty_is_named(wrong, message):
     tokens = {"old_per_token_logps": LOGPS, "ref_per_token_logps": LOGPS, "completion_mask": MASK}
     with pytest.raises(ValueError, match=message):
         rloo.penalized_rewards(**{"rewards": ADVANTAGES, "beta": 0.1} | tokens | wrong)
-
-
-def test_reinforce_names_what_is_wrong():
-    for f in (reinforce.loss, reinforce.loss_grad):
-        with pytest.raises(ValueError, match="per_token_logps must be finite"):
-            f(LOGPS * np.nan, ADVANTAGES, MASK)
-        with pytest.raises(ValueError, match="completion_mask must have 2 axes"):
-            f(LOGPS, ADVANTAGES, MASK[0])
-        with pytest.raises(ValueError, match="completion_mask must hold only 0 and 1"):
-            f(LOGPS, ADVANTAGES, 3 * MASK)
