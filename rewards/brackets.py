@@ -1,6 +1,7 @@
 """Where brackets close, and what stands outside all of them."""
 
 import re
+from itertools import accumulate
 
 _BRACKET = re.compile(
     r"(?P<open>[(\[{]|\\langle|\\begin(?![a-zA-Z]))|[)\]}]|\\rangle|\\end(?![a-zA-Z])"
@@ -29,12 +30,21 @@ def balanced(text):
     >>> balanced(r"\frac{1}{2}"), balanced("1}{2"), balanced("[0, 1)")
     (True, False, True)
     """
-    depth = 0
-    for char in re.findall(r"[{}]", text):
-        depth += 1 if char == "{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
+    depths = list(_depths(text, "{", "}"))
+    return min(depths, default=0) >= 0 and (depths or [0])[-1] == 0
+
+
+def deepest(text):
+    """How many brackets stand inside each other.
+
+    >>> deepest("(a(b))(c)")
+    2
+    """
+    return max(_depths(text, "([{", ")]}"), default=0)
+
+
+def _depths(text, opening, closing):
+    return accumulate((c in opening) - (c in closing) for c in text)
 
 
 def outside(text):

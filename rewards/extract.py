@@ -16,7 +16,7 @@ MAX_CHARS = 2000  # longer than any answer worth verifying; keeps every scan sho
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 # words that end a sentence's way to its answer: "Therefore the area is", "we get", "Answer:"
 _LEAD_IN = re.compile(
-    r"(?:[a-z][a-z']*,?\s+){0,15}?"
+    r"(?:(?:[a-z][a-z']*|\$[^$\s]{1,20}\$),?\s+){0,15}?"  # words, and an $x$ among them
     r"(?:(?:is|are|equals|be|get|have|obtain|gives|so|hence|thus|therefore)\b\s*[:,]?"
     r"|(?:answer|solution|result)\s*:)\s*",
     re.IGNORECASE,
@@ -94,10 +94,10 @@ def _content(text, box):
 
 
 def _after_lead_in(text):
-    found = _LEAD_IN.match(text.strip())
-    if found and not _CHANGES_THE_ANSWER.search(found[0]):
-        return text.strip()[found.end() :]
-    return text.strip()
+    text = text.strip()
+    while (found := _LEAD_IN.match(text)) and not _CHANGES_THE_ANSWER.search(found[0]):
+        text = text[found.end() :]  # "So $x$ is 4": after "So", after "$x$ is"
+    return text
 
 
 def _undelimited(text):
@@ -105,5 +105,6 @@ def _undelimited(text):
 
 
 def _trim(text):
-    """Without the full stop of the sentence that the answer ends."""
-    return text.strip().rstrip(".").strip() if not text.strip().endswith("\\.") else text
+    """Without the full stop of the sentence that the answer ends; an ellipsis stays."""
+    text = text.strip()
+    return text if text.endswith(("..", "\\.")) else text.removesuffix(".").strip()

@@ -43,7 +43,7 @@ def read_number(text):
     (Fraction(1, 2), True, None)
     """
     text = text.strip()
-    if text.endswith("%"):
+    if text.endswith("%") and not text.endswith("%%"):
         number = read_number(text[:-1])
         places = None if number is None or number.places is None else number.places + 2
         return number and number._replace(value=number.value / 100, places=places)

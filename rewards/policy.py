@@ -88,7 +88,8 @@ def _compare(gold, answer, same_text=True):
         return _by_algebra(gold.statement, answer.statement)
     if gold.name and gold.kind == "expression" and answer.kind == "relation":
         return _by_algebra(gold.statement, answer.latex)  # y = 2x + 3 and 2x - y = -3
-    if same_text and _squeeze(gold.latex) == _squeeze(answer.latex):
+    same_kind = gold.kind == answer.kind != "number"  # 1,234 and 1, 234 are not the same
+    if same_text and same_kind and _squeeze(gold.latex) == _squeeze(answer.latex):
         return RIGHT
     gold, answer = _only(gold, answer), _only(answer, gold)
     if answer.kind == "number" and gold.kind in _MANY and "," in answer.latex:

@@ -17,11 +17,13 @@ them (anagrams of words are equal, {1,2} = (1,2)); it gets the leaves it is good
 import re
 from typing import NamedTuple
 
-from rewards.brackets import balanced, matching, outside
+from rewards.brackets import balanced, deepest, matching, outside
 from rewards.notation import notation
 from rewards.numbers import read_number
 from rewards.refused import Refused
 from rewards.units import split_unit
+
+MAX_DEPTH = 40  # of brackets; reading takes a few calls per level
 
 
 class Reading(NamedTuple):
@@ -41,7 +43,6 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
-_THOUSANDS = re.compile(r"[-+]?\s*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?%?")
 _EQUALS = re.compile(r"(?<![<>!:\\])==?|\\in(?![a-zA-Z])|\\approx(?![a-zA-Z])")
 _ORDER = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -66,22 +67,22 @@ def read(text):
     >>> read("x = 4").name, read("(1, 2)").brackets, read(r"\{1, 2\}").kind
     ('x', '()', 'set')
     """
-    try:
-        text = notation(text)
-        if not balanced(text):
-            raise Refused("braces that do not close")
-        return _read(text)
-    except RecursionError:
-        raise Refused("nested too deeply") from None
+    text = notation(text)
+    if not balanced(text):
+        raise Refused("braces that do not close")
+    if deepest(text) > MAX_DEPTH:
+        raise Refused("nested too deeply")
+    return _read(text)
 
 
 def _read(text):
-    text = text.strip().rstrip(".").strip()
+    text = text.strip()
+    if text.endswith(".") and not text.endswith(".."):  # "$4.$": the stop of a sentence
+        text = text[:-1].strip()
     if not text:
         raise Refused("nothing to compare")
-    number = read_number(text)
-    if number is not None:  # before splitting: 1,234 is one number
-        return Reading("number", number, text)
+    if number := _number(text):  # before splitting: 1,234 km is one number
+        return number
     parts, connective = split(text)
     if len(parts) > 1:
         return Reading("list", tuple(map(_read, parts)), text, connective=connective)
@@ -98,6 +99,15 @@ def _read(text):
     if unit:
         return _read(value)._replace(unit=unit)
     return _leaf(text)
+
+
+def _number(text):
+    try:
+        value, unit = split_unit(text)
+    except Refused:
+        value, unit = text, ""
+    number = read_number(value)
+    return None if number is None else Reading("number", number, value, unit=unit)
 
 
 def _leaf(text):

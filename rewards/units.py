@@ -36,8 +36,8 @@ _POWER = r"(?:\s*\^\s*(?:\{\s*-?[1-9]\s*\}|[1-9]))?"
 _TEXT = r"\\text\{[^{}]*\}" + _POWER
 _IN_TEXT = re.compile(r"(?P<value>.*?)\s*(?P<unit>(?:" + _TEXT + r"\s*[/*]?\s*)+)", re.DOTALL)
 _NAME = r"[A-Za-z]+" + _POWER + r"(?:\s*/\s*[A-Za-z]+" + _POWER + ")?"
-_IN_WORDS = re.compile(r"(?P<value>.*?[0-9})%])(?P<gap>\s*)(?P<unit>[A-Za-z][^\\,;=<>|()]*)")
-_WORDS = re.compile(_NAME + r"(?: " + _NAME + r"){0,4}")
+_WORDS = _NAME + r"(?: " + _NAME + r"){0,4}"
+_IN_WORDS = re.compile(r"(?P<value>.*?[0-9})%])(?P<gap>\s*)(?P<unit>" + _WORDS + ")", re.DOTALL)
 _FACTORS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 
 
@@ -69,8 +69,6 @@ def split_unit(text):
 
 def _is_unit(words, gap):
     """Plain letters after a number: a unit, or variables that multiply it?"""
-    if not _WORDS.fullmatch(words):
-        return False
     first = re.match("[A-Za-z]+", words)[0]
     known = first in _CANONICAL or (len(first) > 1 and first.lower() in _CANONICAL)  # PM, KM
     if known or _CHANGES_THE_NUMBER.fullmatch(first):
