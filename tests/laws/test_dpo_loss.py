@@ -1,11 +1,11 @@
-"""Laws of f-divergences, WPO's weights, and of everything put together from token log-probs."""
+"""Laws of everything put together: from token log-probs to one loss and its gradient."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_math import dpo, dpo_loss, f_divergences, logprobs, sft, wpo
+from reference_math import dpo, dpo_loss, logprobs, sft, wpo
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # a few roundings of terms of order one
 BY_DIFFERENCES = {"rtol": 1e-8, "atol": 1e-10}  # conftest: five points, errors of about 1e-12
@@ -18,134 +18,6 @@ def answers(seed=0, B=3, T=5):
     mask = (np.arange(T) < rng.integers(1, T + 1, size=(2 * B, 1))).astype(float)
     return -rng.exponential(size=(2 * B, T)), -rng.exponential(size=(2 * B, T)), mask
 
-
-# f-divergences: score F(u) of a log-ratio ------------------------------------------------------
-
-_ALPHA = {"alpha": 0.5, "max_exponent": 80.0}
-SCORES = {
-    "reverse_kl": (f_divergences.reverse_kl, f_divergences.reverse_kl_grad, {}),
-    "forward_kl": (f_divergences.forward_kl, f_divergences.forward_kl_grad, {}),
-    "js_divergence": (f_divergences.js_divergence, f_divergences.js_divergence_grad, {}),
-    "alpha=0.5": (f_divergences.alpha_divergence, f_divergences.alpha_divergence_grad, _ALPHA),
-    "alpha=2": (
-        f_divergences.alpha_divergence,
-        f_divergences.alpha_divergence_grad,
-        _ALPHA | {"alpha": 2.0},
-    ),
-}
-# f of D_f(policy || reference) = E_ref f(p / p_ref), up to c (t - 1), which no divergence sees
-GENERATORS = {
-    "reverse_kl": lambda t: t * np.log(t),
-    "forward_kl": lambda t: -np.log(t),
-    "js_divergence": lambda t: t * np.log(t) - (t + 1) * np.log((t + 1) / 2),
-    "alpha=0.5": lambda t: (t**0.5 - 0.5 * t - 0.5) / (0.5 * (0.5 - 1)),
-    "alpha=2": lambda t: (t**2 - 2 * t + 1) / (2 * (2 - 1)),
-}
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_the_score_is_the_slope_of_the_divergences_generator(numeric_grad, name):
-    """Eq. 6 of f-DPO: the optimal policy has beta f'(p / p_ref) = r - const."""
-    score, _, options = SCORES[name]
-    u = np.linspace(-1.0, 1.0, 7)
-    slope = numeric_grad(lambda t: GENERATORS[name](t).sum(), np.exp(u))
-    constant = slope[3]  # at t = 1
-    np.testing.assert_allclose(score(u, **options), slope - constant, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_the_score_starts_at_zero_with_slope_one_and_never_falls(numeric_grad, name):
-    score, score_grad, options = SCORES[name]
-    assert abs(score([0.0], **options)[0]) < 1e-16 and score_grad([0.0], **options)[0] in (1.0, 0.5)
-    u = np.linspace(-6.0, 6.0, 25)
-    assert (np.diff(score(u, **options)) > 0).all()
-    slope = numeric_grad(lambda x: score(x, **options).sum(), u)
-    np.testing.assert_allclose(score_grad(u, **options), slope, rtol=1e-7, atol=1e-9)  # e^6 steep
-    for far in (700.0, -700.0):
-        assert np.isfinite(score([far], **options)) and np.isfinite(score_grad([far], **options))
-
-
-def test_only_reverse_kl_goes_on_growing_both_ways():
-    """Where F is bounded, drifting further earns or costs nothing more."""
-    assert f_divergences.forward_kl([700.0]) == 1.0
-    np.testing.assert_allclose(f_divergences.js_divergence([700.0]), np.log(2.0), rtol=1e-15)
-    np.testing.assert_allclose(f_divergences.js_divergence([-700.0]), np.log(2.0) - 700, rtol=1e-15)
-    np.testing.assert_array_equal(f_divergences.reverse_kl([-700.0, 700.0]), [-700, 700])
-
-
-def test_the_alpha_divergence_runs_from_forward_to_reverse_kl():
-    u, free = np.linspace(-3, 3, 7), {"max_exponent": np.inf}
-    for f, g in [
-        (f_divergences.alpha_divergence, f_divergences.forward_kl),
-        (f_divergences.alpha_divergence_grad, f_divergences.forward_kl_grad),
-    ]:
-        np.testing.assert_allclose(f(u, alpha=0.0, **free), g(u), **CLOSE)
-    np.testing.assert_array_equal(f_divergences.alpha_divergence(u, alpha=1.0, **free), u)
-    np.testing.assert_array_equal(f_divergences.alpha_divergence_grad(u, alpha=1.0, **free), 1.0)
-    near = f_divergences.alpha_divergence(u, alpha=1 + 1e-9, **free)
-    np.testing.assert_allclose(near, u, rtol=1e-8)  # 1e-9 u / 2 is left
-
-
-def test_the_alpha_divergence_is_flat_beyond_its_cut_off():
-    cut = {"alpha": 2.0, "max_exponent": 10.0}
-    at, beyond = (f_divergences.alpha_divergence([u], **cut) for u in (10.0, 11.0))
-    np.testing.assert_array_equal(at, beyond)
-    np.testing.assert_allclose(at, np.expm1(10.0), rtol=1e-15)
-    grads = f_divergences.alpha_divergence_grad([10.0, 11.0], **cut)
-    np.testing.assert_array_equal(grads, [np.exp(10.0), 0.0])
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_a_log_ratio_that_is_not_finite_is_refused(name):
-    score, score_grad, options = SCORES[name]
-    for f in (score, score_grad):
-        with pytest.raises(ValueError, match="u must be finite, got inf"):
-            f([np.inf], **options)
-
-
-# WPO -------------------------------------------------------------------------------------------
-
-
-def test_a_flat_policys_own_words_weigh_one():
-    """Uniform over V tokens: log p = log sum p^2 = -log V at each."""
-    flat = np.zeros((4, 3, 7))
-    logps = logprobs.per_token_logps(flat, np.zeros((4, 3), dtype=int))
-    weights = wpo.pair_weights(logps, logprobs.log_sum_sq_probs(flat), np.ones((4, 3)))
-    np.testing.assert_allclose(weights, 1.0, rtol=1e-14)
-
-
-def test_a_pairs_weight_is_the_product_of_its_answers_mean_likelihoods():
-    logps, normaliser, mask = answers()
-    weights = wpo.pair_weights(logps, normaliser, mask)
-    for i in range(3):
-        product = 1.0
-        for row in (i, i + 3):
-            kept = mask[row] == 1
-            product *= np.exp((logps - normaliser)[row, kept].mean())
-        np.testing.assert_allclose(weights[i], product, rtol=1e-12)
-
-
-def test_an_empty_answer_leaves_the_weight_to_its_rival():
-    logps, normaliser, mask = answers()
-    mask[0] = 0
-    alone = np.exp(((logps - normaliser)[3, mask[3] == 1]).mean())
-    weights = wpo.pair_weights(np.where(mask == 1, logps, np.nan), normaliser, mask)
-    np.testing.assert_allclose(weights[0], alone, rtol=1e-12)
-
-
-def test_wpo_refuses_what_does_not_fit():
-    ones = np.ones((3, 2))
-    with pytest.raises(ValueError, match="completion_mask must have 2B rows"):
-        wpo.pair_weights(-ones, -ones, ones)
-    with pytest.raises(ValueError, match="log_sum_sq_probs must have shape"):
-        wpo.pair_weights(-ones[:2], -ones, ones[:2])
-    with pytest.raises(ValueError, match="per_token_logps must have shape"):
-        wpo.pair_weights(-ones, -ones[:2], ones[:2])
-    with pytest.raises(ValueError, match="completion_mask must have 2 axes"):
-        wpo.pair_weights([-1.0, -1.0], [-1.0, -1.0], [1, 1])
-
-
-# All together ----------------------------------------------------------------------------------
 
 CASES = [{"loss_type": name, "label_smoothing": 0.1} for name in dpo_loss.LOSS_TYPES]
 CASES += [case | {"ld_alpha": 0.3} for case in CASES]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_math import label_smoothing, logprobs, sft
+from reference_math import logprobs, sft
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # sums of a dozen terms of order one
 BY_DIFFERENCES = {"rtol": 1e-8, "atol": 1e-10}  # conftest: five points, errors of about 1e-12
@@ -148,49 +148,8 @@ def test_nothing_to_learn_is_zero_and_not_nan():
         kwargs = counted_over(reduction, nothing)
         for f in (sft.nll, sft.nll_grad, sft.dft, sft.dft_grad):
             np.testing.assert_array_equal(f(np.full((2, 3), -1.0), nothing, **kwargs), 0.0)
-        value = label_smoothing.label_smoothed_nll(
-            logits, nothing, nothing, label_smoothing_factor=0.1, **kwargs
-        )
-        assert value == 0.0
     assert sft.mean_entropy(np.ones((2, 3)), nothing) == 0.0
     assert sft.mean_token_accuracy(logits, nothing, nothing) == 0.0
-
-
-@pytest.mark.parametrize("eps", [0.0, 0.1, 0.7, 1.0])
-def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_target(eps):
-    """By enumeration: the mean nll of a token drawn from (1 - eps) 1[token] + eps / V."""
-    logits, tokens, mask = a_batch(V=6)
-    kwargs = {"reduction": "batch_token"}
-    drawn = sum(
-        sft.nll(logprobs.per_token_logps(logits, 0 * tokens + v), mask, **kwargs) for v in range(6)
-    )
-    kept = sft.nll(logprobs.per_token_logps(logits, tokens), mask, **kwargs)
-    smoothed = label_smoothing.label_smoothed_nll(
-        logits, tokens, mask, label_smoothing_factor=eps, **kwargs
-    )
-    np.testing.assert_allclose(smoothed, (1 - eps) * kept + eps * drawn / 6, rtol=1e-12)
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("eps", [0.0, 0.3, 1.0])
-def test_label_smoothing_grad_is_the_slope(numeric_grad, eps, reduction):
-    logits, tokens, mask = a_batch()
-    kwargs = {"label_smoothing_factor": eps} | counted_over(reduction, mask)
-    slope = numeric_grad(
-        lambda z: label_smoothing.label_smoothed_nll(z, tokens, mask, **kwargs), logits
-    )
-    grad = label_smoothing.label_smoothed_nll_grad(logits, tokens, mask, **kwargs)
-    np.testing.assert_allclose(grad, slope, **BY_DIFFERENCES)
-
-
-def test_label_smoothing_of_huge_logits_stays_finite():
-    logits = np.array([[[1e4, -1e4, 0.0]]])
-    kwargs = {"label_smoothing_factor": 0.3, "reduction": "batch_token"}
-    value = label_smoothing.label_smoothed_nll(logits, [[0]], [[1]], **kwargs)
-    np.testing.assert_allclose(value, 0.1 * (2e4 + 1e4), rtol=1e-14)  # eps / V on each of two
-    assert np.isfinite(
-        label_smoothing.label_smoothed_nll_grad(logits, [[0]], [[1]], **kwargs)
-    ).all()
 
 
 def test_metrics_are_means_over_what_counts():
@@ -228,18 +187,6 @@ def test_metrics_are_means_over_what_counts():
         (
             lambda: sft.mean_token_accuracy(np.zeros((1, 2, 3)), [[0, 1]], [[1]]),
             "completion_mask must have the shape of tokens (1, 2), got (1, 1)",
-        ),
-        (
-            lambda: label_smoothing.label_smoothed_nll(
-                np.zeros((1, 1, 2)), [[0]], [[1]], label_smoothing_factor=1.5, reduction="sequence"
-            ),
-            "label_smoothing_factor must be <= 1, got 1.5",
-        ),
-        (
-            lambda: label_smoothing.label_smoothed_nll_grad(
-                np.zeros((1, 1, 2)), [[0]], [[1]], label_smoothing_factor=-1, reduction="sequence"
-            ),
-            "label_smoothing_factor must be >= 0, got -1.0",
         ),
     ],
 )

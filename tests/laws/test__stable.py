@@ -1,0 +1,47 @@
+"""Laws of the three functions whose obvious form overflows or loses digits."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference_math import _stable
+
+
+@given(x=st.floats(-700, 700))
+def test_sigmoid_and_its_log_are_one_function_and_its_mirror(x):
+    x = np.array([x])
+    both = _stable.sigmoid(x), _stable.sigmoid(-x)
+    np.testing.assert_allclose(sum(both), 1.0, rtol=1e-15)
+    np.testing.assert_allclose(both[0], both[1] * np.exp(x), rtol=1e-13)  # x of 700 carries 700 eps
+    # log s(x) - log s(-x) = x, and neither is positive
+    logs = _stable.log_sigmoid(x), _stable.log_sigmoid(-x)
+    np.testing.assert_allclose(logs[0] - logs[1], x, rtol=1e-15, atol=1e-15)
+    np.testing.assert_allclose(np.exp(logs[0]), both[0], rtol=1e-13)
+    assert max(logs) <= 0
+
+
+def test_sigmoid_beyond_the_ends_of_float64():
+    far = np.array([-1e300, 1e300])
+    np.testing.assert_array_equal(_stable.sigmoid(far), [0.0, 1.0])
+    np.testing.assert_array_equal(_stable.log_sigmoid(far), [-1e300, 0.0])
+
+
+@pytest.mark.parametrize(
+    "x", [1e-12, -1e-12, 1e-6, -1e-3, 0.05, 0.0999, -0.0999, 0.1001, 0.5, -3.0]
+)
+def test_exp_minus_tangent_keeps_its_digits_however_small_x_is(x):
+    """Against the power series in exact fractions."""
+    term, total = Fraction(1), Fraction(0)
+    for n in range(1, 60):
+        term = term * Fraction(x) / n
+        total += term if n >= 2 else 0
+    # above 0.1 the subtraction costs 20 roundings at most
+    np.testing.assert_allclose(_stable.exp_minus_tangent(x), float(total), rtol=5e-15)
+
+
+def test_exp_minus_tangent_at_zero_and_beyond_float64():
+    got = _stable.exp_minus_tangent(np.array([0.0, 800.0, -800.0]))
+    np.testing.assert_array_equal(got, [0.0, np.inf, 799.0])

@@ -1,0 +1,52 @@
+"""Laws of WPO's weights."""
+
+import numpy as np
+import pytest
+
+from reference_math import logprobs, wpo
+
+
+def answers(seed=0, B=3, T=5):
+    """Log-probs of policy and reference (2B, T), and a mask; no answer is empty."""
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(T) < rng.integers(1, T + 1, size=(2 * B, 1))).astype(float)
+    return -rng.exponential(size=(2 * B, T)), -rng.exponential(size=(2 * B, T)), mask
+
+
+def test_a_flat_policys_own_words_weigh_one():
+    """Uniform over V tokens: log p = log sum p^2 = -log V at each."""
+    flat = np.zeros((4, 3, 7))
+    logps = logprobs.per_token_logps(flat, np.zeros((4, 3), dtype=int))
+    weights = wpo.pair_weights(logps, logprobs.log_sum_sq_probs(flat), np.ones((4, 3)))
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-14)
+
+
+def test_a_pairs_weight_is_the_product_of_its_answers_mean_likelihoods():
+    logps, normaliser, mask = answers()
+    weights = wpo.pair_weights(logps, normaliser, mask)
+    for i in range(3):
+        product = 1.0
+        for row in (i, i + 3):
+            kept = mask[row] == 1
+            product *= np.exp((logps - normaliser)[row, kept].mean())
+        np.testing.assert_allclose(weights[i], product, rtol=1e-12)
+
+
+def test_an_empty_answer_leaves_the_weight_to_its_rival():
+    logps, normaliser, mask = answers()
+    mask[0] = 0
+    alone = np.exp(((logps - normaliser)[3, mask[3] == 1]).mean())
+    weights = wpo.pair_weights(np.where(mask == 1, logps, np.nan), normaliser, mask)
+    np.testing.assert_allclose(weights[0], alone, rtol=1e-12)
+
+
+def test_wpo_refuses_what_does_not_fit():
+    ones = np.ones((3, 2))
+    with pytest.raises(ValueError, match="completion_mask must have 2B rows"):
+        wpo.pair_weights(-ones, -ones, ones)
+    with pytest.raises(ValueError, match="log_sum_sq_probs must have shape"):
+        wpo.pair_weights(-ones[:2], -ones, ones[:2])
+    with pytest.raises(ValueError, match="per_token_logps must have shape"):
+        wpo.pair_weights(-ones, -ones[:2], ones[:2])
+    with pytest.raises(ValueError, match="completion_mask must have 2 axes"):
+        wpo.pair_weights([-1.0, -1.0], [-1.0, -1.0], [1, 1])
