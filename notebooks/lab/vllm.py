@@ -60,6 +60,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
+from trl.trainer.utils import ensure_master_addr_port
 
 
 @functools.cache
@@ -281,14 +282,32 @@ def _contained():
         yield
 
 
-def release(trainer):
-    """Free a trainer's engine, so that the same process can start another one."""
-    llm = trainer.vllm_generation.llm
+def engine(folder, **options):
+    """A plain vLLM engine in this process, to serve a saved model; `release` frees it.
+
+    options    for vllm.LLM, over `engine_defaults()`
+    """
+    with _contained():
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        ensure_master_addr_port()
+        options = {"logprobs_mode": "processed_logprobs", **engine_defaults(), **options}
+        return vllm_generation.LLM(
+            str(folder), distributed_executor_backend="external_launcher", **options
+        )
+
+
+def release(owner):
+    """Free the engine of a trainer, or of `engine`, so that this process can start another one."""
+    generation = getattr(owner, "vllm_generation", None)
+    llm = generation.llm if generation else owner
+    alone = torch.distributed.get_world_size() == 1
     with _contained():
         llm.llm_engine.engine_core.shutdown()
-        trainer.vllm_generation.llm = llm = None
+        if generation:
+            generation.llm = None
+        del llm, owner
         gc.collect()
-        if trainer.accelerator.num_processes == 1:
+        if alone:
             from vllm.distributed import cleanup_dist_env_and_memory
 
             cleanup_dist_env_and_memory()

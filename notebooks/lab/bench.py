@@ -1,0 +1,136 @@
+"""What a GRPO step costs with colocated vLLM and with model.generate, and how far apart they score.
+
+    python -m lab.bench --out bench.json                        the tiny model, any machine
+    python -m lab.bench --model Qwen/Qwen2.5-0.5B-Instruct      a GPU: sleep levels 1 and 2 as well
+
+One row a way of generating: start_s, then medians over the steps after the first, which warms up:
+step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats a token).
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from lab import vllm  # first: it sets what torch and vLLM read when they load
+
+import torch  # isort: skip
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from trl import GRPOConfig
+
+from lab import model, runs, tasks
+
+
+def ways():
+    """The ways of generating that this machine has."""
+    found = ["generate"]
+    if vllm.available():
+        found += ["vllm"] + ["sleep 1", "sleep 2"] * torch.cuda.is_available()
+    return found
+
+
+def tiny(folder, **architecture):
+    """Save an untrained tiny model of any size: its speed is that of a trained one."""
+    tok = model.tokenizer()
+    model.build(tok, **architecture).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
+    """One short QLoRA run of GRPO from the model in `folder`; returns its row."""
+    gpu, kind = (
+        torch.cuda.is_available(),
+        torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+    )
+    set_seed(0)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=kind,
+    )
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, quantization_config=nf4)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    args = GRPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        use_cpu=not gpu,
+        bf16=gpu,
+        gradient_checkpointing=False,
+        report_to=[],
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="no",
+        max_steps=steps + 1,
+        learning_rate=1e-4,
+        per_device_train_batch_size=batch,
+        num_generations=8,
+        max_completion_length=completion,
+        use_vllm=way != "generate",
+        vllm_mode="colocate",
+        vllm_max_model_length=128 + completion,
+        vllm_gpu_memory_utilization=0.3,
+        vllm_enable_sleep_mode=way.startswith("sleep"),
+    )
+    level = {"sleep 1": 1}.get(way, 2)
+    began = time.perf_counter()
+    trainer = vllm.GRPOTrainer(
+        get_peft_model(base, lora),
+        lambda completions, **_: [float(len(set(str(text)))) for text in completions],
+        args=args,
+        train_dataset=tasks.grpo_dataset(batch * 8),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        engine=engine,
+        generation=functools.partial(vllm.Generation, sleep_level=level),
+    )
+    row = {"way": way, "start_s": round(time.perf_counter() - began, 2)}
+    trainer.train()
+    if trainer.use_vllm:
+        vllm.release(trainer)
+    log = [entry for entry in trainer.state.log_history if "step_time" in entry][1:]
+    for name, key, summary in [
+        ("step_s", "step_time", median),
+        ("sync_s", "sampling/sync_s", median),
+        ("gap_mean", "sampling/gap_mean", max),
+        ("gap_max", "sampling/gap_max", max),
+    ]:
+        values = [entry[key] for entry in log if key in entry]
+        row[name] = float(f"{summary(values):.3g}") if values else None
+    return row
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m lab.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", help="a folder or a hub id; default: an untrained tiny model")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=64, help="completions a step")
+    parser.add_argument("--completion", type=int, default=32, help="tokens a completion, at most")
+    parser.add_argument("--out", help="where to write the JSON")
+    args = parser.parse_args(argv)
+    folder = args.model or tiny(tempfile.mkdtemp())
+    rows = [measure(folder, way, args.steps, args.batch, args.completion) for way in ways()]
+    gpu = torch.cuda.is_available()
+    result = {
+        "command": shlex.join(["python", "-m", "lab.bench", *(argv or sys.argv[1:])]),
+        "device": torch.cuda.get_device_name() if gpu else platform.processor() or "CPU",
+        "cores": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "commit": runs.commit(),
+        "versions": runs.versions(),
+        "rows": rows,
+    }
+    print(json.dumps(result, indent=2))
+    if args.out:
+        Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
