@@ -1,0 +1,61 @@
+"""What a run shows while it trains: one progress bar, and trackio without its trap."""
+
+import os
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+SHOWN = ("loss", "reward", "rewards/accuracies", "mean_token_accuracy", "entropy")
+
+
+class Progress(TrainerCallback):
+    """One bar a run, with the metrics worth watching beside it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        on = state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, desc=f"{self.name}: training", disable=not on)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = {k.rpartition("/")[2]: f"{logs[k]:.3g}" for k in SHOWN if k in (logs or {})}
+        self.bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class Trackio(TrainerCallback):
+    """Live curves in a local SQLite file: `trackio show --project posttraining-lab`.
+
+    transformers' own callback would start a server in a notebook and write its write token into
+    the cell's output; embed=False does not, and it never leaves the machine.
+    """
+
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        from lab import runs
+
+        os.environ.setdefault("TRACKIO_DIR", str(runs.root() / "trackio"))
+        import trackio
+
+        name = f"{self.recipe['stage']}-{self.recipe['profile']}-seed{self.recipe['seed']}"
+        self.run = trackio.init(
+            project="posttraining-lab", name=name, config=self.recipe, embed=False
+        )
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            self.run.log(logs, step=state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.run.finish()

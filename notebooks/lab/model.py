@@ -1,0 +1,139 @@
+"""The tiny model that the kit makes itself: a Qwen2 of half a million parameters.
+
+`tokenizer()` and `build()` make an untrained one, `pretrain()` trains it from scratch on text
+in which most sums are wrong, as text from the web is: the right algorithm is in there, among
+noise. SFT, DPO and GRPO then do what they do to a real base model.
+"""
+
+import random
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from lab import tasks
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# Never special tokens: TRL decodes completions with skip_special_tokens=True, the tags would
+# vanish and every reward would be 0.
+WORDS = ["<think>", "</think>", "<answer>", "</answer>", "user", "assistant", "system"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>"
+    "{% endgeneration %}{% else %}{{ message['content'] }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+
+
+def tokenizer():
+    """Qwen2's tokenizer without a merge: one token a byte, a tag, a role or a special token.
+
+    It has to be Qwen2's own class: AutoTokenizer makes one of that class for every Qwen2 model,
+    whatever was saved, and vLLM goes through AutoTokenizer.
+    """
+    vocab = {token: i for i, token in enumerate(SPECIAL + sorted(bytes_to_unicode().values()))}
+    tok = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=256,
+    )
+    tok.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tok.add_tokens([AddedToken(word, special=False, normalized=False) for word in WORDS])
+    return tok
+
+
+def build(tok, hidden_size=128, intermediate_size=256, layers=3, heads=2, seed=0):
+    """An untrained Qwen2 in float32, its output head tied to the embedding."""
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=-(-len(tok) // 64) * 64,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=tok.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    check_quantisable(model)
+    return model
+
+
+def check_quantisable(model):
+    """Every linear's in_features must be a multiple of 64, the NF4 block.
+
+    bitsandbytes 0.50.2 on an AVX-512 CPU decodes other widths with the wrong scales, in silence.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.in_features % 64:
+            raise ValueError(
+                f"{name} has in_features {module.in_features}; NF4 on a CPU needs a multiple of 64: "
+                "choose hidden_size, intermediate_size and heads x head_dim accordingly"
+            )
+
+
+def documents(tok, seed, wrong, chat_share):
+    """Without end: token ids of one document after the other."""
+    rng = random.Random(seed)
+    while True:
+        if rng.random() < chat_share:
+            yield tok.apply_chat_template(tasks.chat_document(rng), return_dict=False)
+        else:
+            text = tasks.raw_document(rng, wrong)
+            yield tok(text, add_special_tokens=False).input_ids + [tok.pad_token_id]
+
+
+def pack(stream, batch_size, length):
+    """(batch_size, length) token ids: each row starts with a document and is cut at `length`."""
+    rows = []
+    for _ in range(batch_size):
+        row = []
+        while len(row) < length:
+            row += next(stream)
+        rows.append(row[:length])
+    return torch.tensor(rows)
+
+
+def pretrain(
+    model, tok, *, steps, batch_size, length, muon_rate, adamw_rate, wrong, chat_share, seed
+):
+    """Next-token training from scratch; returns the loss of each step.
+
+    Muon for the matrices and AdamW for the rest: it needs a third of the steps of AdamW alone.
+    """
+    stream = documents(tok, seed, wrong, chat_share)
+    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    outer = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
+    optimizers = [
+        torch.optim.Muon(inner, lr=muon_rate, weight_decay=0.01),
+        torch.optim.AdamW(outer, lr=adamw_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rate(steps)) for o in optimizers]
+    losses = []
+    bar = tqdm(range(steps), desc="base: pre-training")
+    for _ in bar:
+        rows = pack(stream, batch_size, length)
+        loss = model(input_ids=rows, labels=rows).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for moving in optimizers + schedules:
+            moving.step()
+        model.zero_grad()
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    return losses
+
+
+def _rate(steps):
+    """Up over the first 20 steps, flat, and down to 0 over the last 40%."""
+    return lambda step: min(1, (step + 1) / 20) * min(1, (steps - step) / (0.4 * steps))

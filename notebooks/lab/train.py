@@ -1,0 +1,177 @@
+"""One stage of the chain, from its recipe: base, sft, dpo or grpo.
+
+    python -m lab.train grpo                                  the profile of this machine
+    python -m lab.train sft --config recipes/sft_tiny.yaml    a recipe of your own
+    accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_tiny.yaml
+"""
+
+import argparse
+import time
+
+from lab import vllm  # first: it sets what torch and vLLM read when they load
+
+import torch  # isort: skip
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
+
+from lab import callbacks, evaluate, model, pairs, recipes, runs, tasks
+from rewards import accuracy_reward, format_reward
+
+TRAINERS = {
+    "sft": (SFTTrainer, SFTConfig),
+    "dpo": (DPOTrainer, DPOConfig),
+    "grpo": (vllm.GRPOTrainer, GRPOConfig),
+}
+
+
+def base_model(recipe):
+    """Where the 16-bit base is: a hub id, or the folder of the base stage."""
+    while "model" not in recipe:
+        if recipe["stage"] == "base":
+            return str(runs.path("base"))
+        recipe = recipes.parent(recipe)
+    return recipe["model"]
+
+
+def load(recipe):
+    """The model as this stage starts to train it, and its tokenizer.
+
+    The base in NF4 under the adapter of the stage before, which goes on training; a fresh
+    adapter where there is none. Without `quantization` and `lora` in the recipe, plain weights.
+    """
+    set_seed(recipe["seed"])
+    base = base_model(recipe)
+    tok = AutoTokenizer.from_pretrained(base)
+    quantization = recipe.get("quantization")
+    loaded = AutoModelForCausalLM.from_pretrained(
+        base,
+        dtype=getattr(torch, recipe.get("dtype", "float32")),
+        quantization_config=BitsAndBytesConfig(**quantization) if quantization else None,
+    )
+    before = recipes.parent(recipe)
+    if before and before["stage"] != "base":
+        adapter = runs.path(before["stage"])
+        return PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tok
+    if recipe.get("lora"):
+        loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **recipe["lora"]))
+    return loaded, tok
+
+
+def dataset(recipe, policy, tok):
+    """The rows that this stage trains on, in TRL's format."""
+    stage, data = recipe["stage"], recipe["data"]
+    if data.get("name"):
+        from lab import loaders
+
+        return loaders.load(data["name"], stage, **data.get("options", {}))
+    if stage == "sft":
+        return tasks.sft_dataset(data["n"], data["wrong"], recipe["seed"])
+    if stage == "dpo":
+        drawn = pairs.draw(vllm.served(policy), tok, data["n"], recipe["seed"], data["samples"])
+        return pairs.styled(drawn)
+    return tasks.grpo_dataset(data["n"], recipe["seed"])
+
+
+def trainer(recipe, policy=None, tok=None, rows=None, **options):
+    """TRL's trainer for a recipe, ready to train.
+
+    policy, tok, rows   what `load` and `dataset` give, unless a lesson passes its own
+    options             go to the trainer as they stand
+    """
+    stage = recipe["stage"]
+    Trainer, Config = TRAINERS[stage]
+    if policy is None:
+        policy, tok = load(recipe)
+    if rows is None:
+        rows = dataset(recipe, policy, tok)
+    args = dict(recipe["args"], seed=recipe["seed"], output_dir=str(runs.path(stage)))
+    if stage == "grpo":
+        args["use_vllm"] = args.get("use_vllm", True) and vllm.available()
+        options.setdefault("reward_funcs", [accuracy_reward, format_reward])
+    # One bar, and trackio by our own callback: see lab.callbacks.
+    config = Config(**args, report_to=[], disable_tqdm=True)
+    built = Trainer(
+        model=policy, args=config, train_dataset=rows, processing_class=tok, **options
+    )
+    built.add_callback(callbacks.Progress(stage))
+    built.add_callback(callbacks.Trackio(recipe))
+    return built
+
+
+def run(built, recipe, began=None):
+    """Train, keep the adapter (or the weights), score it on held-out problems: the manifest."""
+    began = began or time.perf_counter()
+    chief = built.accelerator.is_main_process
+    folder = runs.clear(recipe["stage"]) if chief else runs.path(recipe["stage"])
+    built.accelerator.wait_for_everyone()
+    built.train()
+    if not chief:
+        return None
+    policy = built.accelerator.unwrap_model(built.model)
+    kept = {"selected_adapters": ["default"]} if isinstance(policy, PeftModel) else {}
+    policy.save_pretrained(folder, **kept)
+    built.processing_class.save_pretrained(folder)
+    scores = {}
+    if recipe["profile"] == "tiny":
+        plain = vllm.served(policy)
+        scores = evaluate.evaluate(plain, built.processing_class, **recipe["evaluate"])
+    wall_s = time.perf_counter() - began
+    return runs.save_manifest(recipe, base_model(recipe), built.state.log_history, wall_s, scores)
+
+
+def make_base(recipe):
+    """Pre-train the tiny model, score it, keep it."""
+    began = time.perf_counter()
+    folder = runs.clear("base")
+    tok = model.tokenizer()
+    tiny = model.build(tok, **recipe["architecture"], seed=recipe["seed"])
+    losses = model.pretrain(tiny, tok, **recipe["pretrain"], seed=recipe["seed"])
+    tiny.eval().save_pretrained(folder)
+    tok.save_pretrained(folder)
+    scores = evaluate.evaluate(tiny, tok, **recipe["evaluate"])
+    history = [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)]
+    wall_s = time.perf_counter() - began
+    return runs.save_manifest(recipe, "made from scratch", history, wall_s, scores)
+
+
+def make(recipe):
+    """Make one stage from its recipe, whatever stands; the stage before it must."""
+    if recipe["stage"] == "base":
+        return make_base(recipe)
+    began = time.perf_counter()
+    built = trainer(recipe)
+    kept = run(built, recipe, began)
+    if getattr(built, "use_vllm", False):
+        vllm.release(built)
+    return kept
+
+
+def ensure(stage, of=None, seed=None, say=print):
+    """The manifest of a stage that is up to date: found if it stands, else made, parents first."""
+    recipe = recipes.load(stage, of, seed)
+    before = recipes.parent(recipe)
+    if before:
+        ensure(before["stage"], before["profile"], before["seed"], say)
+    if runs.is_current(recipe):
+        say(f"{stage}: found in {runs.shown(runs.path(stage))}")
+        return runs.manifest(stage)
+    say(f"{stage}: making it, from {before['stage'] if before else base_model(recipe)}")
+    return make(recipe)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m lab.train", description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=recipes.STAGES)
+    parser.add_argument("--config", help="a YAML recipe; default: the one of this machine's profile")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's own")
+    args = parser.parse_args(argv)
+    recipe = recipes.load(args.stage, args.config, args.seed)
+    before = recipes.parent(recipe)
+    if before:
+        ensure(before["stage"], before["profile"], before["seed"])
+    print(make(recipe))
+
+
+if __name__ == "__main__":
+    main()
