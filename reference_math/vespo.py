@@ -78,13 +78,14 @@ def loss_grad(
     return objective.total_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_w, advantages, **gamma):
+def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):
     """c of each token: (B, T) log-probabilities times the (B, 1) of `per_token_loss_grad`.
 
     >>> gamma = dict(k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0)
     >>> per_token_loss([[-1.0, -2.0]], [[0.0]], [1.0], **gamma)
     array([[1., 2.]])
     """
+    gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     return per_token_loss_grad(log_w, advantages, **gamma) * per_token_logps
 
 

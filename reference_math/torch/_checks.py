@@ -1,0 +1,25 @@
+"""What stands at the door of the twins: shapes. Values are not looked at, since that waits for the
+device; `reference_math` itself looks at them."""
+
+import torch
+
+from reference_math._checks import groups, number, one_of  # noqa: F401  numbers and names, no arrays
+from reference_math.torch.logprobs import precision
+
+
+def counted(name, x, completion_mask):
+    """x (B, T) where the mask is 1 and 0 elsewhere, in float32 at least.
+
+    What stands in the padding is never read, NaN or not, and gets no gradient.
+    """
+    if x.shape != completion_mask.shape:
+        expected, got = tuple(completion_mask.shape), tuple(x.shape)
+        raise ValueError(f"{name} must have shape {expected}, got {got}")
+    return torch.where(completion_mask == 1, x.to(precision(x)), 0.0)
+
+
+def ndim(name, x, axes):
+    """x, if it has that many axes."""
+    if x.ndim != axes:
+        raise ValueError(f"{name} must have {axes} axes, got shape {tuple(x.shape)}")
+    return x

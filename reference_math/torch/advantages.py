@@ -1,0 +1,78 @@
+"""Advantages on any device.
+
+Twin of   reference_math.advantages     Proof   tests/parity/test_advantages.py
+
+Shapes    B completions in prompt-major groups of num_generations; NaN = a missing reward.
+Dtypes    float64 stays; everything else is computed in float32. Equal rewards give exact zeros.
+"""
+
+import torch
+
+from reference_math.torch import _checks
+from reference_math.torch.logprobs import precision
+
+
+def group(rewards, num_generations, *, ddof, eps):
+    """GRPO: the reward less the group's mean, in units of the group's std.  (B,) -> (B,)"""
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    return standardized(deviations, std(deviations, axis=1, ddof=ddof), eps=eps).reshape(-1)
+
+
+def batch(rewards, num_generations, *, ddof, eps):
+    """The mean is still the group's, the std is that of all the rewards of the batch."""
+    grouped = _grouped(rewards, num_generations)
+    scale = std(centered(grouped, axis=None), axis=None, ddof=ddof)
+    return standardized(centered(grouped, axis=1), scale, eps=eps).reshape(-1)
+
+
+def dr_grpo(rewards, num_generations):
+    """Dr. GRPO: the reward less the group's mean, and no std."""
+    return centered(_grouped(rewards, num_generations), axis=1).nan_to_num().reshape(-1)
+
+
+def leave_one_out(rewards, num_generations):
+    """RLOO: the reward less the mean of the others."""
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    n = (~deviations.isnan()).sum(dim=1, keepdim=True)
+    return (deviations * n / (n - 1).clamp(min=1)).nan_to_num().reshape(-1)
+
+
+def whiten(values, *, ddof, eps):
+    """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed."""
+    deviations = centered(_rewards("values", values), axis=None)
+    return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
+
+
+def centered(x, axis):
+    """x less its mean over what is there; NaN stays NaN; equal values give exact zeros."""
+    if x.numel() == 0:
+        return x
+    dims = tuple(range(x.ndim)) if axis is None else axis
+    x = x - x.masked_fill(x.isnan(), torch.inf).amin(dim=dims, keepdim=True)
+    count = (~x.isnan()).sum(dim=dims, keepdim=True)
+    return x - x.nansum(dim=dims, keepdim=True) / count.clamp(min=1)
+
+
+def std(deviations, axis, *, ddof):
+    """Root of the mean square of what is there; 0 for one value alone, whatever ddof."""
+    ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
+    dims = tuple(range(deviations.ndim)) if axis is None else axis
+    count = (~deviations.isnan()).sum(dim=dims, keepdim=True)
+    squares = deviations.square().nansum(dim=dims, keepdim=True)
+    return (squares / (count - ddof).clamp(min=1)).sqrt()
+
+
+def standardized(deviations, scale, *, eps):
+    """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0."""
+    scale = scale + _checks.number("eps", eps, at_least=0)
+    deviations = deviations.nan_to_num()
+    return torch.where(deviations == 0, deviations, deviations / scale)
+
+
+def _rewards(name, rewards):
+    return _checks.ndim(name, rewards, 1).to(precision(rewards))
+
+
+def _grouped(rewards, num_generations):
+    rewards = _rewards("rewards", rewards)
+    return rewards.reshape(-1, _checks.groups("rewards", len(rewards), num_generations))

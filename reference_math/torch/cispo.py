@@ -1,0 +1,33 @@
+"""CISPO on any device; autograd for the gradient.
+
+Twin of   reference_math.cispo     Proof   tests/parity/test_grpo.py, tests/parity/test_trl_grpo.py
+
+Shapes    as in `grpo`.
+"""
+
+from reference_math.torch import _checks, objective, ratios
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    epsilon_max,
+    **terms,
+):
+    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
+    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
+    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+
+
+def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):
+    """-sg[ min(w, epsilon_max) ] A log p, (B, T)."""
+    epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
+    a = ratios.column(advantages, len(log_weights))
+    return -ratios.ratio(log_weights.detach()).clamp(max=epsilon_max) * a * per_token_logps

@@ -1,0 +1,35 @@
+"""Correcting for a separate sampler, on any device; the ratio has no gradient.
+
+Twin of   reference_math.importance_sampling     Proof   tests/parity/test_importance_sampling.py
+
+Shapes    B completions, T tokens each.
+"""
+
+import math
+
+import torch
+
+from reference_math.importance_sampling import MODES
+from reference_math.torch import _checks, ratios
+
+
+@torch.no_grad()
+def ratio(
+    old_per_token_logps, sampling_per_token_logps, completion_mask, *, mode, clip_min, clip_max
+):
+    """p_old / p_sampling, bounded: (B, T) with 1 on padding, or (B, 1) at sequence level."""
+    level, outside = _checks.one_of("mode", mode, MODES).split("_")
+    mask = _checks.ndim("completion_mask", completion_mask, 2)
+    low = -math.inf if clip_min is None else _checks.number("clip_min", clip_min)
+    high = math.inf if clip_max is None else _checks.number("clip_max", clip_max, at_least=low)
+    scored = mask * ~sampling_per_token_logps.isnan()
+    log_rho = _checks.counted("old_per_token_logps", old_per_token_logps, scored)
+    log_rho = log_rho - _checks.counted(
+        "sampling_per_token_logps", sampling_per_token_logps, scored
+    )
+    if level == "sequence":
+        log_rho = log_rho.sum(dim=1, keepdim=True)
+    rho = ratios.ratio(log_rho)
+    inside = (low <= rho) & (rho <= high)
+    bounded = torch.where(inside, rho, rho.clamp(low, high) if outside == "truncate" else 0.0)
+    return bounded if level == "sequence" else bounded.masked_fill(mask == 0, 1.0)

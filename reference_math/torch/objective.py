@@ -1,0 +1,33 @@
+"""What every GRPO-family loss shares: switches, KL, reduction; on any device.
+
+Twin of   reference_math.objective     Proof   tests/parity/test_grpo.py
+
+Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.
+"""
+
+from reference_math.torch import _checks, kl_term, reductions
+
+
+def total(
+    surrogate,
+    log_weights,
+    per_token_logps,
+    completion_mask,
+    *,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
+    **reduction,
+):
+    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    weights = reductions.token_weights(completion_mask, dtype=surrogate.dtype, **reduction)
+    value = (weights * factor * surrogate).sum()
+    if not _checks.number("beta", beta, at_least=0):
+        return value
+    if ref_per_token_logps is None or use_bias_correction_kl is None:
+        raise ValueError("beta > 0 needs ref_per_token_logps and use_bias_correction_kl, got None")
+    logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
+    ref_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, completion_mask)
+    s = log_weights if use_bias_correction_kl else 0.0
+    return value + beta * (weights * kl_term.per_token_kl(logps, ref_logps, s)).sum()

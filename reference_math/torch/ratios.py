@@ -1,0 +1,49 @@
+"""Importance ratios, token or sequence, on any device; autograd for the gradient.
+
+Twin of   reference_math.ratios     Proof   tests/parity/test_grpo.py
+
+Shapes    B completions, T tokens each; (B, T) at token level, (B, 1) at sequence level.
+Dtypes    float64 stays; bfloat16 and float16 are lifted to float32, where a ratio saturates at e^80
+          (float32 ends at e^88) instead of e^700.
+"""
+
+import torch
+
+from reference_math.ratios import LEVELS
+from reference_math.torch import _checks
+
+
+def log_weights(per_token_logps, old_per_token_logps, completion_mask, importance_sampling_level):
+    """Log of the importance ratio; at sequence level the mean over the tokens that count."""
+    _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
+    mask = _checks.ndim("completion_mask", completion_mask, 2)
+    log_ratio = _checks.counted("per_token_logps", per_token_logps, mask)
+    log_ratio = log_ratio - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
+    if importance_sampling_level == "token":
+        return log_ratio
+    return log_ratio.sum(dim=1, keepdim=True) / lengths(mask)
+
+
+def ratio(log_weights):
+    """w = e^s, saturating far below the dtype's end, with no gradient beyond."""
+    return log_weights.clamp(max=max_log_ratio(log_weights.dtype)).exp()
+
+
+def max_log_ratio(dtype):
+    """700 in float64, 80 in float32: a factor of thousands is left for the advantages."""
+    return 700.0 if dtype == torch.float64 else 80.0
+
+
+def lengths(completion_mask):
+    """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0."""
+    return completion_mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def column(advantages, rows):
+    """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays."""
+    if advantages.ndim not in (1, 2) or len(advantages) != rows:
+        raise ValueError(
+            f"advantages must have shape ({rows},), one a completion, or ({rows}, T), "
+            f"got {tuple(advantages.shape)}"
+        )
+    return advantages[:, None] if advantages.ndim == 1 else advantages

@@ -1,0 +1,53 @@
+"""How much each token weighs in the loss, on any device.
+
+Twin of   reference_math.reductions     Proof   tests/parity/test_grpo.py
+
+Shapes    B completions of a micro-batch, T tokens each.
+"""
+
+import torch
+
+from reference_math.reductions import REDUCTIONS
+from reference_math.torch import _checks, ratios
+
+
+def token_weights(
+    completion_mask,
+    *,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    dtype=torch.float32,
+):
+    """The weight of each token in the loss of one micro-batch, (B, T); see the numpy twin."""
+    _checks.one_of("reduction", reduction, REDUCTIONS)
+    mask = _checks.ndim("completion_mask", completion_mask, 2).to(dtype)
+    rows = max(len(mask), 1)
+    if reduction == "grpo":
+        return mask / (rows * ratios.lengths(mask))
+    if reduction == "bnpo":
+        return mask / mask.sum().clamp(min=1)
+    if reduction == "dr_grpo":
+        return mask / (rows * _needed(mask, reduction, max_completion_length=max_completion_length))
+    if reduction == "dapo":
+        return mask / _needed(mask, reduction, tokens_per_micro_batch=tokens_per_micro_batch)
+    return mask / rows
+
+
+def reduce(per_token_loss, completion_mask, **options):
+    """sum_bt weight_bt * per_token_loss_bt, a 0-d tensor; padding is never read."""
+    weights = token_weights(completion_mask, **{"dtype": per_token_loss.dtype} | options)
+    if per_token_loss.shape not in (weights.shape, (len(weights), 1)):
+        raise ValueError(
+            f"per_token_loss must have shape {tuple(weights.shape)} or ({len(weights)}, 1), "
+            f"got {tuple(per_token_loss.shape)}"
+        )
+    return (weights * per_token_loss.masked_fill(weights == 0, 0.0)).sum()
+
+
+def _needed(mask, reduction, **option):
+    ((name, value),) = option.items()
+    if value is None:
+        raise ValueError(f"reduction {reduction!r} needs {name}, got None")
+    value = torch.as_tensor(value, dtype=mask.dtype, device=mask.device)
+    return value.masked_fill(value == 0, 1.0)  # 0 tokens: nothing to divide

@@ -1,0 +1,62 @@
+"""VESPO on any device; autograd for the gradient.
+
+Twin of   reference_math.vespo     Proof   tests/parity/test_grpo.py, tests/parity/test_trl_grpo.py
+
+Shapes    as in `grpo`.
+"""
+
+import torch
+
+from reference_math.torch import _checks, objective, ratios
+from reference_math.vespo import HIGHEST, LOWEST
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    *,
+    importance_sampling_level,
+    importance_sampling_ratio=None,
+    k_pos,
+    lambda_pos,
+    k_neg,
+    lambda_neg,
+    **terms,
+):
+    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, importance_sampling_level)
+    logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
+    log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
+    gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
+    c = per_token_loss(logps, log_w, advantages, **gamma)
+    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+
+
+def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):
+    """-sg[ phi(w) ] A log p, (B, T)."""
+    log_w, a = log_w.detach(), ratios.column(advantages, len(log_w))
+    weight = torch.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg))
+    return -weight * a * per_token_logps
+
+
+def phi(log_w, k, lam):
+    """The gamma weight: 1 at w = 1, largest at w = k / lambda."""
+    k, lam = _checks.number("k", k, at_least=0), _checks.number("lambda", lam, above=0)
+    return (k * log_w + lam * (1.0 - log_w.exp())).exp()
+
+
+def sequence_log_ratio(
+    per_token_logps, old_per_token_logps, completion_mask, importance_sampling_ratio=None
+):
+    """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded."""
+    tokens = per_token_logps, old_per_token_logps, completion_mask
+    s = ratios.log_weights(*tokens, "token")
+    log_w = s.clamp(-HIGHEST, HIGHEST).sum(dim=1, keepdim=True)
+    if importance_sampling_ratio is not None:
+        rho = _checks.ndim("importance_sampling_ratio", importance_sampling_ratio, 2)
+        log_rho = rho.clamp(min=1e-8).log().clamp(max=HIGHEST)
+        log_w = log_w + log_rho.sum(dim=1, keepdim=True)
+    return log_w.clamp(LOWEST, HIGHEST)
