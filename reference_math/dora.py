@@ -93,10 +93,8 @@ def unmerge(merged, lora_A, lora_B, magnitude, norm, *, scaling):
 
 
 def _row_norms(v):
-    """L2 norms over the inputs; scaled by the largest entry, so that squares cannot overflow."""
-    largest = np.abs(v).max(axis=1, initial=0.0, keepdims=True)
-    unit = np.divide(v, largest, out=np.zeros_like(v), where=largest > 0)
-    return largest[:, 0] * np.sqrt((unit**2).sum(axis=1))
+    """L2 norms over the inputs; hypot, because squares of 1e200 overflow."""
+    return np.hypot.reduce(v, axis=1)
 
 
 def _factor(magnitude, norm):

@@ -110,4 +110,4 @@ def test_a_wrong_argument_is_named():
     with pytest.raises(ValueError, match="merged must have shape"):
         dora.unmerge(weight[:2], lora_A, lora_B, magnitude, norm, scaling=1.0)
     with pytest.raises(ValueError, match="row 1 of 3 is lost"):
-        dora.unmerge(weight, lora_A, lora_B, magnitude * [1, 0, 1], norm, scaling=1.0)
+        dora.unmerge(weight, lora_A, lora_B, magnitude * [-1, 0, 1], norm, scaling=1.0)
