@@ -39,11 +39,15 @@ def judge(gold, answer):
 def judge_gold(gold):
     r"""Why a gold cannot be verified, "" when it can: it must be found equal to itself.
 
+    It is compared with 0 as well, only to see whether it can be computed at all.
+
     >>> judge_gold("42"), judge_gold("The proof is left to the reader.")
     ('', 'words, not mathematics')
     """
     try:
         reading = _read_gold(gold)
+        if reading.kind == "expression":
+            _compare(reading, read("0"))
         return _compare(reading, reading, same_text=False) and "not even equal to itself"
     except Refused as refused:
         return str(refused)
@@ -116,6 +120,7 @@ def _compare(gold, answer, same_text=True):
 def _only(reading, other):
     """A set of one is its element, unless it meets another collection."""
     alone = reading.kind == "set" and len(reading.body) == 1 and other.kind not in _MANY
+    alone = alone and "emptyset" not in other.latex  # the set of nothing is not nothing
     return reading.body[0] if alone else reading
 
 

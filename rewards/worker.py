@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 WARM_UP = [  # one of each kind: the parser learns its grammar on the first use of a rule
     (r"\sqrt{8}", r"2\sqrt{2}"),
@@ -25,7 +26,8 @@ WARM_UP = [  # one of each kind: the parser learns its grammar on the first use 
 def main(parameters):
     """Serve jobs until stdin ends.
 
-    parameters   {"deadline_s": float, "memory_mb": int}   as in `rewards.limits`
+    parameters   {"memory_mb": int,    the cap
+                  "alarm_s": float}    for an orphan: a living parent kills long before
     """
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a print must not garble the protocol
@@ -34,12 +36,13 @@ def main(parameters):
     except BaseException as error:  # noqa: BLE001  the parent has to be told, whatever it is
         return _send(answers, {"error": f"{type(error).__name__}: {error}"})
     _cap_memory(parameters["memory_mb"])
-    _send(answers, {"ready": os.getpid()})
+    _send(answers, {"ready": os.getpid(), "cpu_s": time.process_time()})
     for line in sys.stdin:
-        _alarm(2 * parameters["deadline_s"])  # for an orphan: a living parent kills before
+        _alarm(parameters["alarm_s"])
         reply = _run(jobs, *json.loads(line))
         _alarm(0)
-        _send(answers, {"worn": _peak_mb() > parameters["memory_mb"] / 2, **reply})
+        worn = _peak_mb() > parameters["memory_mb"] / 2
+        _send(answers, {"worn": worn, "cpu_s": time.process_time(), **reply})
 
 
 def _load_jobs():
