@@ -185,6 +185,8 @@ def engine_defaults():
     options = {"use_tqdm_on_load": False}
     if not torch.cuda.is_available():
         options |= {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
+    elif torch.cuda.get_device_capability() < (8, 0):
+        options |= {"dtype": "float16"}  # a T4 has no bfloat16
     return options
 
 

@@ -118,6 +118,8 @@ def trainer(folder, kind, cls=lab_vllm.GRPOTrainer, steps=3, model=None, args=()
         "vllm_max_model_length": 64,
         "seed": 3,
     }
+    if cls is lab_vllm.GRPOTrainer:
+        options.setdefault("engine", {"dtype": "float32"})  # what a CPU does anyway
     return cls(
         load(folder, kind) if model is None else model,
         digits,
@@ -186,11 +188,11 @@ def probe(engine_model):
     found = {}
     for name, layer in engine_model.named_modules():
         if name.endswith("_proj") or name == "lm_head":
-            dtype = next(engine_model.parameters()).dtype
-            unit = torch.eye(getattr(layer, "input_size", None) or layer.embedding_dim, dtype=dtype)
-            found[name] = layer.quant_method.apply(layer, unit, bias=None).T.float().clone()
+            width = getattr(layer, "input_size", None) or layer.embedding_dim
+            unit = torch.eye(width).to(next(engine_model.parameters()))  # its dtype and device
+            found[name] = layer.quant_method.apply(layer, unit, bias=None).T.float().cpu().clone()
         elif name == "model.embed_tokens":
-            found[name] = layer.weight.float().clone()
+            found[name] = layer.weight.float().cpu().clone()
     return found
 
 
