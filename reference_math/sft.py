@@ -2,7 +2,7 @@
 
     L = sum_bt w_bt c_bt        c = -log p (nll)   or   -sg[p] log p (dft)
 
-Source    DFT: Wu et al., arXiv 2508.05629, eq. 9; label smoothing: Szegedy et al., arXiv 1512.00567
+Source    DFT: Wu et al., arXiv 2508.05629; label smoothing: Szegedy et al., arXiv 1512.00567
 Torch     reference_math.torch.sft     Lesson   notebooks/01_sft.ipynb
 Proof     tests/laws/test_sft.py, tests/parity/test_sft.py
 

@@ -16,14 +16,24 @@ from torch.autograd.function import once_differentiable
 from reference_math.torch import logprobs
 
 
-def per_token_logps_and_entropy(hidden_states, weight, tokens, *, temperature=1.0):
-    """What logprobs.per_token_logps_and_entropy says of logits = hidden_states @ weight.T.
+def per_token_logps(hidden_states, weight, tokens, *, temperature=1.0):
+    """What logprobs.per_token_logps says of logits = hidden_states @ weight.T.
 
     hidden_states   (B, T, D)  hidden_states[b, t] predict tokens[b, t]
     weight          (V, D)     of the head, without bias
     tokens          (B, T)
-    returns         ((B, T), (B, T))
+    returns         (B, T)
     """
+    return _apply(hidden_states, weight, tokens, temperature, False)[0].view(tokens.shape)
+
+
+def per_token_logps_and_entropy(hidden_states, weight, tokens, *, temperature=1.0):
+    """Both in one pass: ((B, T), (B, T))."""
+    both = _apply(hidden_states, weight, tokens, temperature, True)
+    return tuple(x.view(tokens.shape) for x in both)
+
+
+def _apply(hidden_states, weight, tokens, temperature, with_entropy):
     if hidden_states.shape[:-1] != tokens.shape or hidden_states.shape[-1] != weight.shape[-1]:
         raise ValueError(
             "hidden_states (B, T, D), weight (V, D) and tokens (B, T) must agree, got "
@@ -32,53 +42,47 @@ def per_token_logps_and_entropy(hidden_states, weight, tokens, *, temperature=1.
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-    both = _FromHidden.apply(flat, weight, tokens.reshape(-1), temperature)
-    return tuple(x.view(tokens.shape) for x in both)
+    return _FromHidden.apply(flat, weight, tokens.reshape(-1), temperature, with_entropy)
 
 
 class _FromHidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, tokens, temperature):
-        statistics = torch.empty(
-            (4, len(hidden)), dtype=logprobs.precision(hidden), device=hidden.device
-        )
+    def forward(ctx, hidden, weight, tokens, temperature, with_entropy):
+        ctx.set_materialize_grads(False)  # of an output that nobody used: None, and its work saved
+        values = hidden.new_empty((2, len(hidden)), dtype=logprobs.precision(hidden))
         for at in _chunks(hidden, weight):
             z = _logits(hidden[at], weight, temperature)
-            statistics[:, at] = logprobs.position_statistics(z, tokens[at])
-        ctx.save_for_backward(hidden, weight, tokens, statistics)
+            values[:, at] = logprobs.logps_and_entropy(z, tokens[at], with_entropy)
+        ctx.save_for_backward(hidden, weight, tokens, values)
         ctx.temperature = temperature
-        return statistics[2].clone(), statistics[3].clone()
+        return values[0].clone(), values[1].clone() if with_entropy else None
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logps, grad_entropy):
-        hidden, weight, tokens, statistics = ctx.saved_tensors
+        hidden, weight, tokens, values = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight, dtype=statistics.dtype)
+            grad_weight = torch.zeros_like(weight, dtype=values.dtype)
         for at in _chunks(hidden, weight):
-            grad_logits = logprobs.logits_grad(
-                _logits(hidden[at], weight, ctx.temperature),
-                tokens[at],
-                statistics[:, at],
-                grad_logps[at] / ctx.temperature,
-                grad_entropy[at] / ctx.temperature,
+            z = _logits(hidden[at], weight, ctx.temperature)
+            grads = (
+                g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
             )
+            grad_logits = logprobs.logits_grad(z, tokens[at], values[:, at], *grads)
             if grad_hidden is not None:
                 grad_hidden[at] = grad_logits.to(weight.dtype) @ weight
             if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.T, hidden[at].to(statistics.dtype))
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None,
-            None,
-        )
+                grad_weight.addmm_(grad_logits.T, hidden[at].to(values.dtype))
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _chunks(hidden, weight):
-    size = logprobs.chunk_size(hidden.device, len(weight))
+    # a product of fewer rows would spend its time reading the head
+    size = max(64, logprobs.chunk_size(hidden.device, len(weight)))
     return [slice(n, n + size) for n in range(0, len(hidden), size)]
 
 

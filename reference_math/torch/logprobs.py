@@ -1,19 +1,20 @@
 """Token log-probabilities and entropy on any device, one chunk of positions at a time.
 
 The naive form, log_softmax and gather, makes several more tensors as large as the logits: at
-B T = 8192 and V = 151,936 each is 5 GB in float32.  Here the forward keeps three numbers a position
-and the backward rebuilds each chunk's probabilities from them: beside its input it holds one chunk,
-and in the backward the gradient that autograd asks for.  `lm_head` needs not even the logits.
+B T = 8192 and V = 151,936 each is 5 GB in float32.  Here the forward keeps two numbers a position
+and the backward takes each chunk's softmax again: beside its input it holds one chunk, and in the
+backward the gradient that autograd asks for.  `lm_head` needs not even the logits.
 
 Twin of   reference_math.logprobs
 Proof     tests/parity/test_logprobs.py; memory and time: tests/benchmarks/README.md
 
-Shapes    B sequences, T positions, V tokens of vocabulary.    Natural logs; entropy in nats.
+Shapes    B sequences, T positions, V >= 2 tokens of vocabulary.    Natural logs; entropy in nats.
 Dtypes    float64 stays; float32 and below are computed and returned in float32.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
 
 # Elements in a chunk: on a CPU a few MB, near the cache; on a GPU enough to fill it (134 MB).
 CHUNK = {"cpu": 2**20}
@@ -27,7 +28,8 @@ def per_token_logps(logits, tokens, *, temperature=1.0):
     tokens        (B, T)     ids, 0 to V - 1
     returns       (B, T)     never positive; padding included: the caller masks
     """
-    return per_token_logps_and_entropy(logits, tokens, temperature=temperature)[0]
+    _check(logits, tokens, temperature)
+    return _LogpsAndEntropy.apply(logits, tokens, temperature, False)[0]
 
 
 def entropy(logits, *, temperature=1.0):
@@ -39,67 +41,75 @@ def entropy(logits, *, temperature=1.0):
 def per_token_logps_and_entropy(logits, tokens, *, temperature=1.0):
     """Both in one pass over the logits, forward and backward: ((B, T), (B, T))."""
     _check(logits, tokens, temperature)
-    return _LogpsAndEntropy.apply(logits, tokens, temperature)
+    return _LogpsAndEntropy.apply(logits, tokens, temperature, True)
 
 
 class _LogpsAndEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, tokens, temperature):
-        statistics = logits.new_empty((4, *tokens.shape), dtype=precision(logits))
+    def forward(ctx, logits, tokens, temperature, with_entropy):
+        ctx.set_materialize_grads(False)  # of an output that nobody used: None, and its work saved
+        values = logits.new_empty((2, *tokens.shape), dtype=precision(logits))
         for at in _chunks(logits):
-            statistics[(slice(None), *at)] = position_statistics(
-                _scaled(logits[at], temperature), tokens[at]
-            )
-        ctx.save_for_backward(logits, tokens, statistics)
+            z = _scaled(logits[at], temperature)
+            values[(slice(None), *at)] = logps_and_entropy(z, tokens[at], with_entropy)
+        ctx.save_for_backward(logits, tokens, values)
         ctx.temperature = temperature
-        return statistics[2].clone(), statistics[3].clone()
+        return values[0].clone(), values[1].clone() if with_entropy else None
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logps, grad_entropy):
-        logits, tokens, statistics = ctx.saved_tensors
+        logits, tokens, values = ctx.saved_tensors
         grad = torch.empty_like(logits)
         for at in _chunks(logits):
-            grad[at] = logits_grad(
-                _scaled(logits[at], ctx.temperature),
-                tokens[at],
-                statistics[(slice(None), *at)],
-                grad_logps[at] / ctx.temperature,
-                grad_entropy[at] / ctx.temperature,
+            z, here = _scaled(logits[at], ctx.temperature), values[(slice(None), *at)]
+            grads = (
+                g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
             )
-        return grad, None, None
+            grad[at] = logits_grad(z, tokens[at], here, *grads)
+        return grad, None, None, None
 
 
-def position_statistics(z, tokens):
-    """What a position's distribution is remembered by.
+def logps_and_entropy(z, tokens, with_entropy):
+    """One chunk's values, by the chain rule: is it this token, and if not, which of the others?
+
+    log p = log sigmoid(-odds), odds = log sum_others e^z - z: a sure token keeps its log p of
+    -1e-20, where z - log sum_all e^z is 0.  H = H(this or not) + (1 - p) H(the others).
 
     z         (N, V)  logits / temperature; used up
-    returns   (4, N)  the largest logit; log sum e^(z - largest); log p of the token; entropy
+    returns   (2, N)  log p of the token; entropy, or 0
     """
-    top, at_top = z.max(dim=-1, keepdim=True)
-    z.sub_(top)
-    at_token = z.gather(-1, tokens[:, None])[:, 0]
-    p = z.exp()
-    p.scatter_(-1, at_top, 0.0)  # log1p of the others: a sure token keeps its log p of -1e-20
-    others = p.sum(-1)
-    log_z = others.log1p()
-    spread = p.mul_(z).sum(-1) / (1.0 + others)  # sum p (z - largest); the largest adds 0
-    return torch.stack([top[:, 0], log_z, at_token - log_z, log_z - spread])
+    this = z.argmax(dim=-1, keepdim=True) if with_entropy else tokens[:, None]
+    z_this = z.gather(-1, this)
+    others = z.scatter_(-1, this, -torch.inf).log_softmax(dim=-1)
+    odds = z.amax(-1, keepdim=True) - z_this - others.amax(-1, keepdim=True)
+    yes, no = logsigmoid(-odds), logsigmoid(odds)
+    logps = torch.where(this == tokens[:, None], yes, others.gather(-1, tokens[:, None]) + no)
+    entropy = torch.zeros_like(logps)
+    if with_entropy:
+        p_others = others.exp()
+        within = p_others.mul_(others.scatter_(-1, this, 0.0)).sum(-1, keepdim=True)
+        entropy = -yes.exp() * yes - no.exp() * (no + within)
+    return torch.cat([logps, entropy], dim=-1).T
 
 
-def logits_grad(z, tokens, statistics, grad_logps, grad_entropy):
+def logits_grad(z, tokens, values, grad_logps, grad_entropy):
     """dL/dz = g (1[v = token] - p) - h p (log p + H), the two gradients of the numpy twin.
 
-    z            (N, V)  as above; used up
-    statistics   (4, N)  of `position_statistics`
-    returns      (N, V)
+    z                          (N, V)  as above
+    values                     (2, N)  of `logps_and_entropy`
+    grad_logps, grad_entropy   (N,)    None: that output was not used
+    returns                    (N, V)
     """
-    top, log_z, logps, h = (x[:, None] for x in statistics)
-    g, gh = grad_logps[:, None], grad_entropy[:, None]
-    log_p = z.sub_(top).sub_(log_z)
-    at_token = -g * logps.expm1() - gh * logps.exp() * (logps + h)
-    p = log_p.exp()
-    grad = log_p.add_(h).mul_(gh).add_(g).mul_(p).neg_()
+    logps, entropy = values[..., None]
+    g = 0.0 if grad_logps is None else grad_logps[:, None]
+    at_token = -g * logps.expm1()
+    if grad_entropy is None:
+        grad = z.softmax(dim=-1).mul_(-g)
+    else:
+        h, log_p = grad_entropy[:, None], z.log_softmax(dim=-1)
+        at_token = at_token - h * logps.exp() * (logps + entropy)
+        grad = log_p.exp().mul_(log_p.add_(entropy).mul_(h).add_(g)).neg_()
     return grad.scatter_(-1, tokens[:, None], at_token)
 
 
@@ -121,12 +131,13 @@ def precision(x):
 
 
 def _scaled(x, temperature):
-    return x.to(precision(x)) / temperature  # always a copy
+    """A copy in the precision of the computation."""
+    return x.to(precision(x), copy=True).div_(temperature)
 
 
 def _check(logits, tokens, temperature):
-    if logits.ndim != 3 or not logits.is_floating_point() or logits.shape[-1] == 0:
-        raise ValueError(f"logits must be (B, T, V) floats, got {tuple(logits.shape)}")
+    if logits.ndim != 3 or not logits.is_floating_point() or logits.shape[-1] < 2:
+        raise ValueError(f"logits must be (B, T, V >= 2) floats, got {tuple(logits.shape)}")
     if tokens.shape != logits.shape[:2] or tokens.is_floating_point():
         raise ValueError(
             f"tokens must be integers of shape {tuple(logits.shape[:2])}, got {tokens.dtype} "

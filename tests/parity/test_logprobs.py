@@ -53,8 +53,10 @@ def test_the_twin_agrees_wherever_it_runs(monkeypatch, place, chunk, temperature
 def test_the_twins_two_functions_are_the_two_halves():
     logits, tokens, _, _ = (torch.tensor(x) for x in a_text())
     both = twin.per_token_logps_and_entropy(logits, tokens, temperature=0.7)
-    assert torch.equal(twin.per_token_logps(logits, tokens, temperature=0.7), both[0])
-    assert torch.equal(twin.entropy(logits, temperature=0.7), both[1])
+    close = {"rtol": 1e-14, "atol": 1e-14}  # with the entropy another token is taken out first
+    alone = twin.per_token_logps(logits, tokens, temperature=0.7)
+    torch.testing.assert_close(alone, both[0], **close)
+    torch.testing.assert_close(twin.entropy(logits, temperature=0.7), both[1], **close)
 
 
 def test_the_twin_reads_a_shifted_view_and_the_gradient_of_one_output_alone():
@@ -64,6 +66,61 @@ def test_the_twin_reads_a_shifted_view_and_the_gradient_of_one_output_alone():
     expected = logprobs.logits_grad(logits[:, :-1], tokens[:, 1:], np.ones((3, 4)))
     np.testing.assert_allclose(z.grad[:, :-1], expected, **EXACT)
     assert (z.grad[:, -1] == 0).all()
+
+
+def test_a_token_of_the_likelier_half_is_as_exact_as_the_top_one():
+    """Sure of another token: log p, the entropy and the push are compared to their own digits."""
+    logits, tokens, ones = np.array([[[50.0, 0.0, -3.0]]]), np.array([[1]]), np.ones((1, 1))
+    z = torch.tensor(logits, requires_grad=True)
+    both = twin.per_token_logps_and_entropy(z, torch.tensor(tokens))
+    sum(both).sum().backward()
+    for got, expected in zip((*both, z.grad), reference(logits, tokens, ones, ones)):
+        np.testing.assert_allclose(got.detach(), expected, rtol=1e-13)
+
+
+def storages_made(f, *given):
+    """Elements of every tensor that f makes, views of one counted once, {address: size}."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    made, known = {}, {x.untyped_storage().data_ptr() for x in given}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for x in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in known:
+                    storage = x.untyped_storage()
+                    size = storage.nbytes() // x.element_size()
+                    made[storage.data_ptr()] = max(size, made.get(storage.data_ptr(), 0))
+            return out
+
+    with Watch():
+        f()
+    return list(made.values())
+
+
+def test_no_tensor_of_the_logits_size_is_made_but_the_gradient(monkeypatch):
+    monkeypatch.setitem(twin.CHUNK, "cpu", 100)
+    logits, tokens, _, _ = (torch.tensor(x) for x in a_text(B=4, T=16))
+    logits.requires_grad_()
+    outputs = []
+    forward = storages_made(
+        lambda: outputs.extend(twin.per_token_logps_and_entropy(logits, tokens)), logits
+    )
+    assert max(forward) == 2 * tokens.numel()  # the values; a chunk has 74 elements
+    backward = storages_made(lambda: sum(x.sum() for x in outputs).backward(), logits)
+    assert [size for size in backward if size > 2 * tokens.numel()] == [logits.numel()]
+
+
+def test_the_head_makes_no_tensor_of_the_logits_size_at_all(monkeypatch):
+    monkeypatch.setitem(twin.CHUNK, "cpu", 100)
+    hidden = torch.randn(4, 64, 8, requires_grad=True)
+    weight = torch.randn(37, 8, requires_grad=True)
+    tokens = torch.randint(37, (4, 64))
+    made = storages_made(
+        lambda: lm_head.per_token_logps(hidden, weight, tokens).sum().backward(), hidden, weight
+    )
+    assert max(made) == 64 * 37  # a chunk of 64 positions, of 256
 
 
 @pytest.mark.parametrize("size", [50.0, 1e4])
@@ -120,7 +177,7 @@ def test_a_frozen_head_is_given_no_gradient():
     [
         (
             lambda z, y: twin.per_token_logps(z[0], y),
-            "logits must be (B, T, V) floats, got (5, 37)",
+            "logits must be (B, T, V >= 2) floats, got (5, 37)",
         ),
         (lambda z, y: twin.per_token_logps(z, y[:1]), "tokens must be integers of shape (3, 5)"),
         (lambda z, y: twin.per_token_logps(z, y.double()), "tokens must be integers"),

@@ -1,0 +1,214 @@
+"""Memory and time of token log-probabilities at a real vocabulary, against the naive form and TRL.
+
+    python tests/benchmarks/token_logps.py                            a CPU: 128 positions, float32
+    python tests/benchmarks/token_logps.py --device cuda --dtype bfloat16 --positions 8192
+
+Prints the table of README.md.  Each row is measured in a process of its own; figures are ratios to
+the naive form's within one run, so that they mean the same on a fast machine and on a slow one.
+
+memory   the peak beyond what was there before the call: the inputs, and of the gradients nothing.
+         CPU: the process's resident peak (Linux only); CUDA: torch.cuda.max_memory_allocated
+time     the best of several runs.  CPU: processor time of one thread, which a busy machine does
+         not stretch; CUDA: wall clock
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+
+VOCABULARY = 151_936  # Qwen2.5 and Qwen3
+WIDTH = 896  # Qwen2.5-0.5B
+
+
+# What is compared: logits or (hidden, head), tokens -> (log-probs, entropy or None) ------------
+
+
+def naive(logits, tokens, entropy):
+    log_probs = logits.float().log_softmax(-1)
+    logps = log_probs.gather(-1, tokens[..., None])[..., 0]
+    return logps, -(log_probs.exp() * log_probs).sum(-1) if entropy else None
+
+
+def trl_logits(logits, tokens, entropy):
+    from trl.trainer import utils
+
+    if entropy:
+        return utils.selective_log_softmax_and_entropy(logits, tokens)
+    return utils.selective_log_softmax(logits, tokens), None
+
+
+def ours_logits(logits, tokens, entropy):
+    from reference_math.torch import logprobs
+
+    if entropy:
+        return logprobs.per_token_logps_and_entropy(logits, tokens)
+    return logprobs.per_token_logps(logits, tokens), None
+
+
+def naive_head(hidden, weight, tokens, entropy):
+    return naive(hidden @ weight.T, tokens, entropy)
+
+
+def trl_head(hidden, weight, tokens, entropy):
+    """The kernel behind add_fused_lm_head."""
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as chunk
+
+    outputs = ("entropy",) if entropy else ()
+    arguments = (tokens.flatten(), 1.0, chunk, None, 1.0, outputs)
+    got = ChunkedLogProbFunction.apply(hidden.flatten(0, 1), weight, None, *arguments)
+    return got[0], got[1]
+
+
+def liger_head(hidden, weight, tokens, entropy):
+    """Cross-entropy alone: its sum, not one number a token, and no entropy."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+    return -loss(weight, hidden.flatten(0, 1), tokens.flatten()), None
+
+
+def ours_head(hidden, weight, tokens, entropy):
+    from reference_math.torch import lm_head
+
+    if entropy:
+        return lm_head.per_token_logps_and_entropy(hidden, weight, tokens)
+    return lm_head.per_token_logps(hidden, weight, tokens), None
+
+
+FROM_LOGITS = {"naive": naive, "TRL": trl_logits, "ours": ours_logits}
+FROM_HIDDEN = {"naive": naive_head, "TRL": trl_head, "Liger": liger_head, "ours": ours_head}
+
+
+def cases():
+    """(what it starts from, what it computes, with gradient or not, who)."""
+    for start, methods in (("logits", FROM_LOGITS), ("hidden", FROM_HIDDEN)):
+        for outputs in ("log-probs", "log-probs, entropy"):
+            for backward in (False, True):
+                for who in methods:
+                    if who != "Liger" or (outputs == "log-probs" and backward):
+                        yield start, outputs, backward, who
+
+
+# One case, in a process of its own -------------------------------------------------------------
+
+
+def measure(start, outputs, backward, who, device, dtype, positions, repeats):
+    import torch
+
+    torch.manual_seed(0)
+    dtype, (B, T) = getattr(torch, dtype), (2, positions // 2)
+    tokens = torch.randint(VOCABULARY, (B, T), device=device)
+    shapes = {"logits": [(B, T, VOCABULARY)], "hidden": [(B, T, WIDTH), (VOCABULARY, WIDTH)]}
+    inputs = [torch.randn(s, device=device, dtype=dtype).mul_(0.1) for s in shapes[start]]
+    inputs = [x.requires_grad_(backward) for x in inputs]
+    method = (FROM_LOGITS if start == "logits" else FROM_HIDDEN)[who]
+
+    def run():
+        for x in inputs:
+            x.grad = None
+        with torch.set_grad_enabled(backward):
+            logps, entropy = method(*inputs, tokens, entropy="entropy" in outputs)
+            loss = logps.sum() if entropy is None else logps.sum() + 0.5 * entropy.sum()
+        if backward:
+            loss.backward()
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+    small = [x[:, :2] if x.ndim == 3 else x for x in inputs]  # imports, compilations, thread pools
+    with torch.no_grad():
+        method(*[x.detach() for x in small], tokens[:, :2], entropy="entropy" in outputs)
+    extra = peak_of(run, device)
+    seconds = []
+    for _ in range(repeats):
+        synchronise(device)
+        began = clock(device)
+        run()
+        synchronise(device)
+        seconds.append(clock(device) - began)
+    return {"bytes": extra, "seconds": min(seconds)}
+
+
+def peak_of(run, device):
+    import torch
+
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")  # the resident peak starts again from here
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(field):
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(field)) * 1024
+
+
+def clock(device):
+    return time.process_time() if device == "cpu" else time.perf_counter()
+
+
+def synchronise(device):
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+# All of them -----------------------------------------------------------------------------------
+
+
+def available(who, device):
+    if who == "TRL":
+        return importlib.util.find_spec("trl") is not None
+    return who != "Liger" or (device == "cuda" and importlib.util.find_spec("liger_kernel"))
+
+
+def table(results, options):
+    print(f"\n{options.positions} positions, vocabulary {VOCABULARY:,}, width {WIDTH}, ", end="")
+    print(f"{options.dtype}, {options.device}\n")
+    print("| from | computed | backward | who | memory | MB | time |")
+    print("|---|---|---|---|---|---|---|")
+    for (start, outputs, backward, who), got in results.items():
+        base = results[start, outputs, backward, "naive"]
+        memory, seconds = got["bytes"] / base["bytes"], got["seconds"] / base["seconds"]
+        print(
+            f"| {start} | {outputs} | {'yes' if backward else 'no'} | {who} | {memory:.2f} "
+            f"| {got['bytes'] / 1e6:.0f} | {seconds:.2f} |"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--positions", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    place = (options.device, options.dtype, options.positions, options.repeats)
+    if options.one:
+        print(json.dumps(measure(*json.loads(options.one), *place)))
+        return
+    results = {}
+    for case in cases():
+        if not available(case[-1], options.device):
+            print(f"{case[-1]} is not installed for {options.device}: left out", file=sys.stderr)
+            continue
+        command = [sys.executable, *sys.argv, "--one", json.dumps(case)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        results[case] = json.loads(done.stdout.splitlines()[-1])
+        print(*case, results[case], file=sys.stderr)
+    table(results, options)
+
+
+if __name__ == "__main__":
+    main()
