@@ -1,0 +1,130 @@
+"""The notebooks' pictures. A title states the claim; each function draws, and returns nothing.
+
+`ax` draws into an existing axes; without it a figure of its own is made.
+"""
+
+import matplotlib.pyplot as plt
+
+from lab.evaluate import wilson
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito
+RATES = {
+    "heldout_accuracy": "right answer",
+    "format_rate": "right format",
+    "preference_rate": "terse style",
+}
+
+
+def lines(x, ys, title="", xlabel="step", ylabel="", ax=None, marker="", log=False):
+    """Lines over one axis: ys = {label: values}; None in the values is a gap."""
+    ax = _axes(ax)
+    for colour, (label, values) in zip(_colours(), ys.items()):
+        kept = [(a, b) for a, b in zip(x, values) if b is not None]
+        ax.plot(*zip(*kept), label=label, color=colour, marker=marker, linewidth=1.8)
+    if len(ys) > 1:
+        ax.legend(frameon=False)
+    if log:
+        ax.set_yscale("log")
+    _finish(ax, title, xlabel, ylabel)
+
+
+def curves(history, keys, title="", ncols=3):
+    """One small panel for each metric of a run's history.
+
+    history   a trainer's log, `lab.runs.history(stage)` or `trainer.state.log_history`
+    keys      {logged name: what it is called here}; a list shows the names as they are
+    """
+    keys = keys if isinstance(keys, dict) else {key: key for key in keys}
+    missing = [key for key in keys if not any(key in entry for entry in history)]
+    if missing:
+        logged = sorted({key for entry in history for key in entry})
+        raise ValueError(f"the run logged no {missing}; it logged: {', '.join(logged)}")
+    rows, ncols = -(-len(keys) // ncols), min(ncols, len(keys))
+    _, panels = plt.subplots(rows, ncols, figsize=(4.2 * ncols, 2.8 * rows), squeeze=False)
+    for ax, colour, (key, label) in zip(panels.flat, _colours(), keys.items()):
+        logged = [entry for entry in history if key in entry]
+        ax.plot([e["step"] for e in logged], [e[key] for e in logged], color=colour, linewidth=1.8)
+        _finish(ax, label, "step", "")
+    for ax in panels.flat[len(keys) :]:
+        ax.set_axis_off()
+    plt.gcf().suptitle(title, fontweight="bold")
+    plt.tight_layout()
+
+
+def bars(counts, title="", ylabel="share of problems", ax=None):
+    """Shares with Wilson 95% intervals: counts = {label: (successes, n)}."""
+    ax = _axes(ax)
+    for i, (colour, (label, (successes, n))) in enumerate(zip(_colours(), counts.items())):
+        _bar(ax, i, 0.6, successes, n, colour, None)
+    ax.set_xticks(range(len(counts)), list(counts))
+    ax.set_ylim(0, 1.08)
+    _finish(ax, title, "", ylabel)
+
+
+def scores(named, title="", rates=RATES, ax=None):
+    """Accuracy, format and style side by side, with Wilson 95% intervals.
+
+    named   {name: a manifest, or what `lab.evaluate.evaluate` returns}
+    """
+    ax = _axes(ax, width=7.5)
+    width = 0.8 / len(named)
+    for i, (colour, (name, score)) in enumerate(zip(_colours(), named.items())):
+        for j, rate in enumerate(rates):
+            n = score["heldout_n"]
+            where = j + (i - (len(named) - 1) / 2) * width
+            _bar(ax, where, width * 0.9, round(score[rate] * n), n, colour, None if j else name)
+    ax.set_xticks(range(len(rates)), list(rates.values()))
+    ax.set_ylim(0, 1.08)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _finish(ax, title, "", "share of problems, 95% interval")
+
+
+def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="RdYlGn"):
+    """A row of cells for each text: every token written out, coloured by its value.
+
+    rows   {name: (tokens, values)}; the rows may differ in length
+    """
+    longest = max(len(tokens) for tokens, _ in rows.values())
+    _, ax = plt.subplots(figsize=(max(7.0, 0.3 * longest), 0.55 * len(rows) + 1.2))
+    colours = plt.get_cmap(cmap)
+    for y, (tokens, values) in enumerate(rows.values()):
+        for x, (token, value) in enumerate(zip(tokens, values)):
+            shade = colours((value - low) / (high - low))
+            ax.add_patch(plt.Rectangle((x, y + 0.1), 1, 0.8, color=shade, linewidth=0))
+            shown = token.replace("\n", "⏎").replace(" ", "·")
+            size = 10 if len(shown) == 1 else 6
+            turn = 0 if len(shown) == 1 else 90
+            ax.text(x + 0.5, y + 0.5, shown, ha="center", va="center", fontsize=size, rotation=turn)
+    ax.set(xlim=(0, longest), ylim=(len(rows), 0), xticks=[])
+    ax.set_yticks([y + 0.5 for y in range(len(rows))], list(rows))
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    scale = plt.cm.ScalarMappable(plt.Normalize(low, high), cmap)
+    plt.colorbar(scale, ax=ax, label=label, fraction=0.02, pad=0.01)
+    ax.set_title(title, loc="left", fontweight="bold")
+    plt.tight_layout()
+
+
+def _bar(ax, x, width, successes, n, colour, label):
+    share, (low, high) = successes / n, wilson(successes, n)
+    ax.bar(x, share, width, color=colour, label=label)
+    error = [[max(0.0, share - low)], [max(0.0, high - share)]]
+    ax.errorbar(x, share, yerr=error, color="black", capsize=4, linewidth=1.2)
+    ax.text(x, min(high + 0.02, 1.03), f"{share:.0%}", ha="center", va="bottom", fontsize=9)
+
+
+def _axes(ax, width=6.5):
+    return ax if ax is not None else plt.subplots(figsize=(width, 3.6))[1]
+
+
+def _colours():
+    while True:
+        yield from COLOURS
+
+
+def _finish(ax, title, xlabel, ylabel):
+    ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(axis="y", alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
