@@ -71,13 +71,20 @@ def _cap_memory(megabytes):
 
 
 def _peak_mb():
-    """Highest memory so far: a worker that once grew is replaced before it gets in the way."""
+    """Highest memory so far: a worker that once grew is replaced before it gets in the way.
+
+    Not getrusage on Linux: its maximum survives exec, so it starts at the caller's own size, and
+    beside a trainer every worker would look worn after its first job.
+    """
+    if sys.platform == "linux":
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) / 2**10 for line in file if line.startswith("VmHWM"))
     if sys.platform == "win32":
         return 0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _alarm(seconds):

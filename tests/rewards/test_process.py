@@ -305,3 +305,20 @@ def test_the_rewards_are_picklable_and_named_apart():
 def test_what_is_sent_survives_json():
     assert json.loads(json.dumps("\ud800\x00")) == "\ud800\x00"
     assert rewards_of("\ud800", "\x00", "é") == [0.0, 0.0, 0.0]
+
+
+def test_a_large_caller_does_not_make_its_worker_look_worn():
+    """The kernel hands the caller's memory maximum on through exec: a trainer has gigabytes."""
+    script = textwrap.dedent("""
+        from rewards import accuracy_reward
+        from rewards.process import verifier
+
+        ballast = b"x" * (600 * 2**20)
+        pids = set()
+        for answer in ("1,2", "3,4", "5,6"):  # not plain numbers: each goes to the worker
+            accuracy_reward([f"<think>a</think><answer>{answer}</answer>"], solution=["(7,8)"])
+            pids.add(verifier.pids()[0])
+        print(len(pids))
+    """)
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "1"
