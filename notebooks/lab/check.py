@@ -181,6 +181,26 @@ def served_weight(yours):
     return compare("served_weight", yours, reference, cases, mistakes)
 
 
+def wilson(yours):
+    """wilson(successes, n) -> (low, high), the 95% interval."""
+    from lab import evaluate
+
+    def textbook(successes, n):
+        share = successes / n
+        half = 1.959964 * np.sqrt(share * (1 - share) / n)
+        return share - half, share + half
+
+    mistakes = {
+        "that is the textbook's interval, which has no width at 0 or n": textbook,
+        "z = 1.645 leaves 5% on each side; 1.959964 leaves 2.5%": lambda successes, n: (
+            evaluate.wilson(successes, n, z=1.644854)
+        ),
+    }
+    cases = {"30 of 100": (30, 100), "none of 600": (0, 600), "all of 7": (7, 7)}
+    # 1e-6: z is as good written with seven digits as with sixteen
+    return compare("wilson", yours, evaluate.wilson, cases, mistakes, rtol=1e-6)
+
+
 def compare(name, yours, reference, cases, mistakes=None, *, rtol=1e-7, atol=1e-12):
     """Say whether `yours` computes what `reference` does; returns the one to go on with.
 

@@ -39,7 +39,15 @@ def torch_served_weight(weight, lora_A, lora_B, r, lora_alpha):
     return torch.addmm(*map(torch.tensor, (weight, lora_B, lora_A)), alpha=lora_alpha / r).numpy()
 
 
+def wilson_by_its_definition(successes, n):
+    """The shares p from which the one seen is 1.96 of p's own standard errors away."""
+    share, z = successes / n, 1.959964
+    low, high = sorted(np.roots([1 + z * z / n, -2 * share - z * z / n, share * share]).real)
+    return max(low, 0.0), min(high, 1.0)
+
+
 SOLUTIONS = {
+    check.wilson: wilson_by_its_definition,
     check.sft_loss: torch_sft_loss,
     check.dpo_loss: torch_dpo_loss,
     check.group_advantages: torch_group_advantages,
@@ -76,7 +84,7 @@ def test_a_stub_that_raises_not_implemented_is_unsolved_too(exercise, capsys):
 @every_check
 def test_a_solution_that_is_off_by_a_hundred_thousandth_is_refused(exercise, capsys):
     def nearly(*arguments):
-        return SOLUTIONS[exercise](*arguments) * 1.00001
+        return np.multiply(SOLUTIONS[exercise](*arguments), 1.00001)
 
     assert exercise(nearly) is not nearly
     assert "not right yet" in capsys.readouterr().out
