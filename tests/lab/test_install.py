@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import types
 from pathlib import Path
@@ -111,7 +112,14 @@ def test_a_package_that_pip_does_not_find_ends_with_its_words_and_the_log(tmp_pa
         pip.install("nothing", "--no-index", "no-such-package")
     assert install.unknown_to_pip(error.value)
     said = str(install.explain(error.value, pip.log))
-    assert "no-such-package" in said and "Way out:" in said and pip.log in said
+    assert "no-such-package" in said and "another Python" in said and pip.log in said
+
+
+def test_a_network_that_fails_halfway_is_not_taken_for_a_missing_version(tmp_path, no_network):
+    pip = install.Pip(sys.executable, str(tmp_path / "log"))
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        pip.install("tqdm", "--ignore-installed", "--no-deps", "--retries", "1", "tqdm")
+    assert "The network failed. Way out:" in str(install.explain(error.value, pip.log))
 
 
 # ---------------------------------------------------------------- what it chooses
@@ -151,9 +159,11 @@ def test_the_environment_is_text_only():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A real environment with nothing but pip in it."""
+    """A real environment, made in a blink: it borrows pip from the one that runs this."""
     folder = tmp_path_factory.mktemp("checkout") / ".venv"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages = next(folder.glob("lib/*/site-packages"))
+    (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])
     return folder
 
 
