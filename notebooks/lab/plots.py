@@ -79,6 +79,39 @@ def scores(named, title="", rates=RATES, ax=None):
     _finish(ax, title, "", "share of problems, 95% interval")
 
 
+def beside(runs, keys, title=""):
+    """Some metrics of several runs, one panel a metric: runs = {label: history}."""
+    _, panels = plt.subplots(1, len(keys), figsize=(4.2 * len(keys), 3.2), squeeze=False)
+    for ax, key in zip(panels.flat, keys):
+        for colour, (label, history) in zip(_colours(), runs.items()):
+            logged = [entry for entry in history if key in entry]
+            steps, values = [e["step"] for e in logged], [e[key] for e in logged]
+            ax.plot(steps, values, label=label, color=colour, linewidth=1.8)
+        _finish(ax, key, "step", "")
+    panels.flat[0].legend(frameon=False)
+    plt.gcf().suptitle(title, fontweight="bold")
+    plt.tight_layout()
+
+
+def crossing(rows, parameters, ax=None):
+    """Seconds of model.generate and of vLLM by the model's size, and where they meet.
+
+    rows         of `lab.speed.measure`
+    parameters   where they meet, as `lab.speed.crossing` has it, or None
+    """
+    ax = _axes(ax)
+    sizes = [row["parameters"] / 1e6 for row in rows]
+    by_way = {"model.generate": "generate_s", "vLLM": "vllm_s"}
+    if parameters:
+        ax.axvline(parameters / 1e6, color="grey", linestyle=":")
+        title = f"On this machine vLLM pays from about {parameters / 1e6:.1f} million parameters"
+    else:
+        title = "One of the two is the faster at every size measured: no crossing"
+    seconds = {way: [row[key] for row in rows] for way, key in by_way.items()}
+    ax.set_xscale("log")
+    lines(sizes, seconds, title, "million parameters", "seconds", ax=ax, marker="o", log=True)
+
+
 def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="RdYlGn"):
     """A row of cells for each text: every token written out, coloured by its value.
 
@@ -127,4 +160,5 @@ def _finish(ax, title, xlabel, ylabel):
     ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
