@@ -1,5 +1,7 @@
 """What a run shows while it trains: one progress bar, and trackio without its trap."""
 
+import contextlib
+import io
 import os
 
 from tqdm.auto import tqdm
@@ -48,9 +50,10 @@ class Trackio(TrainerCallback):
         import trackio
 
         name = f"{self.recipe['stage']}-{self.recipe['profile']}-seed{self.recipe['seed']}"
-        self.run = trackio.init(
-            project="posttraining-lab", name=name, config=self.recipe, embed=False
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # its five lines break the progress bar
+            self.run = trackio.init(
+                project="posttraining-lab", name=name, config=self.recipe, embed=False
+            )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
@@ -58,4 +61,5 @@ class Trackio(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.run.finish()
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.run.finish()

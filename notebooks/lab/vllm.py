@@ -24,6 +24,7 @@ import gc
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import time
 import warnings
@@ -280,8 +281,16 @@ def _contained():
     threads = patch.object(torch, "set_num_threads", torch.set_num_threads)
     hook = patch.object(sys, "excepthook", sys.excepthook)
     with threads, hook, patch.dict(os.environ), warnings.catch_warnings():
+        # TRL asks for port 29500 first: two engines that start together both find it free.
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
         warnings.simplefilter("ignore")
         yield
+
+
+def _free_port():
+    with socket.socket() as any_port:
+        any_port.bind(("localhost", 0))
+        return any_port.getsockname()[1]
 
 
 def engine(folder, **options):
