@@ -3,7 +3,7 @@
 from rewards.process import DIED, TIMED_OUT
 from rewards.verdicts import explain
 
-_UNPARSED = ("does not parse", "cannot be compared", "words, not mathematics")
+_UNPARSED = ("does not parse", "cannot be compared", "words, not mathematics", "answer longer")
 
 
 def accuracy_reward(

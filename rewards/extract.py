@@ -21,6 +21,7 @@ _LEAD_IN = re.compile(
     r"|(?:answer|solution|result)\s*:)\s*",
     re.IGNORECASE,
 )
+_HOPE = re.compile(r"[\s.]*I hope it is correct[\s.]*\Z")  # how Minerva's answers end
 _CHANGES_THE_ANSWER = re.compile(
     r"\b(?:not|never|no|half|twice|double|minus|negative|opposite|inverse|reciprocal|square|"
     r"squared|cube|root|wrong|incorrect|other|than|unless|except|but|percent)\b",
@@ -38,6 +39,7 @@ def answer_text(block):
     """
     if len(block) > MAX_CHARS:
         raise Refused(f"answer longer than {MAX_CHARS} characters")
+    block = _HOPE.sub("", block)
     boxes = list(_BOX.finditer(block))
     if len(boxes) > 1:
         raise Refused("two boxes")
@@ -83,14 +85,14 @@ def gold_text(gold):
 def _content(text, box):
     r"""What stands in a \boxed{...}, and the index after its closing brace."""
     if text[box.end() : box.end() + 1] != "{":
-        raise Refused("a box without braces")
+        raise Refused("does not parse: a box without braces")
     depth = 0
     for i in range(box.end(), len(text)):
         escaped = i and text[i - 1] == "\\"
         depth += 0 if escaped else (text[i] == "{") - (text[i] == "}")
         if depth == 0:
             return text[box.end() + 1 : i].strip(), i + 1
-    raise Refused("a box that does not close")
+    raise Refused("does not parse: a box that does not close")
 
 
 def _after_lead_in(text):

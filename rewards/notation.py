@@ -76,7 +76,7 @@ def _dollars(text):
     if text.count("$") == 1 and re.search(r"\$\s*[0-9.]", text):
         return text.replace("$", "\\usd ")
     if text.count("$") % 2:
-        raise Refused("a $ without its partner")
+        raise Refused("does not parse: a $ without its partner")
     return text.replace("$", " ")
 
 

@@ -112,6 +112,8 @@ def _compare(gold, answer, same_text=True):
         return "words, not mathematics" if answer.kind == "prose" else "wrong"
     if gold.kind in _MANY and answer.kind in _MANY:
         return _collections(gold, answer, same_text)
+    if answer.kind == "relation" and "=" in answer.latex and gold.kind != "relation":
+        return "an equation where a value is wanted"
     if answer.kind == "number":
         return _against_number(gold, answer)
     return _by_algebra(gold.latex, answer.latex, interval=_is_interval(gold))
@@ -217,7 +219,7 @@ def _exact(value):
 
 def _word(reading):
     text = reading.body if reading.kind in ("word", "prose") else reading.latex
-    return re.sub(r"s\b", "", text)
+    return re.sub(r"s\b", "", _squeeze(text).lower())
 
 
 def _squeeze(text):

@@ -31,18 +31,20 @@ class Worker:
 
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT],
+            [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for the caller
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy orders by hash: same verdict always
         )
         self.replies = queue.SimpleQueue()
         self.ready = False
         self.cpu_s = 0.0  # used up to the last reply
         threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
-        path = [entry for entry in sys.path if isinstance(entry, str)]
+        here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        path = [*(entry for entry in sys.path if isinstance(entry, str)), here]
         alarm = 2 * limits.PATIENCE * limits.DEADLINE_S
         self.send({"path": path, "alarm_s": alarm, "memory_mb": limits.MEMORY_MB})
 

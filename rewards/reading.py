@@ -69,9 +69,9 @@ def read(text):
     """
     text = notation(text)
     if not balanced(text):
-        raise Refused("braces that do not close")
+        raise Refused("does not parse: braces that do not close")
     if deepest(text) > MAX_DEPTH:
-        raise Refused("nested too deeply")
+        raise Refused("does not parse: nested too deeply")
     return _read(text)
 
 
@@ -80,7 +80,7 @@ def _read(text):
     if text.endswith(".") and not text.endswith(".."):  # "$4.$": the stop of a sentence
         text = text[:-1].strip()
     if not text:
-        raise Refused("nothing to compare")
+        raise Refused("does not parse: nothing to compare")
     if number := _number(text):  # before splitting: 1,234 km is one number
         return number
     parts, connective = split(text)
@@ -92,7 +92,7 @@ def _read(text):
         return _equation(text)
     if _ORDER.search(outside(text)):
         return Reading("relation", text, text)
-    if len(_PLUS_MINUS.findall(outside(text))) == 1:
+    if len(_PLUS_MINUS.findall(text)) == 1:
         signs = (_read(_PLUS_MINUS.sub(sign, text, count=1).lstrip("+ ")) for sign in "+-")
         return Reading("list", tuple(signs), text)
     value, unit = split_unit(text)
@@ -212,6 +212,8 @@ def is_name(text):
     """
     if text.startswith("(") and text.endswith(")"):  # (x, y) = (1, 2)
         return all(map(is_name, split(text[1:-1])[0]))
+    if re.fullmatch(r"\\frac\s*\{\s*d\s*[a-z]\s*\}\s*\{\s*d\s*[a-z]\s*\}", text):  # dy/dx
+        return True
     text = _ARGUMENTS.sub("", _SUBSCRIPT_OR_PRIME.sub("", text))
     text = re.sub(r"\\text\{[^{}]*\}|\|[A-Z]{2}\|", "x", text)  # |AB| is a length
     return bool(re.fullmatch(r"[A-Za-z][A-Za-z+\- {}]*", _NAME_COMMANDS.sub("x", text).strip()))

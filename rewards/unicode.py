@@ -32,7 +32,7 @@ def to_ascii_latex(text):
     '-5^{2} \\le   1 1/2'
     """
     if any(unicodedata.category(c) in _REFUSED and not c.isspace() for c in text):
-        raise Refused("unreadable characters")
+        raise Refused("does not parse: unreadable characters")
     if text.isascii():
         return text
     runs = groupby((c for c in text if unicodedata.category(c) != "Cf"), key=_how)
@@ -56,7 +56,7 @@ def _spell(how, run):
     if how == "<fraction>":
         return " " + plain
     if how == "<circle>":  # a label like the circled 1, not a number
-        raise Refused("unreadable characters")
+        raise Refused("does not parse: unreadable characters")
     return plain
 
 

@@ -56,9 +56,12 @@ def _verdict(text, gold, prompt):
     if blocks.reason:
         return Verdict(0.0, blocks.reason)
     why = _judge(gold_text(gold), blocks.answer)
-    if why == RIGHT and prompt is not None and copied(gold, blocks.answer, prompt_of(prompt)):
-        why = "copied from the question"
-    return Verdict(0.0, why) if why else Verdict(1.0, "right")
+    if why != RIGHT:
+        return Verdict(0.0, why)
+    plain = prompt is None or _INTEGER.fullmatch(blocks.answer)
+    if not plain and copied(gold, blocks.answer, prompt_of(prompt)):
+        return Verdict(0.0, "copied from the question")
+    return Verdict(1.0, "right")
 
 
 def _judge(gold, answer):

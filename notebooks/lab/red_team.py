@@ -57,12 +57,38 @@ def rewards():
     return {
         "accuracy": accuracy_reward,
         "naive_accuracy": naive_accuracy_reward,
+        "naive_accuracy_boxed": boxed(naive_accuracy_reward),
         "trl_accuracy": trl_accuracy,
-        "trl_reasoning_accuracy": trl_reasoning_accuracy,
+        "trl_accuracy_boxed": boxed(trl_accuracy),
+        "trl_reasoning_accuracy_boxed": boxed(trl_reasoning_accuracy),
         "format": format_reward,
         "naive_format": naive_format_reward,
         "trl_think_format": trl_think_format,
     }
+
+
+def boxed(reward):
+    r"""The same reward, given each bare answer in a \boxed{}.
+
+    Naive rewards do not read a bare answer at all, right or wrong; what they make of its
+    mathematics shows only in a box.
+    """
+
+    def of_boxed(completions, **columns):
+        return reward([_box(completion) for completion in completions], **columns)
+
+    return of_boxed
+
+
+def _box(chat):
+    if not chat or not isinstance(chat[-1], dict) or not isinstance(chat[-1].get("content"), str):
+        return chat
+    before, opening, rest = chat[-1]["content"].rpartition("<answer>")
+    answer, closing, after = rest.partition("</answer>")
+    if not opening or not closing or any(mark in answer for mark in ("\\boxed", "$", "\\(", "\\[")):
+        return chat
+    text = before + opening + "\\boxed{" + answer + "}" + closing + after
+    return [*chat[:-1], {**chat[-1], "content": text}]
 
 
 def as_chat(completion):
@@ -112,7 +138,7 @@ def _measure(reward, case):
     return {"gave": gave, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _measure_ours(reward, case):
+def _measure_here(reward, case):
     start = time.perf_counter()
     return {"gave": judge(reward, case), "seconds": round(time.perf_counter() - start, 1)}
 
@@ -128,8 +154,8 @@ def main():
         for case in tqdm(cases(), unit="case"):
             row = {"id": case["id"]}
             for name, reward in table.items():
-                ours = name in ("accuracy", "format")
-                row[name] = (_measure_ours if ours else _measure)(reward, case)
+                safe = name in ("accuracy", "format") or case["group"] not in ("bomb", "gold")
+                row[name] = (_measure_here if safe else _measure)(reward, case)
             file.write(json.dumps(row) + "\n")
             file.flush()
     for name in table:

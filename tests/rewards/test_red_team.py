@@ -74,7 +74,10 @@ def test_no_case_fools_the_rewards(case, where, monkeypatch):
     assert seconds < SLOWEST_S * busy()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+QUICK = [case for case in CASES if case["group"] != "bomb"]
+
+
+@pytest.mark.parametrize("case", QUICK, ids=[case["id"] for case in QUICK])
 def test_a_string_and_a_chat_are_scored_alike(case):
     columns = {"solution": [case["gold"]]}
     chat, text = [red_team.as_chat(case["completion"])], [case["completion"]]
@@ -102,7 +105,7 @@ def test_the_measured_verdicts_belong_to_these_cases_and_to_these_rewards():
     assert list(measured) == [case["id"] for case in CASES]
     assert red_team.errors("accuracy") == ([], [])
     assert red_team.errors("format", "format") == ([], [])
-    for name in ("naive_accuracy", "trl_accuracy", "trl_reasoning_accuracy"):
+    for name in ("naive_accuracy", "trl_accuracy_boxed", "trl_reasoning_accuracy_boxed"):
         assert red_team.errors(name)[0], f"{name} was fooled by nothing: measure again"
 
 
