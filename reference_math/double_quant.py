@@ -63,7 +63,7 @@ def quantize(absmax, *, rule, offset=None):
     rest = absmax - np.float32(offset)
     group_scale = np.maximum.reduceat(np.abs(rest), np.arange(0, rest.size, GROUP))
     inverse = 1 / np.maximum(group_scale, nf4.TINY)
-    unit = np.clip(rest * np.repeat(inverse, GROUP)[: rest.size], -1, 1)
+    unit = rest * np.repeat(inverse, GROUP)[: rest.size]
     if rule == "cpu":  # its kernel answers a group of zeros with code 0, which times 0 is 0 too
         unit[np.repeat(group_scale == 0, GROUP)[: rest.size]] = -1
     return RULES[rule](unit), group_scale, np.float32(offset)

@@ -109,9 +109,9 @@ def normalize(flat, blocksize):
     """
     full = flat.size - flat.size % blocksize
     blocks, tail = flat[:full].reshape(-1, blocksize), flat[full:]
-    absmax = np.abs(blocks).max(axis=1, initial=0)  # a zero block keeps the scale 0
+    absmax = np.abs(blocks).max(axis=1)  # a zero block keeps the scale 0
     unit = (blocks * (1 / np.maximum(absmax, TINY))[:, None]).ravel()
     if tail.size:
         scale = np.maximum(np.abs(tail).max(), TINY)  # here the floor is stored as well
         unit, absmax = np.append(unit, tail / scale), np.append(absmax, scale)
-    return np.clip(unit, -1, 1), absmax
+    return unit, absmax

@@ -59,7 +59,7 @@ def clip_grad_norm(grads, max_norm):
     returns   (list of arrays, norm before clipping)
 
     A NaN or inf among them is a ValueError; torch's default turns every gradient into NaN or 0.
-    The norm is taken of grads / max|grads|, so that squares neither overflow nor vanish.
+    The norm is a chain of hypot, so that no square overflows or vanishes.
 
     >>> clipped, norm = clip_grad_norm([[3.0], [[4.0]]], 1.0)
     >>> norm, clipped[0].round(4), clipped[1].round(4)
@@ -67,9 +67,7 @@ def clip_grad_norm(grads, max_norm):
     """
     grads = [finite(f"grads[{i}]", g) for i, g in enumerate(grads)]
     max_norm = number("max_norm", max_norm, at_least=0)
-    largest = max([np.abs(g).max(initial=0.0) for g in grads], default=0.0)
-    unit = largest if largest > 0 else 1.0
-    norm = float(unit * np.sqrt(sum(((g / unit) ** 2).sum() for g in grads)))
+    norm = float(np.hypot.reduce([np.hypot.reduce(g.ravel()) for g in grads]))
     return [g * min(1.0, max_norm / (norm + 1e-6)) for g in grads], norm
 
 
@@ -81,8 +79,10 @@ def linear_schedule(step, *, num_warmup_steps, num_training_steps):
     >>> [linear_schedule(i, num_warmup_steps=2, num_training_steps=6) for i in range(7)]
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    warm, progress = _progress(step, num_warmup_steps, num_training_steps)
-    return warm * (1.0 - progress)
+    step, warmup, total = _counts(step, num_warmup_steps, num_training_steps)
+    if step < warmup:
+        return step / warmup
+    return max(0.0, total - step) / max(1.0, total - warmup)
 
 
 def cosine_schedule(step, *, num_warmup_steps, num_training_steps, num_cycles=0.5):
@@ -94,16 +94,17 @@ def cosine_schedule(step, *, num_warmup_steps, num_training_steps, num_cycles=0.
     >>> [round(cosine_schedule(i, num_warmup_steps=0, num_training_steps=4), 4) for i in range(6)]
     [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
     """
-    warm, progress = _progress(step, num_warmup_steps, num_training_steps)
-    wave = np.cos(2 * np.pi * number("num_cycles", num_cycles, at_least=0) * progress)
-    return warm * float(1 + wave) / 2
-
-
-def _progress(step, num_warmup_steps, num_training_steps):
-    """How far the warm-up is, and how far the rest: both from 0 to 1."""
-    step = number("step", step, at_least=0)
-    total = number("num_training_steps", num_training_steps, at_least=1)
-    warmup = number("num_warmup_steps", num_warmup_steps, at_least=0)
+    step, warmup, total = _counts(step, num_warmup_steps, num_training_steps)
+    num_cycles = number("num_cycles", num_cycles, at_least=0)
     if step < warmup:
-        return step / warmup, 0.0
-    return 1.0, min(1.0, (step - warmup) / max(1.0, total - warmup))
+        return step / warmup
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return (1.0 + np.cos(2 * np.pi * num_cycles * progress).item()) / 2
+
+
+def _counts(step, num_warmup_steps, num_training_steps):
+    return (
+        number("step", step, at_least=0),
+        number("num_warmup_steps", num_warmup_steps, at_least=0),
+        number("num_training_steps", num_training_steps, at_least=1),
+    )

@@ -59,7 +59,8 @@ def top_p(logits, p):
     """The fewest tokens whose probabilities reach p stay; the likeliest always does.
 
     Counted from below, as the libraries do: a token goes if it and all less likely ones sum to
-    at most 1 - p. Of equally likely tokens the lower id goes first.
+    at most 1 - p. Of equally likely tokens the lower id goes first; the libraries leave that to
+    a sort that is not stable.
 
     >>> top_p(np.log([[0.5, 0.3, 0.2]]), 0.7).round(1)
     array([[-0.7, -1.2, -inf]])
@@ -72,7 +73,7 @@ def top_p(logits, p):
     weights = np.exp(ascending - ascending[:, -1:])
     goes = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1) <= 1 - p
     goes[:, -1] = False
-    removed = np.zeros_like(goes)
+    removed = np.empty_like(goes)
     np.put_along_axis(removed, order, goes, axis=1)
     return np.where(removed, -np.inf, logits)
 

@@ -1,5 +1,7 @@
 """Laws of double quantisation: the 256 values, the rounding, and what is left of the scales."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ def some_scales(seed):
 
 
 SCALES = st.integers(0, 2**32).map(some_scales)
+CHECKSUM = 0x1B137AEB
 RULES = pytest.mark.parametrize("rule", ["nearest", "cpu"])
 
 
@@ -34,6 +37,12 @@ def test_the_map_has_two_to_the_i_values_in_each_decade_and_both_signs():
             )
     assert values[127] == 0 and values[255] == 1
     np.testing.assert_allclose(values[0], -0.99296875, rtol=1e-7)
+
+
+def test_the_bits_of_the_map_are_those_of_the_stored_format():
+    # a file holds codes, so the last bit of each value is part of the format: the checksum of
+    # bitsandbytes' create_dynamic_map(); tests/parity compares the values themselves
+    assert zlib.crc32(double_quant.dynamic_map().astype("<f4").tobytes()) == CHECKSUM
 
 
 def test_nearest_is_nearest():

@@ -220,7 +220,7 @@ def test_a_wrong_argument_is_named():
         nf4.dequantize(np.zeros(3, np.uint8), np.ones(1), (4,), blocksize=64)
     with pytest.raises(ValueError, match=r"absmax must have shape \(1,?\), got \(2,\)"):
         nf4.dequantize(np.zeros(2, np.uint8), np.ones(2), (4,), blocksize=64)
-    for bad in ([16], [-1]):
+    for bad in ([3, 16], [-1, 3]):
         with pytest.raises(ValueError, match="indices must lie in 0..15"):
             nf4.pack(bad)
     with pytest.raises(ValueError, match="indices must have 1 axes"):

@@ -109,6 +109,14 @@ def test_extreme_logits_keep_their_digits():
     assert got[0, 2] == -np.inf
 
 
+def test_rows_of_very_different_size_do_not_meet():
+    logits = np.array([[1e4, 1e4 - 1, 0.0], [-1e4, -1e4 - 1, -2e4]])
+    got = sampler.reported_logps(
+        logits, [[0]] * 2, order="vllm", logprobs_mode="processed_logprobs", top_k=2
+    )
+    np.testing.assert_allclose(got[0], got[1], rtol=1e-11)  # 1e4 keeps 12 digits of the 1
+
+
 def test_a_token_that_the_model_itself_forbids_reports_minus_infinity():
     for mode in ("raw_logprobs", "processed_logprobs"):
         got = sampler.reported_logps([[0.0, -np.inf]], [[0]], order="vllm", logprobs_mode=mode)
