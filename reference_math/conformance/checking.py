@@ -1,0 +1,162 @@
+"""Is a loss of yours the one you think it is, and if not, which known convention makes it differ?"""
+
+import inspect
+from functools import reduce
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from reference_math import _checks
+from reference_math.conformance.objectives import OBJECTIVES
+
+BATCHES = 4  # random batches that all have to agree: no convention explains by chance
+
+
+class Verdict(NamedTuple):
+    """What `check` found.  Print it."""
+
+    agrees: bool
+    value_error: float  # the largest difference over the largest number, of the worst batch
+    gradient_error: float  # the same; nan where the objective has no gradient
+    explained_by: tuple  # the conventions that together make the reference into yours; or ()
+    constant: float  # where yours is the reference times one constant: that; else nan
+
+    def __str__(self):
+        errors = f"relative error: value {self.value_error:.1e}, gradient {self.gradient_error:.1e}"
+        if self.agrees:
+            return f"agrees with the reference ({errors})"
+        if self.explained_by:
+            return f"differs ({errors}), by convention: {'; and '.join(self.explained_by)}"
+        if np.isfinite(self.constant):
+            return f"differs ({errors}): it is the reference times {self.constant:.6g}"
+        return f"differs ({errors}); no known convention, nor two, explain it"
+
+
+def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options):
+    """Compares my_loss with the reference on random batches, in value and in gradient.
+
+    my_loss     called with arrays by name, those that it has parameters for:
+                    sft          per_token_logps, completion_mask
+                    dpo          per_token_logps, ref_per_token_logps, completion_mask  (2B, T)
+                    kl           per_token_logps, ref_per_token_logps
+                    grpo         per_token_logps, old_per_token_logps, advantages, completion_mask
+                                 and, with beta > 0, ref_per_token_logps
+                    rloo         per_token_logps, old_logps, advantages, completion_mask
+                    advantages   rewards  (12,): 3 groups of 4, prompt-major
+                returns a scalar; for kl (B, T) and for advantages (12,)
+    objective   one of those names
+    framework   "torch": float64 tensors, the gradient by autograd, so that a missing detach shows;
+                "numpy": arrays, the gradient by central differences of the value
+    rtol        what still counts as the same
+    options     dpo: of `dpo_loss.loss_and_grad`; grpo: of `grpo_trainer.loss` (loss_type, beta ...);
+                sft: loss_type, reduction ("batch_token"); kl: estimator ("k3");
+                rloo: epsilon_low, epsilon_high; advantages: scale, ddof, eps ("group", 1, 1e-4)
+    returns     a Verdict
+
+    >>> def mine(per_token_logps, ref_per_token_logps):
+    ...     log_r = per_token_logps - ref_per_token_logps
+    ...     return np.exp(log_r) - 1 - log_r
+    >>> check(mine, "kl", framework="numpy").explained_by
+    ('KL direction: policy minus reference, not reference minus policy',)
+    """
+    _checks.one_of("objective", objective, OBJECTIVES)
+    _checks.one_of("framework", framework, ("torch", "numpy"))
+    known, rng = OBJECTIVES[objective], np.random.default_rng(seed)
+    batches = [known["inputs"](rng, options) for _ in range(BATCHES)]
+    mine = [_yours(my_loss, arrays, known["wrt"], framework) for arrays in batches]
+
+    def theirs(variants):
+        f = reduce(lambda f, variant: variant(f), variants, known["reference"])
+        return [_theirs(f, arrays, options, known["wrt"], framework) for arrays in batches]
+
+    right = theirs(())
+    errors = _worst_value(mine, right), _worst_gradient(mine, right)
+    if _same(mine, right, rtol):
+        return Verdict(True, *errors, (), 1.0)
+    conventions = known["conventions"](options)
+    for names in [*combinations(conventions, 1), *combinations(conventions, 2)]:
+        if _same(mine, theirs([conventions[name] for name in names]), rtol):
+            return Verdict(False, *errors, names, float("nan"))
+    return Verdict(False, *errors, (), _constant(mine, right, rtol))
+
+
+def _yours(my_loss, arrays, wrt, framework):
+    """(value, its gradient to wrt or None)"""
+    arrays = {name: arrays[name] for name in _asked_for(my_loss, arrays)}
+    if framework == "numpy":
+        value = np.asarray(my_loss(**arrays), dtype=float)
+        return value, _slope(lambda a: my_loss(**a), arrays, wrt) if wrt else None
+    import torch
+
+    tensors = {name: torch.tensor(x, requires_grad=name == wrt) for name, x in arrays.items()}
+    value = my_loss(**tensors)
+    grad = None
+    if wrt and not value.requires_grad:
+        grad = np.zeros_like(arrays[wrt])  # all of it was detached
+    elif wrt:
+        grad = torch.autograd.grad(value.sum(), tensors[wrt])[0].numpy()
+    return value.detach().numpy(), grad
+
+
+def _asked_for(my_loss, arrays):
+    parameters = inspect.signature(my_loss).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return list(arrays)
+    names = [p.name for p in parameters if p.name in arrays or p.default is p.empty]
+    if not set(names) <= set(arrays):
+        raise ValueError(
+            f"my_loss must take its arrays by these names: {', '.join(arrays)}; "
+            f"got a function of {', '.join(names)}"
+        )
+    return names
+
+
+def _theirs(f, arrays, options, wrt, framework):
+    """(value, function that computes the gradient): most variants fall by their value alone."""
+    value, grad = f(arrays, options)
+    if wrt and (grad is None or framework == "numpy"):  # differences see no detach: like with like
+        return value, lambda: _slope(lambda a: f(a, options)[0], arrays, wrt)
+    return value, lambda: grad
+
+
+def _slope(value, arrays, wrt, h=1e-6):
+    """Gradient of the summed value by central differences, good to 1e-9 or so."""
+    x = arrays[wrt]
+    grad = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h
+        grad[i] = np.sum(value(arrays | {wrt: x + step}) - value(arrays | {wrt: x - step}))
+    return grad / (2 * h)
+
+
+def _same(mine, right, rtol):
+    return _worst_value(mine, right) <= rtol and not _worst_gradient(mine, right) > rtol
+
+
+def _worst_value(mine, right):
+    return max(_relative(m, r) for (m, _), (r, _) in zip(mine, right))
+
+
+def _worst_gradient(mine, right):
+    if mine[0][1] is None:
+        return float("nan")
+    return max(_relative(m, r()) for (_, m), (_, r) in zip(mine, right))
+
+
+def _relative(x, y):
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.shape != y.shape or not np.isfinite(x).all():
+        return float("inf")
+    return float(np.abs(x - y).max() / (np.abs(y).max() or 1.0))
+
+
+def _constant(mine, right, rtol):
+    """c where mine = c x reference in every batch, value and gradient; else nan."""
+    m, r = mine[0][0], right[0][0]
+    if np.shape(m) != np.shape(r) or not np.any(r):
+        return float("nan")
+    c = float(np.ravel(m)[np.abs(r).argmax()] / np.ravel(r)[np.abs(r).argmax()])
+    scaled = [(v * c, lambda g=g: None if g() is None else g() * c) for v, g in right]
+    return c if c and _same(mine, scaled, rtol) else float("nan")

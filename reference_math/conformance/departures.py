@@ -1,0 +1,110 @@
+"""Where TRL 1.16 departs from the paper of the same name, or from what an option's name suggests.
+
+Each is pinned down by a test in tests/parity, which fails on the day TRL changes.
+"""
+
+
+def _departure(objective, option, departure, source):
+    return {"objective": objective, "option": option, "departure": departure, "source": source}
+
+
+DEPARTURES = [
+    _departure(
+        "dpo",
+        "ipo",
+        "Each answer's log-ratio is divided by its token count; the paper takes whole answers'.",
+        "arXiv 2310.12036, eq. 17",
+    ),
+    _departure(
+        "dpo",
+        "ipo, sigmoid_norm",
+        "Without a prompt, the token count includes a first token that was never predicted.",
+        "",
+    ),
+    _departure(
+        "dpo",
+        "sigmoid, label_smoothing",
+        "Ignored: only exo_pair, robust, aot and aot_unpaired read label_smoothing.",
+        "cDPO: the note with arXiv 2305.18290's code",
+    ),
+    _departure("dpo", "bco_pair", "No running reward shift delta.", "arXiv 2404.04656"),
+    _departure(
+        "dpo",
+        "sppo_hard",
+        "Win probabilities are 1 and 0; the paper estimates them.",
+        "arXiv 2405.00675, eq. 4.7",
+    ),
+    _departure(
+        "dpo",
+        "f_divergence_type",
+        "Logged rewards and margins are those of reverse_kl whatever the divergence.",
+        "arXiv 2309.16240",
+    ),
+    _departure(
+        "dpo",
+        "forward_kl, discopop",
+        "NaN once e^88 is passed in float32: inf - inf, and 0 times inf.",
+        "arXiv 2309.16240, arXiv 2406.08414",
+    ),
+    _departure(
+        "dpo",
+        "hinge or sft, use_weighting",
+        "The backward stops with an error: an in-place product.",
+        "arXiv 2406.11827",
+    ),
+    _departure(
+        "dpo",
+        "alpha_divergence",
+        "KeyError for float64 log-probabilities; taken for reverse_kl within 1e-6 of alpha = 1.",
+        "arXiv 2309.16240",
+    ),
+    _departure("dpo", "sft", "NaN where no chosen token counts.", ""),
+    _departure(
+        "sft",
+        "label smoothing",
+        "NaN where nothing counts (nll and dft give 0); the sum over V is float32 whatever the model.",
+        "arXiv 1512.00567, section 7",
+    ),
+    _departure(
+        "grpo",
+        "default",
+        "beta is 0: no KL to the reference; the paper has 0.04.",
+        "arXiv 2402.03300, section 4.2",
+    ),
+    _departure(
+        "grpo",
+        "beta > 0",
+        "use_bias_correction_kl is on: k3 times the importance ratio, another gradient.",
+        "arXiv 2402.03300, eq. 4",
+    ),
+    _departure(
+        "grpo",
+        "advantages",
+        "Divided by std with ddof 1, plus 1e-4; the paper says std.",
+        "arXiv 2402.03300, section 4.1.2",
+    ),
+    _departure(
+        "grpo",
+        "dr_grpo",
+        "Only the normaliser: scale_rewards has to be set to 'none' as well.",
+        "arXiv 2503.20783",
+    ),
+    _departure(
+        "grpo",
+        "cispo",
+        "epsilon_high caps the ratio itself: its default 0.2 scales every on-policy gradient by 0.2.",
+        "arXiv 2506.13585",
+    ),
+    _departure(
+        "grpo",
+        "every loss type",
+        "A ratio above e^88 in float32 gives NaN gradients even where it is clipped.",
+        "",
+    ),
+    _departure(
+        "rloo",
+        "loss",
+        "A clipped ratio of whole completions; the paper is plain REINFORCE, the same on-policy.",
+        "arXiv 2402.14740, section 3.2",
+    ),
+]

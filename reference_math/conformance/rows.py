@@ -1,0 +1,48 @@
+"""What is compared: one row an objective, an option and a library, each a function of a place.
+
+    run(place) -> {"value": (theirs, ours), "gradient": (theirs, ours)}        float64 numpy arrays
+
+The library gets the place's tensors; reference_math gets the same numbers, rounded to the place's
+dtype, as float64.  tests/parity holds each row to a tolerance, case by case; here they are measured.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    objective: str
+    option: str
+    library: str  # a distribution's name; "torch twin" is reference_math.torch
+    run: object
+
+
+def every_row():
+    """All rows, in the order of the report."""
+    from reference_math.conformance import rows_adapters, rows_dpo, rows_policy, rows_tokens
+
+    return [
+        row
+        for module in (rows_tokens, rows_dpo, rows_policy, rows_adapters)
+        for row in module.rows()
+    ]
+
+
+def running(theirs, ours, arrays, wrt):
+    """A row's run: theirs(**tensors) by autograd against ours(**arrays) -> (value, gradient).
+
+    wrt   the name of the array that the gradient is taken to
+    """
+
+    def run(place):
+        tensors = {name: place.tensor(x, requires_grad=name == wrt) for name, x in arrays.items()}
+        value = theirs(**tensors)
+        value.sum().backward()
+        expected, grad = ours(**{name: place.rounded(x) for name, x in arrays.items()})
+        return {
+            "value": (place.numpy(value), np.asarray(expected)),
+            "gradient": (place.numpy(tensors[wrt].grad), grad),
+        }
+
+    return run

@@ -1,0 +1,285 @@
+"""The conformance report and `check`: planted conventions are named, and what is right agrees."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from reference_math import conformance, dpo_loss, grpo_trainer
+from reference_math.conformance import report, rows
+from reference_math.torch import advantages as twin_advantages
+from reference_math.torch import cispo as twin_cispo
+from reference_math.torch import dpo as twin_dpo
+from reference_math.torch import grpo as twin_grpo
+from reference_math.torch import kl as twin_kl
+from reference_math.torch import sft as twin_sft
+
+NAMES = ("per_token_logps", "old_per_token_logps", "advantages", "completion_mask")
+
+
+def grpo(per_token_logps, old_per_token_logps, advantages, completion_mask, **changed):
+    """A from-scratch DAPO loss."""
+    options = {"epsilon_low": 0.2, "epsilon_high": 0.2, "reduction": "dapo"}
+    options |= {"importance_sampling_level": "token"}
+    options |= {"tokens_per_micro_batch": completion_mask.sum()} | changed
+    tokens = (per_token_logps, old_per_token_logps, advantages, completion_mask)
+    return twin_grpo.loss(*tokens, **options)
+
+
+def changed(**options):
+    """The same loss with other options, under the plain four names."""
+
+    def loss(per_token_logps, old_per_token_logps, advantages, completion_mask):
+        tokens = (per_token_logps, old_per_token_logps, advantages, completion_mask)
+        return grpo(*tokens, **options)
+
+    return loss
+
+
+def dpo(per_token_logps, ref_per_token_logps, completion_mask, beta=0.1):
+    u = twin_dpo.sequence_logps(per_token_logps - ref_per_token_logps, completion_mask)
+    return twin_dpo.sigmoid(*u.chunk(2), beta=beta).mean()
+
+
+def nll(per_token_logps, completion_mask):
+    return twin_sft.nll(per_token_logps, completion_mask, reduction="batch_token")
+
+
+def dft(per_token_logps, completion_mask):
+    return twin_sft.dft(per_token_logps, completion_mask, reduction="batch_token")
+
+
+@pytest.mark.parametrize(
+    "mine, objective, options",
+    [
+        (nll, "sft", {}),
+        (dft, "sft", {"loss_type": "dft"}),
+        (dpo, "dpo", {}),
+        (lambda **x: dpo(**x, beta=0.4), "dpo", {"beta": 0.4}),
+        (twin_kl.k2, "kl", {"estimator": "k2"}),
+        (changed(), "grpo", {"loss_type": "dapo"}),
+        (changed(reduction="luspo"), "grpo", {"loss_type": "luspo"}),
+    ],
+)
+def test_what_is_right_agrees(mine, objective, options):
+    verdict = conformance.check(mine, objective, **options)
+    assert verdict.agrees and verdict.explained_by == ()
+    assert verdict.value_error < 1e-9 and verdict.gradient_error < 1e-9
+    assert str(verdict).startswith("agrees with the reference")
+
+
+def undetached_dft(per_token_logps, completion_mask):
+    return nll(per_token_logps * per_token_logps.exp(), completion_mask)
+
+
+def shifted_nll(per_token_logps, completion_mask):
+    late = torch.nn.functional.pad(completion_mask[:, :-1], (1, 0))
+    return nll(per_token_logps, late)
+
+
+def summed_and_negated_nll(per_token_logps, completion_mask):
+    return (per_token_logps * completion_mask).sum()
+
+
+def undetached_cispo(per_token_logps, old_per_token_logps, advantages, completion_mask):
+    w = (per_token_logps - old_per_token_logps).exp().clamp(max=5.0)
+    c = -w * advantages[:, None] * per_token_logps
+    return (c * completion_mask).sum() / completion_mask.sum()
+
+
+def cdpo(per_token_logps, ref_per_token_logps, completion_mask):
+    u = twin_dpo.sequence_logps(per_token_logps - ref_per_token_logps, completion_mask)
+    right, wrong = u.chunk(2)
+    one, other = (twin_dpo.sigmoid(*pair, beta=0.1) for pair in ((right, wrong), (wrong, right)))
+    return (0.9 * one + 0.1 * other).mean()
+
+
+@pytest.mark.parametrize(
+    "mine, objective, options, explained_by",
+    [
+        (shifted_nll, "sft", {}, ["mask shift: one position too late"]),
+        (lambda **x: -nll(**x), "sft", {}, ["sign: negated"]),
+        (summed_and_negated_nll, "sft", {}, ["sign: negated", "reduction: sum over the tokens"]),
+        (undetached_dft, "sft", {"loss_type": "dft"}, ["detach: missing"]),
+        (dft, "sft", {}, []),
+        (lambda **x: dpo(**x) * 3, "dpo", {}, ["reduction: sum over the pairs"]),
+        (cdpo, "dpo", {}, ["label smoothing: eps = 0.1"]),
+        (dpo, "dpo", {"loss_type": "sigmoid_norm"}, ["length: answers' summed"]),
+        (lambda **x: -dpo(**x), "dpo", {}, ["sign: negated"]),
+        (
+            lambda per_token_logps, ref_per_token_logps: twin_kl.k3(
+                ref_per_token_logps, per_token_logps
+            ),
+            "kl",
+            {},
+            ["KL direction"],
+        ),
+        (twin_kl.k1, "kl", {}, ["estimator: k1"]),
+        (changed(reduction="grpo"), "grpo", {}, ["reduction: of loss_type 'grpo'"]),
+        (changed(reduction="luspo"), "grpo", {}, ["reduction: of loss_type 'luspo'"]),
+        (changed(importance_sampling_level="sequence"), "grpo", {}, ["ratio: one a sequence"]),
+        (
+            changed(importance_sampling_level="sequence", reduction="grpo"),
+            "grpo",
+            {},
+            ["reduction: of loss_type 'grpo'", "ratio: one a sequence"],
+        ),
+        (changed(epsilon_low=1.0, epsilon_high=np.inf), "grpo", {}, ["clip: none"]),
+        (
+            undetached_cispo,
+            "grpo",
+            {"loss_type": "cispo", "epsilon_high": 5.0},
+            ["detach: missing"],
+        ),
+        (lambda **x: 0.7 * changed()(**x), "grpo", {}, []),
+    ],
+)
+def test_a_planted_convention_is_named(mine, objective, options, explained_by):
+    verdict = conformance.check(mine, objective, **options)
+    assert not verdict.agrees
+    assert len(verdict.explained_by) == len(explained_by), verdict
+    for name in explained_by:
+        assert any(said.startswith(name) for said in verdict.explained_by), verdict
+    assert all(said in str(verdict) for said in verdict.explained_by)
+
+
+def test_a_constant_factor_is_found():
+    verdict = conformance.check(lambda **x: 0.7 * changed()(**x), "grpo")
+    assert verdict.constant == pytest.approx(0.7) and "reference times 0.7" in str(verdict)
+
+
+def test_what_nothing_explains_is_said_to_be_so():
+    verdict = conformance.check(lambda **x: dpo(**x).sin(), "dpo")
+    assert verdict.explained_by == () and np.isnan(verdict.constant)
+    assert "no known convention" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    "ddof, eps, explained_by",
+    [(0, 1e-4, ["ddof: 0"]), (1, 1e-8, ["eps: 1e-08"]), (0, 1e-8, ["ddof: 0", "eps: 1e-08"])],
+)
+def test_the_std_of_the_advantages_is_told_apart(ddof, eps, explained_by):
+    def mine(rewards):
+        return twin_advantages.group(rewards, 4, ddof=ddof, eps=eps)
+
+    verdict = conformance.check(mine, "advantages", rtol=1e-9)
+    assert [said.split(" (")[0] for said in verdict.explained_by] == explained_by
+    assert "open-instruct" in str(verdict)  # who does so, from the table of conventions
+    assert np.isnan(verdict.gradient_error)
+
+
+def test_kl_in_the_wrong_direction_inside_grpo():
+    def mine(per_token_logps, ref_per_token_logps, completion_mask, **rest):
+        k = twin_kl.k3(ref_per_token_logps, per_token_logps)  # the other way round
+        penalty = (k * completion_mask).sum() / completion_mask.sum()
+        tokens = {"per_token_logps": per_token_logps, "completion_mask": completion_mask}
+        return changed()(**tokens, **rest) + 0.3 * penalty
+
+    options = {"loss_type": "dapo", "beta": 0.3, "use_bias_correction_kl": False}
+    verdict = conformance.check(mine, "grpo", **options)
+    assert verdict.explained_by == (
+        "KL direction: policy minus reference, not reference minus policy",
+    )
+
+
+def test_cispos_twin_agrees_and_so_the_list_above_blames_the_missing_detach():
+    def mine(per_token_logps, old_per_token_logps, advantages, completion_mask):
+        return twin_cispo.loss(
+            per_token_logps,
+            old_per_token_logps,
+            advantages,
+            completion_mask,
+            importance_sampling_level="token",
+            epsilon_max=5.0,
+            reduction="dapo",
+            tokens_per_micro_batch=completion_mask.sum(),
+        )
+
+    assert conformance.check(mine, "grpo", loss_type="cispo", epsilon_high=5.0).agrees
+
+
+def test_numpy_losses_are_checked_by_differences():
+    def mine(per_token_logps, completion_mask):
+        return -(per_token_logps * completion_mask).sum() / completion_mask.sum()
+
+    assert conformance.check(mine, "sft", framework="numpy").agrees
+    verdict = conformance.check(lambda **x: -mine(**x), "sft", framework="numpy")
+    assert verdict.explained_by == ("sign: negated",)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: conformance.check(nll, "ppo"), "objective must be one of 'sft'"),
+        (lambda: conformance.check(nll, "sft", framework="jax"), "framework must be one of"),
+        (
+            lambda: conformance.check(lambda logits: logits, "sft"),
+            "my_loss must take its arrays by",
+        ),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(call, message):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert message in str(error.value)
+
+
+# The report ------------------------------------------------------------------------------------
+
+REFUSED = ("hinge, use_weighting", "sft, use_weighting")  # TRL's backward: see test_dpo.py
+
+
+def test_every_row_of_the_report_is_within_its_dtypes_reach():
+    pytest.importorskip("trl")
+    records = report.measure(rows.every_row(), report.places()[:2])  # the CPU's
+    assert {r["objective"] for r in records} >= {"tokens", "sft", "dpo", "kl", "grpo", "rloo"}
+    for record in records:
+        if "refused" in record:
+            assert record["option"] in REFUSED or "alpha_divergence" in record["option"], record
+            continue
+        # float32: sums of 100 terms; TRL's own float32 constants and accumulators within float64
+        float32_inside = record["library"] == "trl" or record["dtype"] == "float32"
+        worst = max(record["value"], record.get("gradient", 0.0))
+        assert worst < (1e-5 if float32_inside else 1e-12), record
+    assert {r["option"].split(",")[0] for r in records if r["objective"] == "dpo"} == set(
+        dpo_loss.LOSS_TYPES
+    )
+    assert {r["option"].split(",")[0] for r in records if r["objective"] == "grpo"} == set(
+        grpo_trainer.LOSS_TYPES
+    )
+
+
+def test_a_planted_difference_shows_in_the_report():
+    at = report.places()[0]
+    row = next(row for row in rows.every_row() if row.objective == "kl")
+    wrong = row._replace(
+        run=lambda place: {k: (1.01 * x, y) for k, (x, y) in row.run(place).items()}
+    )
+    (record,) = report.measure([wrong], [at])
+    assert record["value"] == pytest.approx(0.01) and record["gradient"] == pytest.approx(0.01)
+    assert "1e-02 / 1e-02" in report.as_html([record])
+    assert report.relative_error([np.nan], [1.0]) == np.inf
+    assert report.relative_error([1.0, 2.0], [1.0]) == np.inf
+
+
+def test_the_report_is_written_as_text_html_and_json():
+    every = [row for row in rows.every_row() if row.objective == "kl"]
+    records = report.measure(every, report.places()[:1])
+    text, page = report.as_text(records), report.as_html(records)
+    assert "kl" in text and "torch twin" in text and "k3" in page
+    kept = json.loads(report.as_json(records))
+    assert kept["records"] == records and len(kept["departures"]) > 10
+    gone = [row._replace(library="no_such_library") for row in every]
+    assert report.missing(gone) == ["no_such_library"] and report.measure(gone, []) == []
+
+
+def test_importing_it_brings_in_no_torch():
+    script = "import sys, reference_math.conformance; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
