@@ -4,9 +4,10 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from rewards.comparison import RIGHT
 from rewards.completions import prompt_of, text_of
 from rewards.extract import MAX_CHARS, gold_text
-from rewards.policy import RIGHT, copied
+from rewards.policy import copied
 from rewards.process import verifier
 from rewards.refused import Refused
 from rewards.tags import scan

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rewards.policy import RIGHT, judge, judge_gold
+from rewards.comparison import RIGHT
+from rewards.policy import judge, judge_gold
 
 LINES = Path(__file__).with_name("answers.jsonl").read_text(encoding="utf-8").splitlines()
 
