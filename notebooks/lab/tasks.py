@@ -30,9 +30,13 @@ LEVELS = {
 OPERANDS = range(10, 100)
 STYLES = ("terse", "steps")
 PREFERRED = "terse"
-# How a sum is put in raw text. The distance from the sum to the reasoning varies, so that the base
-# learns to look the digits up, and SFT can move the skill into the chat template.
-LEADS = ("{}+{}: ", "{}+{}=? ", "{}+{} is\n", "Add {}+{}.\n", "{}+{}? Well, ", "Q: {}+{}=?\nA: ")
+# How raw text puts a sum and its result. The distances vary, so that the base learns to look the
+# digits up wherever they stand, and SFT can move the skill into the chat template.
+LEADS = (
+    *("{}+{}: ", "{}+{}=? ", "{}+{} is\n", "{}+{}?\nWell: ", "Add {}+{}.\n", "{}+{}.\nStep by step: "),
+    *("Q: {}+{}=?\nA: ", "{}+{}? Well, ", "Sum {}+{}?\nLet's see. ", "{}+{} gives:\n", "{}+{}, worked out: "),
+)
+TAILS = (". So {}.", "\n{}.", ": {}.", ".\nSum {}.", ", so it is {}.", "\n= {}.")
 
 
 def level(a, b):
@@ -140,23 +144,31 @@ def grpo_dataset(n, seed=0, split="train"):
     )
 
 
+def any_pair(rng):
+    """A training pair, any level."""
+    a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
+    return any_pair(rng) if is_held_out(a, b) else (a, b)
+
+
 def raw_document(rng, wrong):
     """A line as the web has it: no chat, and with probability `wrong` a slip in one column."""
-    a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
-    while is_held_out(a, b):
-        a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
+    a, b = any_pair(rng)
     thought, answer = solve(a, b, rng.choice(STYLES), slip_in_one_column(rng, wrong))
-    return rng.choice(LEADS).format(a, b) + f"{thought}. So {answer}."
+    return rng.choice(LEADS).format(a, b) + thought + rng.choice(TAILS).format(answer)
 
 
 def chat_document(rng):
-    """A chat in the template about something else: it teaches the tags, not the task."""
-    word = "".join(rng.choice("0123456789") for _ in range(rng.choice((2, 3, 4))))
-    kind = rng.choice(("copy", "reverse", "last"))
-    answer = {"copy": word, "reverse": word[::-1], "last": word[-1]}[kind]
-    thought = rng.choice((f"{kind} {word}", f"{kind}:\n{word}"))
+    """A chat in the template about two numbers, never about their sum: it teaches the tags and
+    where to look, not the task.
+    """
+    a, b = any_pair(rng)
+    kind, answer = rng.choice(
+        (("copy", f"{a}+{b}"), ("swap", f"{b}+{a}"), ("ones", f"{a % 10},{b % 10}"))
+        + (("tens", f"{a // 10},{b // 10}"), ("first", f"{a}"), ("last", f"{b}"))
+    )
+    thought = rng.choice((f"{kind} {answer}", f"{kind}:\n{answer}", answer))
     text = f"<think>{thought}</think>\n<answer>{answer}</answer>"
     return [
-        {"role": "user", "content": f"{kind} {word}"},
+        {"role": "user", "content": f"{kind} {a}+{b}{rng.choice(('', '?', '.', '=?'))}"},
         {"role": "assistant", "content": text},
     ]

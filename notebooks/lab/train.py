@@ -12,7 +12,13 @@ from lab import vllm  # first: it sets what torch and vLLM read when they load
 
 import torch  # isort: skip
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    set_seed,
+)
 from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
 from lab import callbacks, evaluate, model, pairs, recipes, runs, tasks
@@ -91,9 +97,15 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
         options.setdefault("reward_funcs", [accuracy_reward, format_reward])
     # One bar, and trackio by our own callback: see lab.callbacks.
     config = Config(**args, report_to=[], disable_tqdm=True)
+    exact = {param: param.data for param in policy.parameters() if param.requires_grad}
     built = Trainer(
         model=policy, args=config, train_dataset=rows, processing_class=tok, **options
     )
+    # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, in a float32 run too.
+    if not (config.bf16 or config.fp16):
+        for param, data in exact.items():
+            param.data = data
+    built.remove_callback(PrinterCallback)  # a dict a step, between the bar and the reader
     built.add_callback(callbacks.Progress(stage))
     built.add_callback(callbacks.Trackio(recipe))
     return built
