@@ -1,6 +1,12 @@
 """What the notebooks share. `import lab` is light; each module loads when it is first used."""
 
 import importlib
+import os
+from pathlib import Path
+
+# trackio reads it when it is imported, and trl imports trackio: its data stays beside the runs.
+_runs = os.environ.get("LAB_RUNS") or Path(__file__).parent.parent / "runs"
+os.environ.setdefault("TRACKIO_DIR", str(Path(_runs).absolute() / "trackio"))
 
 __all__ = [
     "callbacks",
