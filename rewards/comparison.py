@@ -25,7 +25,9 @@ def compare(gold, answer, same_text=True):
     gold, answer   Reading
     same_text      bool      take the same words for the same thing, without any algebra
     """
-    if answer.unit != gold.unit and ((answer.unit and gold.unit) or "base" in answer.unit):
+    if answer.unit != gold.unit and (
+        (answer.unit and gold.unit) or answer.unit.startswith("base ")
+    ):
         return "another unit"
     if gold.name and answer.name and gold.name != answer.name:
         return _by_algebra(gold.statement, answer.statement)
