@@ -20,7 +20,7 @@ from lab import bench, tasks
 SIZES = (
     {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 2},
     {"hidden_size": 256, "intermediate_size": 512, "layers": 4, "heads": 4},
-    {"hidden_size": 768, "intermediate_size": 1536, "layers": 4, "heads": 12},
+    {"hidden_size": 512, "intermediate_size": 1024, "layers": 4, "heads": 8},
 )
 
 
