@@ -7,6 +7,9 @@ from pathlib import Path
 # trackio reads it when it is imported, and trl imports trackio: its data stays beside the runs.
 _runs = os.environ.get("LAB_RUNS") or Path(__file__).parent.parent / "runs"
 os.environ.setdefault("TRACKIO_DIR", str(Path(_runs).absolute() / "trackio"))
+# OpenMP reads it when torch is imported. Its idle threads would spin, and a busy machine then takes
+# two to three times as long for a step.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
     "callbacks",

@@ -35,7 +35,9 @@ def right_over_wrong(drawn):
     pairs = []
     for style in tasks.STYLES:
         same = [d for d in drawn if d["style"] == style]
-        pairs += _pair([d for d in same if d["right"]], [d for d in same if not d["right"]]).to_list()
+        pairs += _pair(
+            [d for d in same if d["right"]], [d for d in same if not d["right"]]
+        ).to_list()
     return Dataset.from_list(pairs)
 
 

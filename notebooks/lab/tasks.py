@@ -33,8 +33,21 @@ PREFERRED = "terse"
 # How raw text puts a sum and its result. The distances vary, so that the base learns to look the
 # digits up wherever they stand, and SFT can move the skill into the chat template.
 LEADS = (
-    *("{}+{}: ", "{}+{}=? ", "{}+{} is\n", "{}+{}?\nWell: ", "Add {}+{}.\n", "{}+{}.\nStep by step: "),
-    *("Q: {}+{}=?\nA: ", "{}+{}? Well, ", "Sum {}+{}?\nLet's see. ", "{}+{} gives:\n", "{}+{}, worked out: "),
+    *(
+        "{}+{}: ",
+        "{}+{}=? ",
+        "{}+{} is\n",
+        "{}+{}?\nWell: ",
+        "Add {}+{}.\n",
+        "{}+{}.\nStep by step: ",
+    ),
+    *(
+        "Q: {}+{}=?\nA: ",
+        "{}+{}? Well, ",
+        "Sum {}+{}?\nLet's see. ",
+        "{}+{} gives:\n",
+        "{}+{}, worked out: ",
+    ),
 )
 TAILS = (". So {}.", "\n{}.", ": {}.", ".\nSum {}.", ", so it is {}.", "\n= {}.")
 

@@ -1,8 +1,8 @@
 """One stage of the chain, from its recipe: base, sft, dpo or grpo.
 
-    python -m lab.train grpo                                  the profile of this machine
-    python -m lab.train sft --config recipes/sft_tiny.yaml    a recipe of your own
-    accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_tiny.yaml
+python -m lab.train grpo                                  the profile of this machine
+python -m lab.train sft --config recipes/sft_tiny.yaml    a recipe of your own
+accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_tiny.yaml
 """
 
 import argparse
@@ -98,9 +98,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     # One bar, and trackio by our own callback: see lab.callbacks.
     config = Config(**args, report_to=[], disable_tqdm=True)
     exact = {param: param.data for param in policy.parameters() if param.requires_grad}
-    built = Trainer(
-        model=policy, args=config, train_dataset=rows, processing_class=tok, **options
-    )
+    built = Trainer(model=policy, args=config, train_dataset=rows, processing_class=tok, **options)
     # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, in a float32 run too.
     if not (config.bf16 or config.fp16):
         for param, data in exact.items():
@@ -175,7 +173,9 @@ def ensure(stage, of=None, seed=None, say=print):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m lab.train", description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=recipes.STAGES)
-    parser.add_argument("--config", help="a YAML recipe; default: the one of this machine's profile")
+    parser.add_argument(
+        "--config", help="a YAML recipe; default: the one of this machine's profile"
+    )
     parser.add_argument("--seed", type=int, help="instead of the recipe's own")
     args = parser.parse_args(argv)
     recipe = recipes.load(args.stage, args.config, args.seed)

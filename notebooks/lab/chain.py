@@ -1,0 +1,131 @@
+"""The whole chain, as a reader would go through it: every notebook, executed in order.
+
+    python -m lab.chain            what `make lab` runs
+    python -m lab.chain --fresh    make everything again
+
+Each notebook makes its stage under runs/<stage>/; its executed copy goes to runs/notebooks/. What
+is up to date is reused, and said to be. At the end: a table of what was learnt, and a report.
+"""
+
+import argparse
+import hashlib
+import shutil
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from tqdm.auto import tqdm
+
+from lab import recipes, report, runs
+
+FOLDER = Path(__file__).parent.parent
+STAGE_OF = {"00": "base", "01": "sft", "02": "dpo", "03": "grpo", "04": "grpo"}
+
+
+def notebooks():
+    """The lessons of the chain, in order."""
+    return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name[:2] in STAGE_OF]
+
+
+def state_of(path):
+    """A hash of what an executed copy depends on: the lesson, and the recipe of its stage."""
+    stage = recipes.fingerprint(recipes.load(STAGE_OF[path.name[:2]]))
+    return hashlib.sha256(path.read_bytes() + stage.encode()).hexdigest()[:16]
+
+
+def is_current(path):
+    copy = runs.path("notebooks") / path.name
+    if not copy.exists() or not runs.is_current(recipes.load(STAGE_OF[path.name[:2]])):
+        return False
+    return nbformat.read(copy, 4).metadata.get("lab", {}).get("state") == state_of(path)
+
+
+def execute(path):
+    """Run one notebook from top to bottom and keep its executed copy, also when a cell fails."""
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    copy = runs.path("notebooks") / path.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(code), desc=path.stem, unit="cell") as bar, _ticking(bar):
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            resources={"metadata": {"path": str(FOLDER)}},
+            on_cell_start=lambda cell, cell_index: bar.set_postfix_str(
+                _heading(notebook, cell_index)
+            ),
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+            notebook.metadata["lab"] = {"state": state_of(path)}
+        finally:
+            nbformat.write(notebook, copy)
+
+
+def _heading(notebook, index):
+    """The last heading above a cell."""
+    lines = [
+        line.lstrip("# ")
+        for cell in notebook.cells[:index]
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    return lines[-1][:48] if lines else ""
+
+
+@contextmanager
+def _ticking(bar):
+    """The bar's clock goes on while a long cell trains."""
+    done = threading.Event()
+
+    def tick():
+        while not done.wait(1.0):
+            bar.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m lab.chain", description=__doc__.split("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="make every stage again")
+    args = parser.parse_args(argv)
+    if args.fresh:
+        for folder in (*recipes.STAGES, "notebooks"):
+            shutil.rmtree(runs.path(folder), ignore_errors=True)
+    began, made = time.perf_counter(), 0
+    for path in notebooks():
+        if is_current(path):
+            print(f"{path.stem}: found, up to date; nothing to do")
+            continue
+        try:
+            execute(path)
+        except CellExecutionError as error:
+            copy = runs.shown(runs.path("notebooks") / path.name)
+            print(f"\n{error}\n{path.name} stopped at the cell above; as far as it got: {copy}")
+            return 1
+        made += 1
+    minutes = (time.perf_counter() - began) / 60
+    print(f"\n{report.table()}\n")
+    print(
+        f"{made} notebooks run in {minutes:.1f} minutes; executed copies in "
+        f"{runs.shown(runs.path('notebooks'))}"
+    )
+    print(f"report: {runs.shown(report.write())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
