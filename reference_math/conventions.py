@@ -23,7 +23,8 @@ source        where it says so
 TRL's rows are its defaults (version 1.16), which tests/parity/test_trl_grpo.py compares with the
 installed library. With them TRL's loss_type="grpo" is not the paper's GRPO: no KL, std with 1e-4.
 
-Lesson        notebooks/03_grpo.ipynb draws this table
+Lesson        notebooks/03_grpo.ipynb
+Proof         tests/laws/test_conventions.py
 """
 
 COLUMNS = (
