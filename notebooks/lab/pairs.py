@@ -24,10 +24,16 @@ def draw(model, tok, n_prompts, seed, samples=4):
 def styled(drawn):
     """The preferred style over the other, both right: nothing but the style tells them apart."""
     right = [d for d in drawn if d["right"]]
-    return _pair(
+    pairs = _pair(
         [d for d in right if d["style"] == tasks.PREFERRED],
         [d for d in right if d["style"] != tasks.PREFERRED],
     )
+    if not len(pairs):
+        raise ValueError(
+            f"no pairs: {len(right)} right completions of {len(drawn)}, and no problem was solved "
+            "in both styles; train the SFT stage longer, or draw more samples a problem"
+        )
+    return pairs
 
 
 def right_over_wrong(drawn):
