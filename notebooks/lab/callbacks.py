@@ -3,8 +3,6 @@
 import contextlib
 import io
 import os
-from contextlib import redirect_stdout
-from io import StringIO
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback

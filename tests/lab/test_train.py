@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 import yaml
-
 from lab import chain, pairs, recipes, report, runs, train, vllm
 
 
@@ -132,7 +131,9 @@ def test_accelerate_starts_two_processes(small, stage, tmp_path):
         "print(f'rank {dist.get_rank()} of {dist.get_world_size()} by {dist.get_backend()}')\n"
     )
     env = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, check=False, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rank 0 of 2 by gloo" in done.stdout and "rank 1 of 2 by gloo" in done.stdout
     manifest = json.loads((runs.path(stage) / "manifest.json").read_text())
