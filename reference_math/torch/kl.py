@@ -3,9 +3,12 @@
 Twin of   reference_math.kl     Proof   tests/parity/test_kl.py
 
 Shapes    (B, T) in, (B, T) out; padding included: the caller masks.
+Dtypes    float64 stays; float32 and below are computed and returned in float32.
 """
 
 import torch
+
+from reference_math.torch.logprobs import precision
 
 
 def k1(per_token_logps, ref_per_token_logps):
@@ -38,8 +41,9 @@ def exact(logits, ref_logits, *, temperature=1.0):
         raise ValueError(
             f"ref_logits must have shape {tuple(logits.shape)}, got {tuple(ref_logits.shape)}"
         )
-    log_p = torch.log_softmax(logits / temperature, dim=-1)
-    log_q = torch.log_softmax(ref_logits / temperature, dim=-1)
+    dtype = precision(logits)
+    log_p = torch.log_softmax(logits.to(dtype) / temperature, dim=-1)
+    log_q = torch.log_softmax(ref_logits.to(dtype) / temperature, dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
@@ -49,4 +53,5 @@ def _log_r(per_token_logps, ref_per_token_logps):
             f"ref_per_token_logps must have shape {tuple(per_token_logps.shape)}, "
             f"got {tuple(ref_per_token_logps.shape)}"
         )
-    return ref_per_token_logps - per_token_logps
+    dtype = precision(per_token_logps)
+    return ref_per_token_logps.to(dtype) - per_token_logps.to(dtype)

@@ -50,9 +50,9 @@ class _FromHidden(torch.autograd.Function):
     def forward(ctx, hidden, weight, tokens, temperature, with_entropy):
         ctx.set_materialize_grads(False)  # of an output that nobody used: None, and its work saved
         values = hidden.new_empty((2, len(hidden)), dtype=logprobs.precision(hidden))
-        for at in _chunks(hidden, weight):
-            z = _logits(hidden[at], weight, temperature)
-            values[:, at] = logprobs.logps_and_entropy(z, tokens[at], with_entropy)
+        for z, pieces in _logits(hidden, weight, temperature):
+            for at, part in pieces:
+                values[:, at] = logprobs.logps_and_entropy(z[part], tokens[at], with_entropy)
         ctx.save_for_backward(hidden, weight, tokens, values)
         ctx.temperature = temperature
         return values[0].clone(), values[1].clone() if with_entropy else None
@@ -61,30 +61,35 @@ class _FromHidden(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_logps, grad_entropy):
         hidden, weight, tokens, values = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight, dtype=values.dtype)
-        for at in _chunks(hidden, weight):
-            z = _logits(hidden[at], weight, ctx.temperature)
-            grads = (
-                g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
-            )
-            grad_logits = logprobs.logits_grad(z, tokens[at], values[:, at], *grads)
-            if grad_hidden is not None:
-                grad_hidden[at] = grad_logits.to(weight.dtype) @ weight
-            if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.T, hidden[at].to(values.dtype))
-        if grad_weight is not None:
+        asked_hidden, asked_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if asked_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=values.dtype) if asked_weight else None
+        for z, pieces in _logits(hidden, weight, ctx.temperature):
+            for at, part in pieces:
+                grads = (
+                    g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
+                )
+                z[part] = logprobs.logits_grad(z[part], tokens[at], values[:, at], *grads)
+            rows = slice(pieces[0][0].start, pieces[-1][0].stop)
+            if asked_hidden:
+                grad_hidden[rows] = z.to(weight.dtype) @ weight
+            if asked_weight:
+                grad_weight.addmm_(z.T, hidden[rows].to(values.dtype))
+        if asked_weight:
             grad_weight = grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None
 
 
-def _chunks(hidden, weight):
-    # a product of fewer rows would spend its time reading the head
-    size = max(64, logprobs.chunk_size(hidden.device, len(weight)))
-    return [slice(n, n + size) for n in range(0, len(hidden), size)]
-
-
 def _logits(hidden, weight, temperature):
-    return (hidden @ weight.T).to(logprobs.precision(hidden)).div_(temperature)
+    """Logits of some positions at a time, and the pieces of them that fit a chunk.
+
+    A product of few rows would spend its time reading the head: 64 rows, then pieces.
+
+    yields   z (rows, V), [(where a piece stands in hidden, where in z)]
+    """
+    piece = logprobs.chunk_size(hidden.device, len(weight))
+    rows = max(64, piece)
+    for n in range(0, len(hidden), rows):
+        z = (hidden[n : n + rows] @ weight.T).to(logprobs.precision(hidden)).div_(temperature)
+        parts = [slice(i, min(i + piece, len(z))) for i in range(0, len(z), piece)]
+        yield z, [(slice(n + part.start, n + part.stop), part) for part in parts]
