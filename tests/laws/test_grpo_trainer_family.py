@@ -1,4 +1,4 @@
-"""Laws that grpo, cispo, sapo and vespo share."""
+"""Laws that the surrogates of all loss types share: grpo, cispo, sapo, vespo."""
 
 import numpy as np
 import pytest
