@@ -1,0 +1,95 @@
+"""Scores on held-out problems: the interval, and a sampler that leaves no trace."""
+
+import pytest
+import torch
+from lab import evaluate, model, tasks
+from lab.evaluate import wilson
+
+
+# Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17
+# (1998), table I, method 3 (Wilson without continuity correction): printed with four digits.
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_the_published_intervals(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 600), (7, 7), (3, 10), (599, 600)])
+def test_wilson_holds_the_share_and_mirrors(successes, n):
+    low, high = wilson(successes, n)
+    assert 0.0 <= low <= successes / n <= high <= 1.0
+    # 1e-12: float64, a handful of operations on numbers of order 1.
+    assert wilson(n - successes, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_wilson_refuses_what_is_no_proportion(successes, n):
+    with pytest.raises(ValueError, match="expected 0 <= successes <= n"):
+        wilson(successes, n)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    tok = model.tokenizer()
+    return model.build(tok, hidden_size=64, intermediate_size=64, layers=1, heads=1).eval(), tok
+
+
+PROMPTS = [tasks.prompt(12, 34), tasks.prompt(98, 7), tasks.prompt(55, 66)]
+
+
+def test_sampling_leaves_the_global_generator_as_it_was(untrained):
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    evaluate.sample(*untrained, PROMPTS, seed=0, max_new_tokens=4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_seed_decides_the_samples_whatever_was_drawn_before(untrained):
+    texts = []
+    for before, seed in ((1, 0), (2, 0), (1, 1)):
+        torch.manual_seed(before)
+        texts.append(evaluate.sample(*untrained, PROMPTS, seed=seed, max_new_tokens=8))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_greedy_needs_no_seed(untrained):
+    greedy = [
+        evaluate.sample(*untrained, PROMPTS, seed=seed, max_new_tokens=8, temperature=0)
+        for seed in (0, 1)
+    ]
+    assert greedy[0] == greedy[1]
+
+
+def test_what_a_manifest_keeps_is_counted_from_the_completions(untrained, monkeypatch):
+    """Every third completion right and terse, the next wrong and in steps, the next no format."""
+
+    def scripted(plain, tok, prompts, seed):
+        sums = [prompt[0]["content"].removesuffix("=?").split("+") for prompt in prompts]
+        texts = []
+        for i, (a, b) in enumerate(sums):
+            kinds = (
+                tasks.completion(int(a), int(b), "terse"),
+                tasks.completion(int(a), int(b), "steps", slip=lambda column, total: 0),
+                "no idea",
+            )
+            texts.append(kinds[i % 3])
+        return texts
+
+    monkeypatch.setattr(evaluate, "sample", scripted)
+    scores = evaluate.evaluate(*untrained, n=30)
+    assert scores["heldout_n"] == 30
+    assert scores["heldout_correct"] == 10
+    assert scores["heldout_accuracy"] == pytest.approx(1 / 3)
+    assert scores["heldout_ci95"] == list(wilson(10, 30))
+    assert scores["format_rate"] == pytest.approx(2 / 3)
+    assert scores["preference_rate"] == pytest.approx(1 / 3)
+    by_level = scores["accuracy_by_level"]
+    assert set(by_level) == set(tasks.LEVELS)
+    assert sum(by_level.values()) / 3 == pytest.approx(scores["heldout_accuracy"])

@@ -1,0 +1,127 @@
+"""Every recipe of the kit is one that TRL, PEFT and bitsandbytes take as it stands."""
+
+import pytest
+import torch
+import yaml
+from lab import recipes, train
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+
+TRAINED = [stage for stage in recipes.STAGES if stage != "base"]
+ALL = [(stage, profile) for stage in TRAINED for profile in recipes.PROFILES]
+
+
+@pytest.mark.parametrize(("stage", "profile"), [("base", "tiny"), *ALL])
+def test_a_recipe_says_what_it_is_for(stage, profile):
+    recipe = recipes.load(stage, profile)
+    assert (recipe["stage"], recipe["profile"]) == (stage, profile)
+    assert isinstance(recipe["seed"], int)
+
+
+def test_each_file_in_the_folder_is_a_stage_and_profile_of_the_kit():
+    named = {f"{stage}_{profile}.yaml" for stage, profile in [("base", "tiny"), *ALL]}
+    assert {path.name for path in recipes.FOLDER.iterdir()} == named
+
+
+@pytest.mark.parametrize(("stage", "profile"), ALL)
+def test_trl_takes_the_args_as_they_stand(stage, profile, tmp_path):
+    args = recipes.load(stage, profile)["args"]
+    # This machine may have no GPU: the two switches that a config checks against the machine.
+    here = {"use_cpu": True, "bf16": False, "fp16": False}
+    config = train.TRAINERS[stage][1](**args | here, output_dir=str(tmp_path), report_to=[])
+    kept = {name: getattr(config, name) for name in args if name not in here}
+    expected = {name: args[name] for name in kept}
+    assert kept == expected
+
+
+@pytest.mark.parametrize(("stage", "profile"), ALL)
+def test_grpo_batches_hold_whole_groups_and_prompts_fit_the_engine(stage, profile):
+    args = recipes.load(stage, profile)["args"]
+    if stage == "grpo":
+        generated = args["per_device_train_batch_size"] * args["steps_per_generation"]
+        assert generated % args["num_generations"] == 0
+        assert args["vllm_max_model_length"] > args["max_completion_length"]
+
+
+@pytest.mark.parametrize(("stage", "profile"), ALL)
+def test_the_other_libraries_take_their_parts(stage, profile):
+    recipe = recipes.load(stage, profile)
+    four = BitsAndBytesConfig(**recipe["quantization"])
+    assert four.load_in_4bit and four.bnb_4bit_quant_type == "nf4"
+    assert isinstance(getattr(torch, recipe.get("dtype", "float32")), torch.dtype)
+    if recipes.parent(recipe) is None or recipes.parent(recipe)["stage"] == "base":
+        LoraConfig(task_type="CAUSAL_LM", **recipe["lora"])
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_a_t4_computes_nowhere_in_bfloat16(stage):
+    recipe = recipes.load(stage, "t4")
+    assert recipe["dtype"] == recipe["quantization"]["bnb_4bit_compute_dtype"] == "float16"
+    assert recipe["args"]["fp16"] and not recipe["args"]["bf16"]
+
+
+@pytest.mark.parametrize("profile", recipes.PROFILES)
+def test_every_chain_begins_with_weights(profile):
+    recipe, stages = recipes.load("grpo", profile), ["grpo"]
+    while recipes.parent(recipe):
+        recipe = recipes.parent(recipe)
+        stages.insert(0, recipe["stage"])
+    assert stages[-3:] == TRAINED
+    assert recipe.get("model") or recipe["stage"] == "base"
+
+
+def test_a_fingerprint_is_the_same_until_something_changes():
+    assert recipes.fingerprint(recipes.load("sft", "tiny")) == recipes.fingerprint(
+        recipes.load("sft", recipes.FOLDER / "sft_tiny.yaml")
+    )
+
+
+@pytest.mark.parametrize("profile", ["tiny", "t4"])
+def test_a_fingerprint_changes_with_the_seed_and_with_the_args(profile):
+    recipe = recipes.load("dpo", profile)
+    other = recipe | {"args": recipe["args"] | {"max_steps": recipe["args"]["max_steps"] + 1}}
+    seeds = recipes.load("dpo", profile, seed=recipe["seed"] + 1)
+    assert len({recipes.fingerprint(each) for each in (recipe, other, seeds)}) == 3
+
+
+def test_a_fingerprint_changes_with_the_stage_before(tmp_path, monkeypatch):
+    for path in recipes.FOLDER.glob("*_tiny.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    before = [recipes.fingerprint(recipes.load(stage, "tiny")) for stage in recipes.STAGES]
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    sft = yaml.safe_load((tmp_path / "sft_tiny.yaml").read_text())
+    sft["args"]["learning_rate"] *= 2
+    (tmp_path / "sft_tiny.yaml").write_text(yaml.safe_dump(sft))
+    after = [recipes.fingerprint(recipes.load(stage, "tiny")) for stage in recipes.STAGES]
+    assert [a == b for a, b in zip(before, after)] == [True, False, False, False]
+
+
+def test_a_fingerprint_changes_with_the_source_of_the_task(tmp_path, monkeypatch):
+    recipe = recipes.load("base", "tiny")
+    changed = tmp_path / "tasks.py"
+    changed.write_bytes(recipes.SOURCES[0].read_bytes() + b"\n# another task\n")
+    before = recipes.fingerprint(recipe)
+    monkeypatch.setattr(recipes, "SOURCES", [changed, *recipes.SOURCES[1:]])
+    assert recipes.fingerprint(recipe) != before
+
+
+@pytest.mark.parametrize(("stage", "of"), [("ppo", "tiny"), ("sft", "tpu"), ("base", "t4")])
+def test_what_is_not_there_is_an_error_that_names_what_is(stage, of):
+    with pytest.raises(ValueError, match=r"no recipe .*sft_tiny\.yaml"):
+        recipes.load(stage, of)
+
+
+def test_a_recipe_for_another_stage_is_an_error():
+    with pytest.raises(ValueError, match="is a recipe for 'sft', not for 'dpo'"):
+        recipes.load("dpo", recipes.FOLDER / "sft_tiny.yaml")
+
+
+def test_an_unknown_profile_of_the_machine_is_an_error(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "tpu")
+    with pytest.raises(ValueError, match="LAB_PROFILE is 'tpu'; expected one of"):
+        recipes.profile()
+
+
+def test_the_profile_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "a100")
+    assert recipes.profile() == "a100"
