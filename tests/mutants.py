@@ -13,11 +13,13 @@ The exit status is 1 where one is not listed, where a listed one is gone or dies
 nobody checks goes stale), or where under 95% die.
 
 Each mutant is a fork of one process that has numpy, pytest and hypothesis loaded; it imports the
-changed module from memory. Nothing is written, and a crash or an endless loop is its own.
+changed module from memory. Nothing is written, and a crash or an endless loop is its own. The
+files are read throughout: leave them alone while it runs.
 """
 
 import argparse
 import ast
+import builtins
 import contextlib
 import copy
 import gc
@@ -26,7 +28,6 @@ import importlib.util
 import io
 import json
 import os
-import resource
 import sys
 import time
 import tomllib
@@ -68,14 +69,12 @@ DROPPED = {"abs", "sqrt", "square", "sign", "clip", "maximum", "minimum", "cumsu
 # ------------------------------------------------------------------------ planting an error
 def plants(node):
     """Each way to change one node of the syntax tree: the nodes that would stand in its place."""
-    if isinstance(node, ast.BinOp):
+    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS:
         yield changed(node, op=SWAPS[type(node.op)]())
-        if isinstance(node.op, ast.Mult):
-            for factor, other in [(node.left, node.right), (node.right, node.left)]:
-                if "mask" in ast.unparse(factor):
-                    yield other  # the mask forgotten
-    elif isinstance(node, ast.AugAssign | ast.BoolOp):
-        yield changed(node, op=SWAPS[type(node.op)]())
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        for factor, other in [(node.left, node.right), (node.right, node.left)]:
+            if "mask" in ast.unparse(factor):
+                yield other  # the mask forgotten
     elif isinstance(node, ast.UnaryOp):
         yield node.operand
     elif isinstance(node, ast.Compare):
@@ -106,7 +105,8 @@ def other_calls(node):
     """Another reduction or function, an argument swapped, a call or an axis left out."""
     name = called(node)
     for table in (REDUCTIONS, FUNCTIONS):
-        if name in table:
+        there = isinstance(node.func, ast.Attribute) or hasattr(builtins, table.get(name, ""))
+        if name in table and there:  # a name that is not defined would be no error of the maths
             yield changed(node, func=renamed(node.func, table[name]))
     if name in DROPPED and node.args:
         yield node.args[0]
@@ -202,6 +202,8 @@ class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 # ------------------------------------------------------------------------ one mutant's trial
 def start(module, source, tests, examples, seconds):
     """The fork's pid. Its exit status is 0 where all the tests pass."""
+    import resource  # not on Windows, where this file is imported but cannot run
+
     pid = os.fork()
     if pid:
         return pid
@@ -318,6 +320,8 @@ def parser():
 
 def main():
     arguments, began = parser().parse_args(), time.monotonic()
+    if not hasattr(os, "fork"):
+        sys.exit("This needs fork, which Windows does not have: run it in WSL or on Linux.")
     every = sorted({path.stem for path in MATHS.glob("*.py")} - NO_MATHS)
     chosen = arguments.modules or every
     sys.path.insert(0, str(ROOT))
