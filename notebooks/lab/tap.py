@@ -1,21 +1,35 @@
-"""Keep one real batch of a GRPO trainer, to compute it again by other means."""
+"""Keep one real batch of a GRPO trainer, to compute its loss again by other means."""
 
+import numpy as np
 import torch
 
-INPUTS = ("completion_ids", "completion_mask", "advantages", "sampling_per_token_logps", "rows")
+from reference_math import logprobs
+
+INPUTS = (
+    "rows",
+    "completion_mask",
+    "advantages",
+    "old_per_token_logps",
+    "sampling_per_token_logps",
+)
 
 
 def grpo_batch(trainer, step):
-    """A dict that the run fills when it comes to `step` (0 is the first) with the batch of its loss.
+    """A dict that the run fills with the batch of its loss at optimizer step `step` (0 is the first).
 
-    rewards         (N,)  summed over the reward functions, in prompt-major groups: the whole
-                    generation, N completions
-    rows            (B,)  which of them this batch holds: TRL shuffles and splits a generation
-    completion_ids, completion_mask    (B, T)
-    logits          (B, T, V)  of the policy before the step; [b, t] predict completion_ids[b, t]
-    advantages      (B,)  as TRL computed them
-    sampling_per_token_logps           (B, T)  by vLLM, where it wrote the completions
-    loss            float, what TRL returned
+    Of the whole generation, N completions in prompt-major groups:
+    rewards             (N,)  summed over the reward functions, with their weights
+    generation_mask     (N, T)  1 = counts
+
+    Of the batch, B completions; the names are those of `reference_math.grpo_trainer.loss`:
+    rows                (B,)  which completions of the generation: TRL shuffles and splits it
+    completion_mask     (B, T)
+    per_token_logps     (B, T)  `reference_math.logprobs` of the model's logits before this step
+    old_per_token_logps         (B, T)  TRL's when it sampled; absent where the policy has not moved
+    sampling_per_token_logps    (B, T)  vLLM's when it sampled, where vLLM did
+    tokens_per_micro_batch      float, the N of DAPO
+    advantages          (B,)  as TRL computed them
+    loss                float, as TRL computed it
     """
     kept, latest = {}, {}
     generate, compute = trainer._generate_and_score_completions, trainer._compute_loss
@@ -25,15 +39,18 @@ def grpo_batch(trainer, step):
         per_func = torch.tensor(
             [list(each) for each in trainer._logs["rewards"].values()]
         )  # (K, N)
-        latest["rewards"] = (trainer.reward_weights.cpu() @ per_func).double()
+        latest["rewards"] = _array(trainer.reward_weights.cpu() @ per_func)
+        latest["generation_mask"] = _array(output["completion_mask"])
         return output | {"rows": torch.arange(len(output["advantages"]))}  # shuffled with the rest
 
     def tapped(model, inputs):
         loss = compute(model, inputs)
         if trainer.state.global_step == step and not kept:
-            tensors = {name: inputs[name] for name in INPUTS if name in inputs} | latest
-            tensors["logits"] = _logits(model, inputs)
-            kept.update({name: _array(values) for name, values in tensors.items()})
+            kept.update(latest)
+            kept.update({name: _array(inputs[name]) for name in INPUTS if name in inputs})
+            kept["per_token_logps"] = _per_token_logps(model, inputs, trainer.temperature)
+            parts = trainer.accelerator.num_processes * trainer.args.steps_per_generation
+            kept["tokens_per_micro_batch"] = inputs["num_items_in_batch"].item() / parts
             kept["loss"] = loss.item()
         return loss
 
@@ -42,13 +59,18 @@ def grpo_batch(trainer, step):
 
 
 @torch.no_grad()
-def _logits(model, inputs):
-    ids, mask = (
-        torch.cat([inputs[f"prompt_{name}"], inputs[f"completion_{name}"]], dim=1)
-        for name in ("ids", "mask")
-    )
-    length = inputs["completion_ids"].shape[1]
-    return model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+def _per_token_logps(model, inputs, temperature, rows=4):
+    """In numpy from the logits, a few rows at a time: all logits of a large vocabulary are many."""
+    completion = inputs["completion_ids"]
+    ids = torch.cat([inputs["prompt_ids"], completion], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    found = []
+    for few in torch.arange(len(ids)).split(rows):
+        logits = model(input_ids=ids[few], attention_mask=mask[few]).logits
+        logits = _array(logits[:, -completion.shape[1] - 1 : -1])  # a position predicts the next
+        tokens = _array(completion[few])
+        found.append(logprobs.per_token_logps(logits, tokens, temperature=temperature))
+    return np.concatenate(found)
 
 
 def _array(values):
