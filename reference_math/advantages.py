@@ -3,7 +3,7 @@
 Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, section 4.1.2
           batch          Liu et al., Tricks or Traps? (Lite PPO), arXiv 2508.08221
           dr_grpo        Liu et al., Understanding R1-Zero-Like Training, arXiv 2503.20783
-          leave_one_out  Ahmadian et al., Back to Basics (RLOO), arXiv 2402.14740, section 3.2
+          leave_one_out  Ahmadian et al., Back to Basics (RLOO), arXiv 2402.14740
           whiten         Hu, REINFORCE++, arXiv 2501.03262
 Torch     reference_math.torch.advantages     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_advantages.py, tests/parity/test_advantages.py

@@ -69,7 +69,7 @@ TABLE = (
     ),
     _row("REINFORCE", "paper", "reinforce", "Williams, 1992", **_WHOLE),
     _row(
-        "RLOO", "paper", "reinforce", "arXiv 2402.14740, section 3.2",
+        "RLOO", "paper", "reinforce", "arXiv 2402.14740",
         **_WHOLE | _IN_REWARD | {"beta": None},
     ),
     _row(
