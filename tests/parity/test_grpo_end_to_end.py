@@ -179,7 +179,7 @@ def test_the_samplers_ratio_in_a_real_trainer(mode, model, build):
     mask, sampling = batch["completion_mask"].numpy(), batch["sampling_per_token_logps"].numpy()
     options = {"mode": mode, "clip_min": None, "clip_max": 3.0}
     expected = importance_sampling.ratio(logps, sampling, mask, **options)
-    assert len(np.unique(expected.round(3))) > 3
+    assert len(np.unique(expected.round(3))) > 2  # masked, kept, and not all alike
     got = batch["importance_sampling_ratio"].numpy()
     got = np.where(mask == 1, got, 1.0) if mode.startswith("token") else got
     np.testing.assert_allclose(expected, got, rtol=2e-5)  # exp of float32 sums of order 10
