@@ -2,7 +2,8 @@
 
 A parity test whose library is missing skips by name, so that the rest still runs on any machine.
 Where everything is installed such a skip would hide a proof that no longer runs: with
-LAB_FORBID_SKIPS=1 (set in CI) each skip under tests/ is a failure, except those marked `gpu`.
+LAB_FORBID_SKIPS=1 (set in CI) each skip under tests/ is a failure. Only what no installation can
+mend may skip: tests marked `gpu` or `hardware`.
 """
 
 import importlib.util
@@ -36,7 +37,7 @@ def _forbid(report):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     report = yield
-    if not item.get_closest_marker("gpu"):
+    if not (item.get_closest_marker("gpu") or item.get_closest_marker("hardware")):
         _forbid(report)
     return report
 

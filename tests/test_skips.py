@@ -13,14 +13,16 @@ TESTS = {
     "test_b.py": "pytest.importorskip('no_such_library')\n\ndef test_module():\n    pass",
     "test_c.py": "@pytest.mark.skipif(True, reason='not here')\ndef test_by_mark():\n    pass",
     "test_d.py": "@pytest.mark.gpu\ndef test_on_a_gpu():\n    assert False",
-    "test_e.py": "@pytest.mark.xfail(reason='upstream')\ndef test_upstream():\n    assert False",
+    "test_e.py": "@pytest.mark.hardware\n@pytest.mark.skipif(True, reason='no AVX-512')\n"
+    "def test_on_avx512():\n    pass",
+    "test_f.py": "@pytest.mark.xfail(reason='upstream')\ndef test_upstream():\n    assert False",
 }
 
 
 def pytest_says(folder, forbid):
     """Status and output of pytest on TESTS beside this project's conftest.py, with no GPU."""
     shutil.copy(CONFTEST, folder)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    vllm\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    hardware\n")
     for name, text in TESTS.items():
         (folder / name).write_text("import pytest\n\n" + text)
     environment = {**os.environ, "LAB_FORBID_SKIPS": forbid, "CUDA_VISIBLE_DEVICES": ""}
@@ -32,12 +34,10 @@ def pytest_says(folder, forbid):
     return run.returncode, run.stdout
 
 
-def test_skips_fail_where_they_must_not_be_except_for_want_of_a_gpu(tmp_path):
+def test_skips_fail_where_they_must_not_be_except_for_want_of_hardware(tmp_path):
     status, said = pytest_says(tmp_path, forbid="1")
     assert status == 1
-    assert re.search(
-        r"\n1 failed, 1 skipped, 1 xfailed, 2 errors in", said
-    )  # the GPU's; the one that ran
+    assert re.search(r"\n1 failed, 2 skipped, 1 xfailed, 2 errors in", said)
     for name in ("test_a.py", "test_b.py", "test_c.py"):
         assert re.search(rf"{name}\S* must run here", said)
 
@@ -45,4 +45,4 @@ def test_skips_fail_where_they_must_not_be_except_for_want_of_a_gpu(tmp_path):
 def test_skips_are_skips_elsewhere(tmp_path):
     status, said = pytest_says(tmp_path, forbid="0")
     assert status == 0
-    assert re.search(r"\n4 skipped, 1 xfailed in", said)
+    assert re.search(r"\n5 skipped, 1 xfailed in", said)

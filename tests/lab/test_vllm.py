@@ -562,6 +562,7 @@ def test_upstream_still_asks_vllm_for_bitsandbytes(tiny):
 
 
 @pytest.mark.library_defect
+@pytest.mark.hardware
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only a CPU engine packs its weights")
 def test_upstream_still_cannot_load_weights_into_a_cpu_engine(tiny):
     class AsTRLDoes(lab_vllm.Generation):
@@ -574,6 +575,7 @@ def test_upstream_still_cannot_load_weights_into_a_cpu_engine(tiny):
 
 
 @pytest.mark.library_defect
+@pytest.mark.hardware
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only a CPU engine packs its weights")
 def test_upstream_still_leaves_the_packed_head_behind(tiny):
     built = trainer(tiny, "full", generation=StaleHead)

@@ -163,6 +163,7 @@ avx512 = pytest.mark.skipif(
 
 
 @pytest.mark.library_defect
+@pytest.mark.hardware
 @avx512
 @pytest.mark.parametrize("shape", [(48, 32), (32, 48), (64, 96)], ids=str)
 def test_bitsandbytes_reads_the_wrong_scales_where_the_width_is_no_multiple_of_the_block(
@@ -185,6 +186,7 @@ def test_bitsandbytes_reads_the_wrong_scales_where_the_width_is_no_multiple_of_t
 
 
 @pytest.mark.library_defect
+@pytest.mark.hardware
 @avx512
 def test_the_same_bytes_read_as_one_row_are_right(bnb):
     weight = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
