@@ -16,6 +16,7 @@ __all__ = [
     "chain",
     "check",
     "evaluate",
+    "loaders",
     "model",
     "pairs",
     "plots",

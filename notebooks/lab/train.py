@@ -99,8 +99,9 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     config = Config(**args, report_to=[], disable_tqdm=True)
     exact = {param: param.data for param in policy.parameters() if param.requires_grad}
     built = Trainer(model=policy, args=config, train_dataset=rows, processing_class=tok, **options)
-    # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, in a float32 run too.
-    if not (config.bf16 or config.fp16):
+    # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, in a float32 or
+    # float16 run too.
+    if not config.bf16:
         for param, data in exact.items():
             param.data = data
     built.remove_callback(PrinterCallback)  # a dict a step, between the bar and the reader
