@@ -74,40 +74,46 @@ def loss_and_grad(
     """
     mixture = _mixture(loss_type, loss_weights, f_divergence_type, log_sum_sq_probs)
     weights = dpo.sequence_weights(completion_mask, ld_alpha=ld_alpha)
-    logps = dpo.sequence_logps(per_token_logps, completion_mask, ld_alpha=ld_alpha)
-    ref_logps = dpo.sequence_logps(ref_per_token_logps, completion_mask, ld_alpha=ld_alpha)
-    u = logps - ref_logps
-    score, slope = _score(u, f_divergence_type, f_alpha_divergence_coef)
+    logps, ref_logps = (
+        dpo.sequence_logps(x, completion_mask, ld_alpha=ld_alpha)
+        for x in (per_token_logps, ref_per_token_logps)
+    )
+    score, slope = _score(logps - ref_logps, f_divergence_type, f_alpha_divergence_coef)
     length = np.sum(completion_mask, axis=1).clip(min=1.0)
-    compared = {  # what the loss sees of the chosen and of the rejected answer, d / d(logps)
+    compared = {  # what a loss sees of the chosen and the rejected answers, and its d / d(logps)
         "score": (score, slope),
         "mean_score": (score / length, slope / length),
-        "ratio": (u, np.ones_like(u)),
-        "log_odds": (_log_odds(logps, ref_logps), np.ones_like(u)),
+        "ratio": (logps - ref_logps, 1.0),
+        "log_odds": (_log_odds(logps, ref_logps), 1.0),
     }
-    options = {"label_smoothing": label_smoothing, "discopop_tau": discopop_tau}
-    pair_weights = np.ones(len(u) // 2)
+    options = {"beta": beta, "label_smoothing": label_smoothing, "discopop_tau": discopop_tau}
+    pair_weights = np.ones(len(logps) // 2)
     if log_sum_sq_probs is not None:
         pair_weights = wpo.pair_weights(per_token_logps, log_sum_sq_probs, completion_mask)
 
     total, grad = 0.0, np.zeros_like(weights)
     for name, loss_weight in mixture:
+        scale = loss_weight * pair_weights / len(pair_weights)
         if name == "sft":
-            value, token_grad = _chosen_nll(per_token_logps, completion_mask)
-            total += loss_weight * pair_weights.mean() * value
-            grad += loss_weight * pair_weights.mean() * token_grad
-            continue
-        module, function, kind, needs = _LOSSES[name]
-        own = {"beta": beta} | {key: options[key] for key in needs}
-        x, dx = compared[kind]
-        losses = getattr(module, function)(*np.split(x, 2), **own)
-        g_chosen, g_rejected = getattr(module, function + "_grad")(*np.split(x, 2), **own)
-        if kind == "log_odds":  # both answers are in the first argument, the reference in the other
-            g_rejected = -g_chosen
-        scale = loss_weight * pair_weights / len(losses)
-        total += (scale * losses).sum()
-        grad += (np.concatenate([scale * g_chosen, scale * g_rejected]) * dx)[:, None] * weights
+            loss, token_grads = _chosen_nll(per_token_logps, completion_mask)
+            grad += scale.sum() * token_grads
+        else:
+            loss, answer_grads = _pair_loss(name, compared, options)
+            grad += (np.tile(scale, 2) * answer_grads)[:, None] * weights
+        total += (scale * loss).sum()
     return total, grad
+
+
+def _pair_loss(name, compared, options):
+    """(losses (B,), their gradient to the answers' log-probabilities (2B,))"""
+    module, function, kind, needs = _LOSSES[name]
+    (chosen, rejected), slope = np.split(compared[kind][0], 2), compared[kind][1]
+    own = {key: options[key] for key in ("beta", *needs)}
+    losses = getattr(module, function)(chosen, rejected, **own)
+    g_chosen, g_rejected = getattr(module, function + "_grad")(chosen, rejected, **own)
+    if kind == "log_odds":  # both answers stand in the first argument, the reference in the other
+        g_rejected = -g_chosen
+    return losses, np.concatenate([g_chosen, g_rejected]) * slope
 
 
 def _mixture(loss_type, loss_weights, f_divergence_type, log_sum_sq_probs):
