@@ -85,6 +85,21 @@ def test_a_half_precision_weight_is_quantised_from_its_float32_value(bnb, dtype)
     assert torch.equal(again, ours)
 
 
+@pytest.mark.gpu
+def test_bitsandbytes_on_a_gpu_reads_the_same_bits_and_stores_nearly_the_same(bnb):
+    weight = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    packed, absmax = nf4.quantize(weight, blocksize=64)
+    theirs, state = bnb.quantize_4bit(torch.tensor(weight).cuda(), blocksize=64, quant_type="nf4")
+    np.testing.assert_array_equal(absmax, state.absmax.cpu().numpy())
+    stored = theirs.cpu().numpy().ravel()
+    # the CUDA kernel may round the quotient otherwise: an index within a last bit of a midpoint
+    ours, other = nf4.unpack(packed, weight.size), nf4.unpack(stored, weight.size)
+    assert (ours != other).mean() < 1e-4
+    assert np.abs(ours.astype(int) - other).max() <= 1
+    back = bnb.dequantize_4bit(theirs, state).cpu().numpy()
+    np.testing.assert_array_equal(nf4.dequantize(stored, absmax, (64, 256), blocksize=64), back)
+
+
 def test_the_codebook_is_theirs(bnb):
     np.testing.assert_array_equal(nf4.CODEBOOK, bnb.get_4bit_type("nf4", device="cpu").numpy())
 
