@@ -1,97 +1,124 @@
-"""The field's data sets, mapped to TRL's formats: what `data: {name: ...}` of a recipe loads.
+"""The data sets of the field in TRL's format, by the names they have on the hub.
 
-    trl-lib/Capybara                    sft    `messages` as they stand
-    trl-lib/ultrafeedback_binarized     dpo    `chosen`, `rejected`: chats that share their prompt
-    openai/gsm8k                        grpo   `question`, `answer` ending in "#### 42"
+    load("openai/gsm8k", n=1000)                        from the hub, or its cache
+    load("openai/gsm8k", path="my/copy/train.jsonl")    from files in the same schema
 
-They come from the Hugging Face hub, or from a local JSON or Parquet file of the same columns.
+name                             for    columns on the hub                              here
+trl-lib/Capybara                 sft    source, messages, num_turns                     messages
+trl-lib/ultrafeedback_binarized  dpo    chosen, rejected, score_chosen, score_rejected  prompt,
+                                                                                        chosen, rejected
+AI-MO/NuminaMath-TIR             grpo   problem, solution, messages                     prompt, solution
+trl-lib/DeepMath-103K            grpo   prompt, solution                                prompt, solution
+openai/gsm8k                     grpo   question, answer                                prompt, solution
+
+For GRPO the system prompt asks for the two tags that `rewards` reads. The answers of Capybara and
+UltraFeedback have no tags: a system prompt that asks for them would teach to ignore it, so none is
+added there unless `system` is given.
 """
 
 from pathlib import Path
 
 from datasets import load_dataset
+from trl import extract_prompt
 
 SYSTEM = (
-    "Reason step by step between <think> and </think>, then give the final answer alone, "
-    "without units, between <answer> and </answer>."
+    "Reason step by step between <think> and </think>. Then give the final answer, and nothing "
+    "else, between <answer> and </answer>."
 )
 
 
-def sft(row):
-    """Chats as they stand; TRL's loss counts the assistant's turns with assistant_only_loss."""
-    return {"messages": row["messages"]}
+def load(name, stage=None, split="train", n=None, seed=0, path=None, system=None):
+    """One data set of the field, ready for its trainer.
 
+    name     str         a name of the table above
+    stage    str         optional: the stage it is wanted for, to be told when it is another's
+    split    str         "train" or "test"
+    n        int         optional: so many rows, drawn with `seed`
+    path     str, Path   optional: a JSON lines or Parquet file in the data set's own schema
+    system   str         optional: the system prompt; GRPO's default is SYSTEM, the others' none
+    returns  datasets.Dataset
 
-def dpo(row):
-    """The turns that both chats share as the prompt, and the last one of each."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    if chosen[:-1] != rejected[:-1]:
-        raise ValueError(f"chosen and rejected must share their prompt, got {chosen}, {rejected}")
-    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
-
-
-def grpo(row):
-    """The question under a system prompt that names the tags, and the gold.
-
-    >>> grpo({"question": "6 times 7?", "answer": "6*7=42\\n#### 1,042"})["solution"]
-    '1042'
+    Raises ValueError for another name, stage or schema; ConnectionError, with the way on, when
+    the hub cannot be reached.
     """
-    asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["question"]}]
-    return {"prompt": asked, "solution": gold(row["answer"])}
+    if name not in DATASETS:
+        raise ValueError(f"loaders: no data set {name!r}; there are {', '.join(DATASETS)}")
+    of, convert, columns, config = DATASETS[name]
+    if stage is not None and stage != of:
+        names = [other for other, (kind, *_) in DATASETS.items() if kind == stage]
+        raise ValueError(f"loaders: {name} is for {of}; for {stage} there are {names}")
+    rows = _from_file(path) if path else _from_hub(name, config, split)
+    missing = set(columns) - set(rows.column_names)
+    if missing:
+        raise ValueError(
+            f"loaders: {path or name} has the columns {rows.column_names}, without "
+            f"{sorted(missing)}; {name} has {list(columns)}"
+        )
+    if n is not None:
+        rows = rows.shuffle(seed=seed).select(range(min(n, len(rows))))
+    system = SYSTEM if system is None and of == "grpo" else system
+    keep = {"system": system}
+    return rows.map(convert, fn_kwargs=keep, remove_columns=rows.column_names, desc=name)
 
 
-def gold(answer):
-    """What stands after "####", without the commas of thousands."""
-    _, mark, after = answer.rpartition("####")
-    if not mark or not after.strip():
-        raise ValueError(f'expected an answer that ends in "#### <gold>", got {answer!r}')
-    return after.strip().replace(",", "")
+def capybara(row, system):
+    """Chats of several turns, as they are."""
+    return {"messages": _with_system(row["messages"], system)}
 
 
-# stage -> {data set: (its mapping, its columns, its configuration on the hub)}
-KNOWN = {
-    "sft": {"trl-lib/Capybara": (sft, {"messages"}, None)},
-    "dpo": {"trl-lib/ultrafeedback_binarized": (dpo, {"chosen", "rejected"}, None)},
-    "grpo": {"openai/gsm8k": (grpo, {"question", "answer"}, "main")},
+def ultrafeedback(row, system):
+    """TRL's own split of the two chats into what they share and what they do not."""
+    parts = extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})
+    return {**parts, "prompt": _with_system(parts["prompt"], system)}
+
+
+def numina(row, system):
+    """The gold is the worked solution: rewards reads its last box."""
+    return {"prompt": _asked(row["problem"], system), "solution": row["solution"]}
+
+
+def deepmath(row, system):
+    """In TRL's format already, but for the system prompt."""
+    return {"prompt": _with_system(row["prompt"], system), "solution": row["solution"]}
+
+
+def gsm8k(row, system):
+    """The gold is the reasoning with its last line, #### 42: rewards reads that line."""
+    return {"prompt": _asked(row["question"], system), "solution": row["answer"]}
+
+
+DATASETS = {  # name: stage, conversion, columns on the hub, configuration on the hub
+    "trl-lib/Capybara": ("sft", capybara, ("messages",), None),
+    "trl-lib/ultrafeedback_binarized": ("dpo", ultrafeedback, ("chosen", "rejected"), None),
+    "AI-MO/NuminaMath-TIR": ("grpo", numina, ("problem", "solution"), None),
+    "trl-lib/DeepMath-103K": ("grpo", deepmath, ("prompt", "solution"), None),
+    "openai/gsm8k": ("grpo", gsm8k, ("question", "answer"), "main"),
 }
 
 
-def load(name, stage, split="train", n=None, file=None):
-    """The rows of a data set in the format that a stage trains on.
-
-    name    a data set of KNOWN[stage]
-    n       the first n rows only
-    file    a local JSON lines or Parquet file in the same columns, instead of the hub
-
-    ValueError for a data set or columns that are not known; ConnectionError, which names the way
-    on, where the hub cannot be reached.
-    """
-    known = KNOWN.get(stage, {})
-    if name not in known:
-        raise ValueError(f"no data set {name!r} for stage {stage!r}; there are: {sorted(known)}")
-    mapping, needed, configuration = known[name]
-    rows = from_file(file) if file else from_hub(name, configuration, split)
-    if not needed <= set(rows.column_names):
-        raise ValueError(
-            f"{file or name} has columns {rows.column_names}, expected {sorted(needed)}"
-        )
-    rows = rows.select(range(min(n, len(rows)))) if n else rows
-    return rows.map(mapping, remove_columns=rows.column_names)
+def _asked(question, system):
+    return _with_system([{"role": "user", "content": question}], system)
 
 
-def from_file(file):
-    if not Path(file).exists():
-        raise ValueError(f"no file {file}")
-    kind = "parquet" if str(file).endswith(".parquet") else "json"
-    return load_dataset(kind, data_files=str(file), split="train")
+def _with_system(messages, system):
+    if system is None:
+        return messages
+    others = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": system}, *others]
 
 
-def from_hub(name, configuration, split):
+def _from_file(path):
+    kind = "parquet" if Path(path).suffix == ".parquet" else "json"
+    return load_dataset(kind, data_files=str(path), split="train")
+
+
+def _from_hub(name, config, split):
     try:
-        return load_dataset(name, configuration, split=split)
-    except (OSError, RuntimeError, ValueError) as error:  # which of them depends on what is cut off
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return load_dataset(name, config, split=split)
+    except Exception as error:  # offline is told in a dozen ways, from socket to cache
         raise ConnectionError(
-            f"{name} could not be loaded from the Hugging Face hub ({reason}). Way on: the built-in "
-            "task needs no network, LAB_PROFILE=tiny; or connect, and unset HF_HUB_OFFLINE."
+            f"loaders: {name} is neither on the hub as seen from here nor in the cache "
+            f"({type(error).__name__}). Without a network train on the built-in task: "
+            "LAB_PROFILE=tiny, or lab.tasks.sft_dataset, grpo_dataset; with a copy of the data "
+            "set on this machine: loaders.load(name, path=...)."
         ) from error

@@ -1,101 +1,109 @@
-"""The field's data sets, from small local files in their own columns to TRL's formats."""
+"""Each data set of the field, from a small file of ours in that data set's real schema.
 
-import json
+The schemas are those of the hub's dataset cards; the rows in tests/lab/data are our own.
+"""
 
-import datasets.config
-import huggingface_hub.constants
+from pathlib import Path
+
 import pytest
-from lab import loaders
+from lab import loaders, model, validate
 
 from rewards import accuracy_reward, check_golds
 
-TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-OTHER = [TURNS[0], {"role": "assistant", "content": "What?"}]
-CAPYBARA = {"source": "Airoboros", "messages": TURNS, "num_turns": 1}
-ULTRAFEEDBACK = {"chosen": TURNS, "rejected": OTHER, "score_chosen": 8.0, "score_rejected": 2.0}
-GSM8K = {
-    "question": "A shop sold 48 boxes of 25 clips. How many clips?",
-    "answer": "It sold 48*25=<<48*25=1200>>1200 clips.\n#### 1,200",
+DATA = Path(__file__).parent / "data"
+FILES = {
+    "trl-lib/Capybara": "capybara.jsonl",
+    "trl-lib/ultrafeedback_binarized": "ultrafeedback_binarized.jsonl",
+    "AI-MO/NuminaMath-TIR": "numinamath_tir.jsonl",
+    "trl-lib/DeepMath-103K": "deepmath_103k.jsonl",
+    "openai/gsm8k": "gsm8k.jsonl",
 }
+GRPO = [name for name, (stage, *_) in loaders.DATASETS.items() if stage == "grpo"]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def load(name, **options):
+    return loaders.load(name, path=DATA / FILES[name], **options)
 
 
-@pytest.fixture
-def file(tmp_path):
-    def write(*rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return write
+def test_there_is_a_file_for_each_data_set():
+    assert set(FILES) == set(loaders.DATASETS)
 
 
-def test_capybara_keeps_its_chats_alone(file):
-    rows = loaders.load("trl-lib/Capybara", "sft", file=file(CAPYBARA, CAPYBARA))
-    assert rows.to_list() == [{"messages": TURNS}] * 2
+@pytest.mark.parametrize("name", FILES)
+def test_each_is_ready_for_its_trainer(name):
+    stage = loaders.DATASETS[name][0]
+    rows = load(name, stage=stage)
+    report = validate.validate(rows, stage, model.tokenizer(), 4096)
+    assert report["rows"] >= 3
+    assert set(rows.column_names) == {*report["columns"], *(["solution"] * (stage == "grpo"))}
 
 
-def test_ultrafeedback_parts_the_prompt_from_the_two_answers(file):
-    rows = loaders.load("trl-lib/ultrafeedback_binarized", "dpo", file=file(ULTRAFEEDBACK))
-    assert rows.to_list() == [
-        {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": OTHER[1:]},
-    ]
+@pytest.mark.parametrize("name", GRPO)
+def test_the_system_prompt_asks_for_the_tags_and_the_user_asks_the_question(name):
+    for row in load(name):
+        system, user = row["prompt"]
+        assert (system["role"], user["role"]) == ("system", "user")
+        assert all(tag in system["content"] for tag in validate.TAGS)
+        assert user["content"].strip()
 
 
-def test_gsm8k_asks_for_the_tags_and_carries_a_gold_that_the_reward_reads(file):
-    rows = loaders.load("openai/gsm8k", "grpo", file=file(GSM8K))
-    [row] = rows.to_list()
-    assert [turn["role"] for turn in row["prompt"]] == ["system", "user"]
-    assert "<think>" in row["prompt"][0]["content"] and "<answer>" in row["prompt"][0]["content"]
-    assert row["prompt"][1]["content"] == GSM8K["question"]
-    assert set(row) == {"prompt", "solution"}
-    check_golds(rows["solution"])
-    answers = [f"<think>48*25</think><answer>{n}</answer>" for n in ("1200", "1,200", "48")]
-    verdicts = accuracy_reward(completions=answers, solution=[row["solution"]] * 3)
-    assert verdicts == [1.0, 1.0, 0.0]
+@pytest.mark.parametrize("name", GRPO)
+def test_every_gold_can_be_verified(name):
+    assert check_golds(load(name)) == []
 
 
-def test_n_takes_the_first_rows(file):
-    path = file(*[GSM8K | {"question": str(i)} for i in range(5)])
-    rows = loaders.load("openai/gsm8k", "grpo", n=2, file=path)
-    assert [row["prompt"][1]["content"] for row in rows] == ["0", "1"]
-    assert len(loaders.load("openai/gsm8k", "grpo", n=9, file=path)) == 5
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("AI-MO/NuminaMath-TIR", ["32", "x = 2", "3/8"]),
+        ("trl-lib/DeepMath-103K", [r"\frac{3}{2}", "yes", "1", r"\sqrt2"]),
+        ("openai/gsm8k", ["22", r"\$4", "15000"]),
+    ],
+)
+def test_the_golds_are_the_answers_not_the_reasoning(name, answers):
+    golds = load(name)["solution"]
+    right = [f"<think>a</think><answer>{answer}</answer>" for answer in answers]
+    wrong = ["<think>a</think><answer>72</answer>"] * len(answers)  # a number of GSM8K's reasoning
+    assert accuracy_reward(right, solution=list(golds)) == [1.0] * len(answers)
+    assert accuracy_reward(wrong, solution=list(golds)) == [0.0] * len(answers)
 
 
-@pytest.mark.parametrize("answer", ["42", "no mark", "so ####  "])
-def test_an_answer_without_a_gold_is_an_error(answer):
-    with pytest.raises(ValueError, match="expected an answer that ends in"):
-        loaders.gold(answer)
+def test_a_pair_shares_its_prompt():
+    row = load("trl-lib/ultrafeedback_binarized")[0]
+    assert [m["role"] for m in row["prompt"]] == ["user"]
+    assert (
+        [m["role"] for m in row["chosen"]] == [m["role"] for m in row["rejected"]] == ["assistant"]
+    )
 
 
-def test_pairs_whose_prompts_differ_are_an_error():
-    asked = [{"role": "user", "content": "Another question"}, OTHER[1]]
-    with pytest.raises(ValueError, match="must share their prompt"):
-        loaders.dpo({"chosen": TURNS, "rejected": asked})
+def test_answers_without_tags_get_no_system_prompt_unless_one_is_given():
+    assert load("trl-lib/Capybara")[0]["messages"][0]["role"] == "user"
+    asked = load("trl-lib/Capybara", system="Be brief.")[0]["messages"]
+    assert asked[0] == {"role": "system", "content": "Be brief."}
+    assert asked[1]["role"] == "user"
 
 
-def test_other_columns_are_an_error(file):
-    with pytest.raises(ValueError, match=r"expected \['answer', 'question'\]"):
-        loaders.load("openai/gsm8k", "grpo", file=file({"text": "?"}))
+def test_n_draws_the_same_rows_for_the_same_seed():
+    first, again = (load("trl-lib/DeepMath-103K", n=2, seed=1)["solution"] for _ in range(2))
+    assert list(first) == list(again)
+    assert len(first) == 2
 
 
-@pytest.mark.parametrize(("name", "stage"), [("openai/gsm8k", "sft"), ("a/b", "grpo")])
-def test_an_unknown_data_set_is_an_error_that_names_those_there_are(name, stage):
-    with pytest.raises(ValueError, match="there are: "):
-        loaders.load(name, stage)
+def test_offline_there_is_one_error_with_the_way_on(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="(?s)gsm8k.*LAB_PROFILE=tiny.*lab.tasks.*path="):
+        loaders.load("openai/gsm8k")
 
 
-def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no file"):
-        loaders.load("openai/gsm8k", "grpo", file=tmp_path / "none.jsonl")
+def test_another_name_or_stage_says_which_there_are():
+    with pytest.raises(ValueError, match="openai/gsm8k"):
+        loaders.load("gsm9k")
+    with pytest.raises(ValueError, match="for grpo; for dpo there are.*ultrafeedback"):
+        loaders.load("openai/gsm8k", "dpo")
 
 
-def test_without_a_network_the_error_names_the_way_on(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match="LAB_PROFILE=tiny"):
-        loaders.load("openai/gsm8k", "grpo")
+def test_another_schema_says_what_is_missing():
+    with pytest.raises(
+        ValueError, match=r"without \['question'\]|without \['answer', 'question'\]"
+    ):
+        loaders.load("openai/gsm8k", path=DATA / FILES["trl-lib/DeepMath-103K"])
