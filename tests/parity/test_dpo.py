@@ -214,6 +214,20 @@ def test_an_empty_answer_has_log_probability_zero(name, empty):
     np.testing.assert_allclose(x.grad, grad, **EXACT)
 
 
+@pytest.mark.parametrize("name", sorted(set(dpo_loss.LOSS_TYPES) - {"sft"}))
+def test_a_batch_without_a_single_token_is_a_tie_without_gradient(name):
+    """sft: test_sft_without_a_chosen_token_is_nan_in_trl."""
+    logps, ref_logps, _, mask = a_batch()
+    x = torch.tensor(logps, requires_grad=True)
+    options = {"loss_type": name, "label_smoothing": 0.15}
+    got = trl_dpo.loss(x, torch.tensor(ref_logps), torch.tensor(0 * mask), **options)
+    got.backward()
+    value, grad = dpo_loss.loss_and_grad(logps, ref_logps, 0 * mask, **options)
+    # exo: TRL rounds eps and its two logs to float32
+    np.testing.assert_allclose(got.item(), value, rtol=2e-7 if name == "exo_pair" else 1e-12)
+    assert (x.grad == 0).all() and (grad == 0).all()
+
+
 def test_wpos_weights_are_trls():
     """A loss that is 1 for every pair shows them: apo_zero of a policy that is its reference."""
     logps, _, log_sum_sq, mask = a_batch()

@@ -240,6 +240,24 @@ def test_an_accumulation_window_is_one_big_batch(tiny_qwen2, tokenizer, trainer_
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-6)  # float32 sums, other order
 
 
+def test_trl_logs_the_plain_mean_of_its_micro_batches(tiny_qwen2, tokenizer, trainer_args):
+    """Not the mean over the window's tokens: a short answer's entropy weighs as a long one's."""
+    options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 1}
+    whole = a_trainer(
+        tiny_qwen2(), tokenizer, trainer_args, per_device_train_batch_size=4, max_steps=1
+    )
+    batch, logits, _ = batch_of(whole)
+    mask = (batch["labels"][:, 1:] != -100).numpy().astype(int)
+    entropy = logprobs.entropy(logits)
+    rows = [sft.mean_entropy(entropy[[i]], mask[[i]]) for i in range(4)]
+    trainer = a_trainer(tiny_qwen2(), tokenizer, trainer_args, **options)
+    trainer.train()
+    logged = trainer.state.log_history[0]["entropy"]
+    # float32 model and head
+    np.testing.assert_allclose(logged, np.mean(rows), rtol=1e-5)
+    assert abs(logged - sft.mean_entropy(entropy, mask)) > 1e-3
+
+
 def test_the_trainers_labels_are_all_masks_at_once(tiny_qwen2, tokenizer, trainer_args):
     rng = np.random.default_rng(0)
     ids, completion, assistant = (rng.integers(3, 64, (4, 7)), *rng.integers(0, 2, (2, 4, 7)))
