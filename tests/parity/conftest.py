@@ -3,11 +3,14 @@
 place        where and in what precision a comparison runs: every device there is, every dtype
 tiny_qwen2   a real Qwen2, built here, small enough to train a step in a second
 tokenizer    a word-level tokenizer of its 64 tokens
+golden       what a trainer computed that TRL has dropped
 trainer_args what every trainer of these tests is configured with
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -97,3 +100,14 @@ def trainer_args(tmp_path):
         "logging_steps": 1,
         "disable_tqdm": True,
     }
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("bco"): {"case/array": array} of tests/parity/golden/bco.npz; see make.py there."""
+
+    def load(name):
+        with np.load(Path(__file__).with_name("golden") / f"{name}.npz") as content:
+            return {key: content[key] for key in content.files if key != "metadata.json"}
+
+    return load
