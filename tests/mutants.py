@@ -1,8 +1,9 @@
 """How many planted errors do the laws and the doctests of reference_math catch?
 
-    python tests/mutants.py                 every module; some minutes on two cores
+    python tests/mutants.py                 every module
     python tests/mutants.py kl nf4          these modules only
     python tests/mutants.py --parity        then show the survivors to the parity tests, too
+    python tests/mutants.py --fresh         forget what earlier runs found
 
 One operator, sign, constant, axis, mask or reduction is changed at a time, and the module's
 doctests and laws run against it; whoever survives then meets those of every module that builds on
@@ -13,8 +14,12 @@ The exit status is 1 where one is not listed, where a listed one is gone or dies
 nobody checks goes stale), or where under 95% die.
 
 Each mutant is a fork of one process that has numpy, pytest and hypothesis loaded; it imports the
-changed module from memory. Nothing is written, and a crash or an endless loop is its own. The
+changed module from memory. No source is written, and a crash or an endless loop is its own. The
 files are read throughout: leave them alone while it runs.
+
+What a trial found is kept under a digest of all that it reads (the changed source, its tests, the
+modules they import, the versions): a run that was stopped goes on where it stood, and an edit costs
+only the trials that read the edited file.
 """
 
 import argparse
@@ -22,8 +27,11 @@ import ast
 import builtins
 import contextlib
 import copy
+import functools
 import gc
+import hashlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -38,6 +46,7 @@ MATHS = ROOT / "reference_math"
 NO_MATHS = {"__init__", "conformance"}  # nothing is computed there
 LISTED = ROOT / "tests" / "mutants.toml"
 RESULT = ROOT / "build" / "mutants.json"
+KNOWN = ROOT / "build" / "mutants_known.jsonl"  # one trial a line, added as it ends
 GOAL = 0.95
 UNUSED = ["cacheprovider", "warnings", "unraisableexception", "threadexception", "faulthandler"]
 
@@ -245,18 +254,64 @@ class Fast:
 
 def run_all(trials, jobs, title):
     """{name: "killed", "timeout" or "survived"} of {name: arguments of `start`}."""
-    waiting, running, ended = list(trials.items()), {}, {}
+    digests, known = {name: digest(*trial) for name, trial in trials.items()}, read_known()
+    ended = {name: known[digests[name]] for name in trials if digests[name] in known}
+    waiting, running = [item for item in trials.items() if item[0] not in ended], {}
     while waiting or running:
         while waiting and len(running) < jobs:
             name, arguments = waiting.pop(0)
             running[start(*arguments)] = name
         pid, status, _ = os.wait3(0)
         out_of_time = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (9, 24)  # KILL, XCPU
-        ended[running.pop(pid)] = (
-            "timeout" if out_of_time else "survived" if status == 0 else "killed"
-        )
+        name = running.pop(pid)
+        ended[name] = "timeout" if out_of_time else "survived" if status == 0 else "killed"
+        write_known(digests[name], ended[name])
         progress(title, len(ended), len(trials), sum(v == "survived" for v in ended.values()))
     return ended
+
+
+def digest(module, source, tests, examples, seconds):
+    """A name of the trial that changes with anything that could change its end."""
+    parts = [module, source, str(examples), str(seconds), versions()]
+    parts += [text(path) for path in reads(tests)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def reads(tests):
+    """The tests, what pytest loads beside them, and each file of ours that they import."""
+    found = [ROOT / "tests" / "conftest.py", *tests]
+    found += [c for folder in {p.parent for p in tests} for c in folder.glob("conftest.py")]
+    for path in found:  # grows while it is read
+        found += [f for name in imports(path) for f in files_of(name) if f not in found]
+    return [ROOT / "pyproject.toml", *sorted(set(found))]
+
+
+def files_of(name):
+    """The file of one module of reference_math, or all those of a package in it."""
+    path = MATHS / f"{name}.py"
+    return [path] if path.exists() else sorted((MATHS / name).glob("*.py"))
+
+
+@functools.cache
+def text(path):
+    return path.read_text()
+
+
+@functools.cache
+def versions():
+    ours = {"numpy", "pytest", "hypothesis", "torch", "trl", "transformers", "peft", "bitsandbytes"}
+    found = {d.name: d.version for d in importlib.metadata.distributions() if d.name in ours}
+    return " ".join([sys.version, *(f"{name} {found[name]}" for name in sorted(found))])
+
+
+def read_known():
+    return dict(map(json.loads, KNOWN.read_text().splitlines())) if KNOWN.exists() else {}
+
+
+def write_known(digest, end):
+    KNOWN.parent.mkdir(parents=True, exist_ok=True)
+    with KNOWN.open("a") as file:
+        file.write(json.dumps([digest, end]) + "\n")
 
 
 def progress(title, done, total, alive):
@@ -275,10 +330,11 @@ def tests_of(kind, module):
     return [*folder.glob(f"test_{module}.py"), *sorted(folder.glob(f"test_{module}_*.py"))]
 
 
-def imports(module):
-    """The modules of reference_math that one names in an import, anywhere in it."""
+@functools.cache
+def imports(path):
+    """The modules of reference_math that one file names in an import, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse((MATHS / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(text(path))):
         if isinstance(node, ast.ImportFrom) and node.module == "reference_math":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module.startswith("reference_math."):
@@ -290,7 +346,7 @@ def builds_on(module, every):
     """The module, then those that import it, directly or through others."""
     found = [module]
     for low in found:  # grows while it is read
-        found += [m for m in every if m not in found and low in imports(m)]
+        found += [m for m in every if m not in found and low in imports(MATHS / f"{m}.py")]
     return found
 
 
@@ -313,6 +369,7 @@ def parser():
     )
     parser.add_argument("modules", nargs="*", help="of reference_math; all where none is named")
     parser.add_argument("--parity", action="store_true", help="which survivors does parity catch?")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--result", type=Path, default=RESULT, help="a JSON file")
     return parser
@@ -322,6 +379,8 @@ def main():
     arguments, began = parser().parse_args(), time.monotonic()
     if not hasattr(os, "fork"):
         sys.exit("This needs fork, which Windows does not have: run it in WSL or on Linux.")
+    if arguments.fresh:
+        KNOWN.unlink(missing_ok=True)
     every = sorted({path.stem for path in MATHS.glob("*.py")} - NO_MATHS)
     chosen = arguments.modules or every
     sys.path.insert(0, str(ROOT))
