@@ -239,6 +239,11 @@ def explain(error, log):
     """A Stop for a pip call that failed: pip's last words, the cause and the log."""
     text = "\n".join(error.output)
     cause = next(line for pattern, line in CAUSES if re.search(pattern, text))
+    if error.returncode < 0:
+        cause = (
+            f"Signal {-error.returncode} stopped pip (9 is what a machine out of memory sends). "
+            "Way out: close what takes the memory, then run the same again."
+        )
     return Stop("\n".join(error.output[-12:] + ["", cause, f"Full log: {log}"]))
 
 
@@ -253,7 +258,9 @@ def check_index(pip):
             *["--dry-run", "--no-deps", "--ignore-installed"],
             *["--retries", "1", "--timeout", "15", "tqdm"],
         )
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as error:
+        if error.returncode < 0:
+            raise
         raise Stop(
             "pip cannot reach a package index. Way out: connect to the network (behind a proxy set "
             "HTTPS_PROXY; for an offline store of wheels set PIP_NO_INDEX=1 and PIP_FIND_LINKS). "
@@ -316,8 +323,8 @@ def install(python, log, wanted, newest=False):
     """Everything, into the environment of `python`."""
     pip = Pip(python, log)
     limits = [] if newest else ["-c", CONSTRAINTS]
-    check_index(pip)
     try:
+        check_index(pip)
         needs = install_vllm(pip, wanted, limits)
         if wanted == "cpu":
             install_cpu_torch(pip, needs)

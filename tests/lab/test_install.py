@@ -122,6 +122,14 @@ def test_a_network_that_fails_halfway_is_not_taken_for_a_missing_version(tmp_pat
     assert "The network failed. Way out:" in str(install.explain(error.value, pip.log))
 
 
+def test_a_pip_that_was_killed_is_not_taken_for_a_network_that_failed(tmp_path):
+    killed = tmp_path / "python"  # what the kernel does to a process when memory runs out
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.raises(install.Stop, match="Signal 9 stopped pip"):
+        install.install(str(killed), str(tmp_path / "log"), "cpu")
+
+
 # ---------------------------------------------------------------- what it chooses
 
 
