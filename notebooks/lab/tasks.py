@@ -18,6 +18,7 @@ tens: 1+3+1=05</think>
 """
 
 import random
+import re
 import zlib
 
 from datasets import Dataset
@@ -170,16 +171,29 @@ def raw_document(rng, wrong):
     return rng.choice(LEADS).format(a, b) + thought + rng.choice(TAILS).format(answer)
 
 
+def columns(a, b, style):
+    """The columns of a sum, set out in a style's way, without their results.
+
+    >>> columns(12, 38, "terse")
+    '2+8,1+3'
+    """
+    return re.sub(r"(\d\+\d)(\+\d)?=\d\d", r"\1", solve(a, b, style)[0])
+
+
 def chat_document(rng):
     """A chat in the template about two numbers, never about their sum: it teaches the tags and
-    where to look, not the task.
+    where to look, not the task. In half of them the columns are set out, and nothing added.
     """
     a, b = any_pair(rng)
-    kind, answer = rng.choice(
-        (("copy", f"{a}+{b}"), ("swap", f"{b}+{a}"), ("ones", f"{a % 10},{b % 10}"))
-        + (("tens", f"{a // 10},{b // 10}"), ("first", f"{a}"), ("last", f"{b}"))
-    )
-    thought = rng.choice((f"{kind} {answer}", f"{kind}:\n{answer}", answer))
+    if rng.random() < 0.5:
+        kind, thought = "columns", columns(a, b, rng.choice(STYLES))
+        answer = rng.choice((f"{a}", f"{b}"))
+    else:
+        kind, answer = rng.choice(
+            (("copy", f"{a}+{b}"), ("swap", f"{b}+{a}"), ("ones", f"{a % 10},{b % 10}"))
+            + (("tens", f"{a // 10},{b // 10}"), ("first", f"{a}"), ("last", f"{b}"))
+        )
+        thought = rng.choice((f"{kind} {answer}", f"{kind}:\n{answer}", answer))
     text = f"<think>{thought}</think>\n<answer>{answer}</answer>"
     return [
         {"role": "user", "content": f"{kind} {a}+{b}{rng.choice(('', '?', '.', '=?'))}"},

@@ -150,3 +150,4 @@ def test_no_chat_document_adds_its_numbers():
         question, answer = (turn["content"] for turn in tasks.chat_document(rng))
         said = answer.partition("<answer>")[2].partition("</answer>")[0]
         assert said != str(sum(asked(question)))
+        assert "=" not in answer  # not one column's result either
