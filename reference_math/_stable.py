@@ -1,4 +1,4 @@
-"""Three functions whose obvious form overflows or loses digits."""
+"""Four functions whose obvious form overflows or loses digits."""
 
 import numpy as np
 
@@ -20,6 +20,17 @@ def sigmoid(x):
     """
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def log1mexp(x):
+    """log(1 - e^x) for x <= 0.  Near 0 by expm1, far below by log1p: each loses digits at the other.
+
+    >>> log1mexp(np.array([-50.0, -1e-20])).tolist()   # -e^-50, ln 1e-20
+    [-1.928749847963918e-22, -46.051701859880914]
+    """
+    near = x > -np.log(2.0)
+    by_expm1 = np.log(-np.expm1(np.where(near, x, -1.0)))
+    return np.where(near, by_expm1, np.log1p(-np.exp(np.where(near, -1.0, x))))
 
 
 def exp_minus_tangent(x):

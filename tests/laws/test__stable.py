@@ -1,4 +1,4 @@
-"""Laws of the three functions whose obvious form overflows or loses digits."""
+"""Laws of the four functions whose obvious form overflows or loses digits."""
 
 from fractions import Fraction
 
@@ -45,3 +45,18 @@ def test_exp_minus_tangent_keeps_its_digits_however_small_x_is(x):
 def test_exp_minus_tangent_at_zero_and_beyond_float64():
     got = _stable.exp_minus_tangent(np.array([0.0, 800.0, -800.0]))
     np.testing.assert_array_equal(got, [0.0, np.inf, 799.0])
+
+
+@given(x=st.floats(-700, -1e-300))
+def test_log1mexp_and_its_argument_are_two_probabilities_that_sum_to_one(x):
+    y = float(_stable.log1mexp(np.array(x)))
+    assert y <= 0
+    np.testing.assert_allclose(np.exp(x) + np.exp(y), 1.0, rtol=1e-15)
+
+
+def test_log1mexp_keeps_its_digits_at_both_ends():
+    x = np.array([-1e-300, -1e-20, -1e-8, -np.log(2.0), -50.0, -700.0])
+    # ln x - x / 2 near 0, -e^x far below
+    expected = [np.log(1e-300), np.log(1e-20), np.log(1e-8) - 5e-9, -np.log(2.0)]
+    expected += [-np.exp(-50.0), -np.exp(-700.0)]
+    np.testing.assert_allclose(_stable.log1mexp(x), expected, rtol=1e-15)

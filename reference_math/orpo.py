@@ -1,0 +1,99 @@
+"""ORPO: fine-tuning on the chosen answer, and its odds against the rejected one's; no reference.
+
+    L = nll(chosen) - beta mean log sigmoid(log odds(chosen) - log odds(rejected))
+    odds = p / (1 - p),  p the geometric mean of the tokens' probabilities:  log p = mean_t l_t
+
+Source    Hong et al., arXiv 2403.07691, eqs. 4 and 7; beta is their lambda
+Lesson    notebooks/05_gallery.ipynb
+Proof     tests/laws/test_orpo.py, tests/parity/test_orpo.py
+
+Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
+TRL       ORPOTrainer (trl.experimental) takes the nll over the prompt, too (`nll_mask`), and the
+          odds in float32: within 3e-8 of log p = 0 its gradient is NaN. Here they saturate: a log p
+          above -e^-700, an empty answer's above all, counts as -e^-700 and gets no gradient.
+"""
+
+import numpy as np
+
+from reference_math import _checks, dpo_loss, sft
+from reference_math._stable import log1mexp, log_sigmoid, sigmoid
+
+_SUREST = -np.exp(-700.0)  # one step further and 1 / (1 - p) leaves float64
+
+
+def pair_loss(chosen_mean_logps, rejected_mean_logps, *, beta):
+    """-beta log sigmoid(h), h the log of the odds ratio, (B,).
+
+    chosen_mean_logps, rejected_mean_logps   (B,)  mean log-probability of the answer's tokens, <= 0
+    beta                                     >= 0
+
+    >>> pair_loss(np.log([0.5]), np.log([0.5]), beta=1.0).round(4)   # odds 1 to 1: ln 2
+    array([0.6931])
+    """
+    h, _, _ = _log_odds_ratio(chosen_mean_logps, rejected_mean_logps)
+    return -_checks.number("beta", beta, at_least=0) * log_sigmoid(h)
+
+
+def pair_loss_grad(chosen_mean_logps, rejected_mean_logps, *, beta):
+    """(d/d chosen, d/d rejected) = (-, +) beta sigmoid(-h) / (1 - p), each (B,).
+
+    d log odds / d log p = 1 + p / (1 - p) = 1 / (1 - p): the surer the answer, the harder the push.
+
+    >>> pair_loss_grad(np.log([0.5]), np.log([0.5]), beta=1.0)   # 1/2 / (1 - 1/2)
+    (array([-1.]), array([1.]))
+    """
+    h, d_chosen, d_rejected = _log_odds_ratio(chosen_mean_logps, rejected_mean_logps)
+    slope = _checks.number("beta", beta, at_least=0) * sigmoid(-h)
+    return -slope * d_chosen, slope * d_rejected
+
+
+def loss_and_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
+    """The loss of one batch, a float, and its gradient to per_token_logps, (2B, T).
+
+    per_token_logps   (2B, T)
+    completion_mask   (2B, T)  1 = the answer's tokens
+    beta              0.1 in TRL
+    nll_mask          (2B, T)  the tokens of the nll, whose mean is taken over the batch (the
+                      rejected rows are not read). None: the chosen answers, as in the paper
+
+    >>> logps = np.log([[0.5], [0.5]])
+    >>> value, grad = loss_and_grad(logps, [[1], [1]], beta=1.0)
+    >>> round(value, 4), grad.tolist()   # ln 2 + ln 2;  -1 of the nll, -+1 of the odds
+    (1.3863, [[-2.0], [1.0]])
+    """
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    weights = mean_weights(mask)
+    means = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
+    pair = np.split(means, 2)
+    nll, grad = dpo_loss._chosen_nll(per_token_logps, mask if nll_mask is None else nll_mask)
+    pairs = max(len(pair[0]), 1)
+    to_means = np.concatenate(pair_loss_grad(*pair, beta=beta)) / pairs
+    value = nll + pair_loss(*pair, beta=beta).sum() / pairs
+    return float(value), grad + to_means[:, None] * weights
+
+
+def mean_weights(completion_mask):
+    """What each token weighs in its answer's mean log-probability, (2B, T): 1 / its tokens.
+
+    An empty answer has no weights: its mean is 0 (TRL: NaN).
+
+    >>> mean_weights([[1, 1], [1, 0]])
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    weights = sft.token_weights(completion_mask, reduction="sequence") * len(completion_mask)
+    if len(weights) % 2:
+        raise ValueError(f"completion_mask must have 2B rows, B chosen first, got {weights.shape}")
+    return weights
+
+
+def _log_odds_ratio(chosen, rejected):
+    """h, d log odds / d log p of the chosen, and of the rejected"""
+    chosen = _checks.finite("chosen_mean_logps", chosen, ndim=1)
+    rejected = _checks.finite("rejected_mean_logps", rejected, shape=chosen.shape)
+    for name, x in {"chosen_mean_logps": chosen, "rejected_mean_logps": rejected}.items():
+        if (x > 0).any():
+            raise ValueError(f"{name} must be <= 0, got {x.max()} in shape {x.shape}")
+    c, r = np.minimum(chosen, _SUREST), np.minimum(rejected, _SUREST)
+    h = c - r - (log1mexp(c) - log1mexp(r))
+    return h, (chosen <= _SUREST) / -np.expm1(c), (rejected <= _SUREST) / -np.expm1(r)
