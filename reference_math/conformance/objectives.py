@@ -15,14 +15,21 @@ from reference_math import advantages, dpo_loss, grpo_trainer, kl, rloo, sft
 from reference_math.conventions import TABLE
 
 CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+NO_CLIP = {"epsilon_low": 1.0, "epsilon_high": 1e9}  # a cap has to be finite; no ratio gets there
+HELD = "held"
 
 
 # Variants --------------------------------------------------------------------------------------
 
 
 def given(change):
-    """f of changed arrays; change(arrays) says which and into what.  They stay constants."""
-    return lambda f: lambda arrays, options: f(arrays | change(arrays), options)
+    """f of changed arrays; change(arrays) says which and into what.  They stay constants.
+
+    A slope is taken with HELD among the arrays: where what moves stood before it moved.
+    """
+    return lambda f: (
+        lambda arrays, options: f(arrays | change(arrays | arrays.get(HELD, {})), options)
+    )
 
 
 def moving(change):
@@ -50,7 +57,7 @@ def times(factor):
 
 def undetached(f):
     """What the reference holds constant moves with the policy."""
-    return lambda arrays, options: (f(arrays, options)[0], None)
+    return lambda arrays, options: (f(arrays | {HELD: {}}, options)[0], None)
 
 
 def swapped(one, other):
@@ -112,12 +119,12 @@ def _sft(arrays, options):
 def _sft_conventions(options):
     whole = times(lambda arrays: arrays["completion_mask"].sum())
     return {
-        **DETACH,
         **SIGN,
         **MASK,
         "reduction: mean of the sequences' means": optioned(reduction="sequence"),
         "reduction: mean over the batch's tokens": optioned(reduction="batch_token"),
         "reduction: sum over the tokens": lambda f: whole(optioned(reduction="batch_token")(f)),
+        **DETACH,
     }
 
 
@@ -146,13 +153,16 @@ def _dpo_conventions(options):
 
         return moving(change)
 
+    turned = "sign: chosen and rejected answers swapped"
+    turned_back = "reference: swapped with the policy"
+    if _odd(options):
+        turned = turned_back = turned + ", or policy and reference"
     found = {
-        **DETACH,
         **SIGN,
         **MASK,
         "reduction: sum over the pairs": times(lambda arrays: len(arrays["completion_mask"]) / 2),
-        "sign: chosen and rejected answers swapped": moving(_turned),
-        "reference: swapped with the policy": swapped("per_token_logps", "ref_per_token_logps"),
+        turned_back: swapped("per_token_logps", "ref_per_token_logps"),
+        turned: moving(_turned),
         "reference: none": given(
             lambda arrays: {"ref_per_token_logps": 0 * arrays["ref_per_token_logps"]}
         ),
@@ -161,11 +171,18 @@ def _dpo_conventions(options):
     }
     if options.get("loss_type", "sigmoid") == "sigmoid":
         found["label smoothing: eps = 0.1 (cDPO); TRL's sigmoid ignores it"] = _smoothed
-    return found
+    return found | DETACH
+
+
+def _odd(options):
+    """Swapped answers and a swapped reference are one: F(-u) = -F(u), and the loss has no side."""
+    plain = options.get("f_divergence_type", "reverse_kl") == "reverse_kl"
+    return plain and options.get("loss_type", "sigmoid") not in ("nca_pair", "apo_down", "sft")
 
 
 def _turned(arrays):
-    return {name: np.concatenate(np.split(x, 2)[::-1]) for name, x in arrays.items()}
+    rows = {name: x for name, x in arrays.items() if name != HELD}
+    return {name: np.concatenate(np.split(x, 2)[::-1]) for name, x in rows.items()}
 
 
 def _smoothed(f):
@@ -205,12 +222,13 @@ def _kl_conventions(options):
 
 
 def _grpo_inputs(rng, options):
-    mask = _mask(rng, 4, 6)
+    mask, rewards = _mask(rng, 8, 6), _rewards(rng, groups=2)
     logps = -rng.exponential(size=mask.shape)
     arrays = {
         "per_token_logps": logps,
         "old_per_token_logps": logps + 0.3 * rng.normal(size=mask.shape),
-        "advantages": rng.normal(size=4),
+        "rewards": rewards,
+        "advantages": _advantages({"rewards": rewards}, options)[0],
         "completion_mask": mask,
     }
     if options.get("beta"):
@@ -219,12 +237,14 @@ def _grpo_inputs(rng, options):
 
 
 def _grpo(arrays, options):
-    options = {"loss_type": "dapo"} | options
-    return grpo_trainer.loss(arrays, **options), grpo_trainer.loss_grad(arrays, **options)[0]
+    """The advantages from the rewards, each time: their conventions are the loss's, too."""
+    batch = arrays | {"advantages": _advantages(arrays, options)[0]}
+    options = {"loss_type": "dapo"} | {k: v for k, v in options.items() if k not in OF_ADVANTAGES}
+    return grpo_trainer.loss(batch, **options), grpo_trainer.loss_grad(batch, **options)[0]
 
 
 def _grpo_conventions(options):
-    found = {**DETACH, **SIGN, **MASK}
+    found = {**SIGN, **MASK, **_std_conventions(options)}
     if options.get("loss_type", "dapo") not in ("cispo", "sapo", "vespo"):
         for name in ("grpo", "bnpo", "dr_grpo", "luspo"):
             said = f"reduction: of loss_type {name!r}" + _as_in(reduction=name, kind=["library"])
@@ -236,7 +256,7 @@ def _grpo_conventions(options):
         "ratio: always 1, the old log-probabilities unused": given(
             lambda arrays: {"old_per_token_logps": arrays["per_token_logps"]}
         ),
-        "clip: none": optioned(epsilon_low=1.0, epsilon_high=np.inf),
+        "clip: none": optioned(**NO_CLIP),
         "clip: [0.8, 1.2]": optioned(**CLIP),
     }
     if options.get("beta"):
@@ -246,7 +266,7 @@ def _grpo_conventions(options):
             "KL: plain k3 (as in the paper)": optioned(use_bias_correction_kl=False),
             "KL direction: policy minus reference, not reference minus policy": moving(_mirrored),
         }
-    return found
+    return found | DETACH  # the last is the outermost: then nothing is held
 
 
 def _mirrored(arrays):
@@ -256,7 +276,7 @@ def _mirrored(arrays):
 
 def _rloo_inputs(rng, options):
     arrays = _grpo_inputs(rng, {})
-    old = arrays.pop("old_per_token_logps")
+    old, _ = arrays.pop("old_per_token_logps"), arrays.pop("rewards")
     return arrays | {"old_logps": (old * arrays["completion_mask"]).sum(axis=1)}
 
 
@@ -269,7 +289,7 @@ def _rloo_conventions(options):
     return {
         **SIGN,
         **MASK,
-        "clip: none": optioned(epsilon_low=1.0, epsilon_high=np.inf),
+        "clip: none": optioned(**NO_CLIP),
         "reduction: sum over the completions": times(lambda arrays: len(arrays["advantages"])),
     }
 
@@ -277,18 +297,28 @@ def _rloo_conventions(options):
 # Advantages ------------------------------------------------------------------------------------
 
 
+OF_ADVANTAGES = {"scale": "group", "ddof": 1, "eps": 1e-4, "num_generations": 4}
+
+
+def _rewards(rng, groups):
+    """Groups of four different rewards.  The last group's are so close that any eps shows."""
+    rewards = rng.permuted(np.tile(np.arange(5.0), (groups, 1)), axis=1)[:, :4]
+    rewards[-1] *= 1e-4
+    return rewards.ravel()
+
+
 def _advantages_inputs(rng, options):
-    return {"rewards": rng.integers(0, 5, size=12).astype(float)}
+    return {"rewards": _rewards(rng, groups=3)}
 
 
 def _advantages(arrays, options):
-    options = {"scale": "group", "ddof": 1, "eps": 1e-4, "num_generations": 4} | options
+    options = OF_ADVANTAGES | options
     rewards = (arrays["rewards"], options["num_generations"])
     std = {key: options[key] for key in ("ddof", "eps") if options["scale"] in ("group", "batch")}
     return getattr(advantages, options["scale"])(*rewards, **std), None
 
 
-def _advantages_conventions(options):
+def _std_conventions(options):
     return {
         **{f"ddof: {n}" + _as_in(ddof=n): optioned(ddof=n) for n in (0, 1)},
         **{f"eps: {e:g}" + _as_in(eps=e): optioned(eps=e) for e in (0.0, 1e-4, 1e-6, 1e-8, 1e-9)},
@@ -296,12 +326,18 @@ def _advantages_conventions(options):
         "scale: the batch's std": optioned(scale="batch"),
         "scale: none, the mean alone is taken off (Dr. GRPO)": optioned(scale="dr_grpo"),
         "scale: none, the others' mean is taken off (RLOO)": optioned(scale="leave_one_out"),
-        **SIGN,
     }
 
 
+def _advantages_conventions(options):
+    return {**_std_conventions(options), **SIGN}
+
+
 def _objective(inputs, wrt, reference, conventions):
-    return {"inputs": inputs, "wrt": wrt, "reference": reference, "conventions": conventions}
+    def plain(arrays, options):
+        return reference({k: x for k, x in arrays.items() if k != HELD}, options)
+
+    return {"inputs": inputs, "wrt": wrt, "reference": plain, "conventions": conventions}
 
 
 OBJECTIVES = {

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from reference_math import conformance, dpo_loss, grpo_trainer
-from reference_math.conformance import report, rows
+from reference_math.conformance import checking, report, rows
+from reference_math.conformance.objectives import OBJECTIVES
 from reference_math.torch import advantages as twin_advantages
 from reference_math.torch import cispo as twin_cispo
 from reference_math.torch import dpo as twin_dpo
@@ -33,7 +34,7 @@ def grpo(per_token_logps, old_per_token_logps, advantages, completion_mask, **ch
 def changed(**options):
     """The same loss with other options, under the plain four names."""
 
-    def loss(per_token_logps, old_per_token_logps, advantages, completion_mask):
+    def loss(per_token_logps, old_per_token_logps, advantages, completion_mask, **_):
         tokens = (per_token_logps, old_per_token_logps, advantages, completion_mask)
         return grpo(*tokens, **options)
 
@@ -145,6 +146,126 @@ def test_a_planted_convention_is_named(mine, objective, options, explained_by):
     for name in explained_by:
         assert any(said.startswith(name) for said in verdict.explained_by), verdict
     assert all(said in str(verdict) for said in verdict.explained_by)
+
+
+# One faulty line at a time in a loss that reads no line of this package ---------------------------
+
+
+def dapo(ddof=1, eps=1e-4, detach=True, mirrored=False, shift=0, sign=1.0, per_sequence=False):
+    """DAPO on-policy with a k3 penalty, in plain torch, from the rewards.  Its defaults are right."""
+
+    def loss(per_token_logps, ref_per_token_logps, rewards, completion_mask):
+        grouped = rewards.view(-1, 4)
+        std = grouped.std(dim=1, keepdim=True, correction=ddof)
+        advantages = ((grouped - grouped.mean(dim=1, keepdim=True)) / (std + eps)).view(-1, 1)
+        old = per_token_logps.detach() if detach else per_token_logps
+        ratio = (per_token_logps - old).exp()
+        surrogate = torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        log_r = ref_per_token_logps - per_token_logps
+        log_r = -log_r if mirrored else log_r
+        penalty = log_r.exp() - 1 - log_r
+        mask = completion_mask.roll(shift, dims=1)
+        mask[:, :1] *= shift <= 0
+        mask[:, -1:] *= shift >= 0
+        losses = (0.3 * penalty - surrogate) * mask
+        if per_sequence:
+            return sign * (losses.sum(1) / mask.sum(1).clamp(min=1)).mean()
+        return sign * losses.sum() / mask.sum()
+
+    return loss
+
+
+RIGHT = {"loss_type": "dapo", "beta": 0.3, "use_bias_correction_kl": False}
+ON_POLICY = "ratio: always 1, the old log-probabilities unused"
+FAULTS = [
+    ({"ddof": 0}, "ddof: 0"),
+    ({"eps": 1e-8}, "eps: 1e-08"),
+    ({"eps": 1e-6}, "eps: 1e-06"),
+    ({"per_sequence": True}, "reduction: of loss_type 'grpo'"),
+    ({"mirrored": True}, "KL direction: policy minus reference, not reference minus policy"),
+    ({"sign": -1.0}, "sign: negated"),
+    ({"shift": 1}, "mask shift: one position too late"),
+    ({"shift": -1}, "mask shift: one position too early"),
+    ({"detach": False}, "detach: missing, the gradient flows through what is held constant"),
+]
+
+
+def named(verdict):
+    """Which conventions, without those who share them."""
+    return {name.split(" (")[0] for name in verdict.explained_by}
+
+
+@pytest.mark.parametrize("fault, name", FAULTS)
+def test_one_faulty_line_of_a_dapo_loss_is_named_and_nothing_else(fault, name):
+    # on-policy itself is the one difference of the faultless loss: its ratio is e^0
+    assert named(conformance.check(dapo(), "grpo", **RIGHT)) == {ON_POLICY}
+    verdict = conformance.check(dapo(**fault), "grpo", **RIGHT)
+    assert not verdict.agrees and named(verdict) == {ON_POLICY, name}
+    assert name in str(verdict)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_draw_of_the_batches_changes_what_is_named(seed):
+    for fault, name in FAULTS:
+        verdict = conformance.check(dapo(**fault), "grpo", seed=seed, **RIGHT)
+        assert named(verdict) == {ON_POLICY, name}
+
+
+def test_two_faults_beside_on_policy_are_not_guessed_at():
+    verdict = conformance.check(dapo(ddof=0, mirrored=True), "grpo", **RIGHT)
+    assert verdict.explained_by == () and not verdict.agrees
+
+
+def of_variant(objective, variant, options):
+    """A torch loss whose value and gradient are those of a variant of the reference."""
+    known = OBJECTIVES[objective]
+    f, wrt = variant(known["reference"]), known["wrt"]
+
+    def mine(**tensors):
+        arrays = {name: x.detach().numpy() for name, x in tensors.items()}
+        value, grad = checking._theirs(f, arrays, options, wrt, "torch")
+        value = torch.tensor(np.asarray(value))
+        if not wrt:
+            return value
+        x = tensors[wrt]
+        slope = torch.tensor(grad()) * (x - x.detach())  # 0, with that gradient
+        return value + (slope if value.ndim else slope.sum())
+
+    return mine
+
+
+@pytest.mark.parametrize(
+    "objective, options",
+    [
+        ("sft", {}),
+        ("sft", {"loss_type": "dft", "reduction": "sequence"}),
+        ("dpo", {}),
+        ("dpo", {"loss_type": "ipo"}),
+        ("dpo", {"loss_type": "apo_zero"}),
+        ("dpo", {"loss_type": "apo_down"}),
+        ("dpo", {"loss_type": "nca_pair"}),
+        ("dpo", {"loss_type": "hinge", "f_divergence_type": "js_divergence"}),
+        ("dpo", {"loss_type": "aot", "label_smoothing": 0.1}),
+        ("kl", {}),
+        ("kl", {"estimator": "k2"}),
+        ("grpo", {"loss_type": "dapo", "beta": 0.3}),
+        ("grpo", {"loss_type": "luspo", "importance_sampling_level": "sequence"}),
+        ("grpo", {"loss_type": "cispo", "epsilon_high": 5.0}),
+        ("grpo", {"loss_type": "sapo"}),
+        ("grpo", {"loss_type": "vespo"}),
+        ("rloo", {}),
+        ("advantages", {}),
+    ],
+)
+def test_no_two_conventions_look_alike(objective, options):
+    found = OBJECTIVES[objective]["conventions"](options)
+    verdicts = {
+        name: conformance.check(of_variant(objective, variant, options), objective, **options)
+        for name, variant in found.items()
+    }
+    wrong = {n: v.explained_by for n, v in verdicts.items() if not v.agrees}
+    assert {n: said for n, said in wrong.items() if said != (n,)} == {}
+    assert len(wrong) >= 3  # the others change nothing under these options
 
 
 def test_a_constant_factor_is_found():

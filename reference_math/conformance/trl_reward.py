@@ -1,0 +1,32 @@
+"""TRL's own reward model loss on bare rewards."""
+
+from types import SimpleNamespace
+
+from reference_math.conformance import stubs
+
+
+def loss(
+    chosen_rewards, rejected_rewards, margin=None, *, center_rewards_coefficient=None, metrics=None
+):
+    """`RewardTrainer.compute_loss`, a 0-d tensor with its graph.
+
+    chosen_rewards, rejected_rewards   (B,)  any dtype and device
+    margin                             (B,) or None
+    metrics                            a dict to fill with what TRL would log
+    """
+    import torch
+    from trl import RewardTrainer
+
+    scores = torch.cat([chosen_rewards, rejected_rewards])[:, None]  # one output of the head
+    trainer = stubs.trainer(
+        scores.device,
+        model=stubs.model(lambda **_: SimpleNamespace(logits=scores)),
+        args=SimpleNamespace(center_rewards_coefficient=center_rewards_coefficient),
+    )
+    inputs = {"attention_mask": torch.ones_like(scores)}
+    if margin is not None:
+        inputs["margin"] = margin
+    value = RewardTrainer.compute_loss(trainer, trainer.model, inputs)
+    if metrics is not None:
+        metrics |= {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    return value
