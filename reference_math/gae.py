@@ -1,0 +1,79 @@
+"""Generalised advantage estimation: how much better each token did than the critic expected.
+
+    delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        R_t = A_t + V_t
+
+Source    Schulman et al., arXiv 1506.02438, eqs. 11 and 16
+Lesson    notebooks/gallery.ipynb
+Proof     tests/laws/test_gae.py, tests/parity/test_ppo.py
+
+Shapes    B completions, T positions.  V_t values the state before token t; V after the last state is 0.
+Masks     state_mask counts the states: the tokens, and where there is room for it the state after
+          the last one (`ppo.state_mask`).  completion_mask counts the tokens alone.
+
+In the loss of `ppo` all of this is constant, so nothing here has a gradient.
+"""
+
+import numpy as np
+
+from reference_math import _checks
+
+
+def advantages(rewards, values, state_mask, *, gamma, lam):
+    """A_t, the (gamma lam)-weighted sum of all surprises from t on.
+
+    rewards      (B, T)  `ppo.token_rewards`
+    values       (B, T)  the critic's, when the completions were sampled
+    state_mask   (B, T)  1 = a state; what stands elsewhere is never read
+    gamma        0 to 1  discount of the reward
+    lam          0 to 1  0: one step ahead, what the critic says; 1: all that came, less the critic
+    returns      (B, T)  0 where there is no state
+
+    >>> advantages([[0.0, 1.0]], [[0.5, 0.25]], [[1, 1]], gamma=1.0, lam=0.5)   # -1/4 + 3/4 / 2
+    array([[0.125, 0.75 ]])
+    """
+    gamma = _checks.number("gamma", gamma, at_least=0, at_most=1)
+    decay = gamma * _checks.number("lam", lam, at_least=0, at_most=1)
+    mask = _checks.mask01("state_mask", state_mask, ndim=2)
+    r, v = _checks.counted("rewards", rewards, mask), _checks.counted("values", values, mask)
+    next_v = np.pad(v[:, 1:], [(0, 0), (0, 1)])
+    a, after = r + gamma * next_v - v, 0.0
+    for t in reversed(range(a.shape[1])):
+        after = a[:, t] = a[:, t] + decay * after
+    return mask * a
+
+
+def returns(advantages, values, state_mask):
+    """R_t = A_t + V_t, what the critic learns; of the advantages before they are whitened.
+
+    >>> returns([[0.125, 0.75]], [[0.5, 0.25]], [[1, 1]])
+    array([[0.625, 1.   ]])
+    """
+    mask = _checks.mask01("state_mask", state_mask, ndim=2)
+    values = _checks.counted("values", values, mask)
+    return _checks.counted("advantages", advantages, mask) + values
+
+
+def whiten(x, mask, *, ddof, eps, shift_mean=True):
+    """(x - mean) / sqrt(var + eps) over all that counts in the batch.
+
+    x            (B, T)
+    mask         (B, T)  1 = counts
+    ddof         var divides by count - ddof: 1 in TRL
+    eps          added to the variance, not to the std: 1e-8 in TRL
+    shift_mean   False adds the mean back: whitened rewards keep their sign
+    returns      (B, T)  0 elsewhere.  One number alone has no spread: it deviates by 0 (TRL: NaN)
+
+    >>> whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0)          # mean 2, std 1
+    array([[-1.,  1.,  0.]])
+    >>> whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0, shift_mean=False)
+    array([[1., 3., 0.]])
+    """
+    ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
+    eps = _checks.number("eps", eps, at_least=0)
+    mask = _checks.mask01("mask", mask, ndim=2)
+    x, n = _checks.counted("x", x, mask), mask.sum()
+    mean = x.sum() / max(n, 1.0)
+    deviation = mask * (x - mean)
+    std = np.sqrt((deviation**2).sum() / max(n - ddof, 1.0) + eps)
+    whitened = np.divide(deviation, std, out=np.zeros_like(x), where=deviation != 0)
+    return whitened if shift_mean else mask * (whitened + mean)
