@@ -1,0 +1,142 @@
+"""Distillation: the generalised Jensen-Shannon divergence between a teacher and a student, per token.
+
+    D = beta KL(P || M) + (1 - beta) KL(Q || M)      M = beta P + (1 - beta) Q      0 < beta < 1
+    beta = 0: KL(P || Q)        beta = 1: KL(Q || P)          P the teacher, Q the student
+
+Source    Agarwal et al., On-Policy Distillation (GKD), arXiv 2306.13649, eq. 1
+          TRL: GKDTrainer.generalized_jsd_loss; SDFT, GOLD and DistillationTrainer use the same
+Lesson    notebooks/gallery.ipynb
+Proof     tests/laws/test_gkd.py, tests/parity/test_gkd.py
+
+Shapes    B sequences, T positions, V tokens of vocabulary.    In nats.
+          logits[b, t] are already shifted: they predict the token that completion_mask[b, t] counts.
+
+Between the ends D is at most a coin's entropy, H(beta), and D / beta -> KL(P || Q) as beta -> 0: D
+itself goes to 0.  So beta = 0 and 0.001 are different losses, not near ones; so at the other end.
+
+TRL's GKDTrainer never passes its `temperature` on: it samples at 0.9 and compares at 1.  On a batch
+of the student's own answers it divides by num_items_in_batch, counted on the data set's answers.
+"""
+
+import numpy as np
+
+from reference_math import _checks, kl, logprobs, sft
+
+
+def divergence(student_logits, teacher_logits, *, beta, temperature=1.0):
+    """D of each position.
+
+    student_logits, teacher_logits   (..., V)
+    beta                             0 to 1
+    temperature                      > 0, divides both; there is no factor temperature^2 here
+    returns                          (...)  never negative
+
+    >>> one_in_three, even = [[np.log(3.0), 0.0]], [[0.0, 0.0]]              # (3/4, 1/4) and 1/2
+    >>> divergence(one_in_three, even, beta=0.0).round(4)                    # KL(even || 3/4)
+    array([0.1438])
+    >>> divergence(one_in_three, even, beta=1.0).round(4)                    # KL(3/4 || even)
+    array([0.1308])
+    >>> divergence(one_in_three, even, beta=0.5).round(4)
+    array([0.0338])
+    """
+    of_teacher, of_student = shares(beta)
+    log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
+    log_m = mixed(log_q, log_p, beta)
+    return of_teacher * kl.exact(log_p, log_m) + of_student * kl.exact(log_q, log_m)
+
+
+def divergence_grad(student_logits, teacher_logits, *, beta, temperature=1.0):
+    """d D / d(student_logits), (..., V); the teacher is constant.  It sums to 0 over V.
+
+    beta = 0:  (Q - P) / temperature
+    else       (1 - beta) Q (log Q - log M - KL(Q || M)) / temperature, without the 1 - beta at 1
+    M moves, too, but sum (beta P/M + (1 - beta) Q/M) dM = sum dM = 0.
+
+    >>> one_in_three, even = [[np.log(3.0), 0.0]], [[0.0, 0.0]]
+    >>> divergence_grad(one_in_three, even, beta=0.0).round(4)
+    array([[ 0.25, -0.25]])
+    >>> divergence_grad(one_in_three, even, beta=1.0).round(4)          # 3/4 (ln 3/2 - 0.1308)
+    array([[ 0.206, -0.206]])
+    """
+    of_student = shares(beta)[1]
+    log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
+    if beta == 0:
+        return (np.exp(log_q) - np.exp(log_p)) / temperature
+    return of_student * kl.exact_grad(log_q, mixed(log_q, log_p, beta)) / temperature
+
+
+def shares(beta):
+    """What KL(P || M) and KL(Q || M) weigh in D: beta and 1 - beta, but 1 for what an end leaves.
+
+    >>> shares(0.25), shares(0), shares(1)
+    ((0.25, 0.75), (1.0, 0.0), (0.0, 1.0))
+    """
+    beta = _checks.number("beta", beta, at_least=0, at_most=1)
+    return (1.0 - beta, beta) if beta in (0, 1) else (beta, 1.0 - beta)
+
+
+def mixed(log_q, log_p, beta):
+    """log M, (..., V), of log Q and log P; at beta = 0 it is log Q, at beta = 1 log P.
+
+    >>> np.exp(mixed(np.log([0.75, 0.25]), np.log([0.5, 0.5]), 0.5))
+    array([0.625, 0.375])
+    """
+    with np.errstate(divide="ignore"):  # log 0 = -inf: nothing of the other one
+        return np.logaddexp(log_q + np.log1p(-beta), log_p + np.log(beta))
+
+
+def loss(student_logits, teacher_logits, completion_mask, *, num_items_in_batch=None, **options):
+    """The mean over the tokens that count, a float; none counts: 0.
+
+    student_logits, teacher_logits   (B, T, V)
+    completion_mask                  (B, T)  1 = counts
+    num_items_in_batch               tokens of the whole optimizer step; None: of this micro-batch
+    options                          beta and temperature of `divergence`
+
+    >>> student, teacher = [[[np.log(3.0), 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]
+    >>> round(loss(student, teacher, [[1, 1]], beta=1.0), 4)            # (0.1308 + 0) / 2
+    0.0654
+    """
+    args = student_logits, teacher_logits, completion_mask, num_items_in_batch
+    weights, student, teacher = _batch(*args)
+    d = divergence(student, teacher, **options)
+    return float((weights * d).sum())
+
+
+def loss_grad(
+    student_logits, teacher_logits, completion_mask, *, num_items_in_batch=None, **options
+):
+    """d loss / d(student_logits), (B, T, V).
+
+    >>> student, teacher = [[[np.log(3.0), 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]
+    >>> loss_grad(student, teacher, [[1, 0]], beta=0.0).round(4).tolist()
+    [[[0.25, -0.25], [0.0, 0.0]]]
+    """
+    args = student_logits, teacher_logits, completion_mask, num_items_in_batch
+    weights, student, teacher = _batch(*args)
+    return weights[..., None] * divergence_grad(student, teacher, **options)
+
+
+def counted(name, logits, completion_mask):
+    """(B, T, V) logits, 0 where no token counts: what stands there is never read, NaN or not.
+
+    >>> counted("logits", [[[1.0, 2.0], [float("nan"), 0.0]]], [[1, 0]]).tolist()
+    [[[1.0, 2.0], [0.0, 0.0]]]
+    """
+    logits = _checks.array(name, logits, ndim=3)
+    mask = _checks.mask01("completion_mask", completion_mask, shape=logits.shape[:2])
+    return _checks.counted(name, logits, np.broadcast_to(mask[..., None], logits.shape))
+
+
+def _log_probs(student_logits, teacher_logits, temperature):
+    log_q = logprobs.log_softmax(student_logits, temperature=temperature)
+    teacher_logits = _checks.finite("teacher_logits", teacher_logits, shape=log_q.shape)
+    return log_q, logprobs.log_softmax(teacher_logits, temperature=temperature)
+
+
+def _batch(student_logits, teacher_logits, completion_mask, num_items_in_batch):
+    reduction = "batch_token" if num_items_in_batch is None else "global_token"
+    count = {"num_items_in_batch": num_items_in_batch}
+    weights = sft.token_weights(completion_mask, reduction=reduction, **count)
+    student = counted("student_logits", student_logits, completion_mask)
+    return weights, student, counted("teacher_logits", teacher_logits, completion_mask)

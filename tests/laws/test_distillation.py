@@ -1,0 +1,102 @@
+"""Laws of distillation from hidden states."""
+
+import numpy as np
+import pytest
+
+from reference_math import distillation, gkd, logprobs
+
+BETAS = pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+N, H, TEACHER_H, V = 4, 3, 2, 7
+
+
+def heads(seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    shapes = (N, H), (N, TEACHER_H), (V, H), (V, TEACHER_H)
+    return [scale * rng.normal(size=shape) for shape in shapes]
+
+
+@BETAS
+@pytest.mark.parametrize("vocab_chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("num_items", [None, 32.0])
+def test_in_tiles_it_is_gkds_loss_on_the_whole_logits(beta, vocab_chunk, num_items):
+    h, teacher_h, w, teacher_w = heads()
+    options = {"beta": beta, "temperature": 1.5, "num_items_in_batch": num_items}
+    logits = (h @ w.T)[None], (teacher_h @ teacher_w.T)[None], np.ones((1, N))
+    args = h, teacher_h, w, teacher_w
+    value = distillation.loss(*args, **options, vocab_chunk=vocab_chunk)
+    # sums of the same terms in another order; KL(P || M) cancels from terms of order one
+    np.testing.assert_allclose(value, gkd.loss(*logits, **options), rtol=1e-12)
+    dz = gkd.loss_grad(*logits, **options)[0]
+    dh, dw = distillation.loss_grad(*args, **options, vocab_chunk=vocab_chunk)
+    np.testing.assert_allclose(dh, dz @ w, rtol=1e-11, atol=1e-15)
+    np.testing.assert_allclose(dw, dz.T @ h, rtol=1e-11, atol=1e-15)
+
+
+@BETAS
+def test_the_gradients_by_hand_are_the_numeric_ones(numeric_grad, beta):
+    h, teacher_h, w, teacher_w = heads()
+    options = {"beta": beta, "temperature": 0.7, "vocab_chunk": 2}
+    dh, dw = distillation.loss_grad(h, teacher_h, w, teacher_w, **options)
+    f = distillation.loss
+    by_h = numeric_grad(lambda x: f(x, teacher_h, w, teacher_w, **options), h)
+    by_w = numeric_grad(lambda x: f(h, teacher_h, x, teacher_w, **options), w)
+    np.testing.assert_allclose(dh, by_h, rtol=1e-8, atol=1e-11)  # as gkd's, through a product
+    np.testing.assert_allclose(dw, by_w, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("vocab_chunk", [1, 2, 7, 8])
+def test_the_running_normaliser_is_the_log_sum_exp_however_large(vocab_chunk):
+    h, _, w, _ = heads(scale=30.0)
+    options = {"temperature": 0.5, "vocab_chunk": vocab_chunk}
+    z = h @ w.T / 0.5
+    assert np.abs(z).max() > 1000  # e^z would overflow
+    expected = z - logprobs.log_softmax(z)
+    got = distillation.log_normalisers(h, w, **options)
+    np.testing.assert_allclose(np.broadcast_to(got, z.shape), expected, rtol=1e-12)
+
+
+@BETAS
+def test_models_far_apart_leave_everything_finite(beta):
+    args = heads(scale=30.0)
+    options = {"beta": beta, "vocab_chunk": 3}
+    assert np.isfinite(distillation.loss(*args, **options))
+    assert all(np.isfinite(g).all() for g in distillation.loss_grad(*args, **options))
+
+
+@BETAS
+def test_no_positions_have_loss_0(beta):
+    _, _, w, teacher_w = heads()
+    args = np.zeros((0, H)), np.zeros((0, TEACHER_H)), w, teacher_w
+    assert distillation.loss(*args, beta=beta, vocab_chunk=3) == 0.0
+    dh, dw = distillation.loss_grad(*args, beta=beta, vocab_chunk=3)
+    assert dh.shape == (0, H) and not dw.any()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"student_hidden": np.zeros(3)}, "student_hidden must have 2 axes"),
+        ({"teacher_hidden": np.zeros((3, 2))}, r"teacher_hidden must have shape \(4, any\)"),
+        ({"student_weight": np.zeros((7, 2))}, r"student_weight must have shape \(any, 3\)"),
+        ({"teacher_weight": np.zeros((6, 2))}, r"teacher_weight must have shape \(7, 2\)"),
+        ({"teacher_weight": np.zeros((7, 3))}, r"teacher_weight must have shape \(7, 2\)"),
+        ({"student_hidden": np.full((4, 3), np.nan)}, "student_hidden must be finite"),
+        ({"beta": 1.5}, "beta must be <= 1"),
+        ({"beta": -0.5}, "beta must be >= 0"),
+        ({"temperature": 0.0}, "temperature must be > 0"),
+        ({"vocab_chunk": 0}, "vocab_chunk must be an integer >= 1, got 0"),
+        ({"vocab_chunk": 1.5}, "vocab_chunk must be an integer >= 1, got 1.5"),
+        ({"num_items_in_batch": 0}, "num_items_in_batch must be >= 1"),
+    ],
+)
+def test_what_is_wrong_is_named(wrong, message):
+    names = "student_hidden", "teacher_hidden", "student_weight", "teacher_weight"
+    arguments = dict(zip(names, heads())) | {"beta": 0.5, "vocab_chunk": 3} | wrong
+    for f in (distillation.loss, distillation.loss_grad):
+        with pytest.raises(ValueError, match=message):
+            f(**arguments)
+
+
+def test_a_tile_of_no_tokens_is_refused():
+    with pytest.raises(ValueError, match="vocab_chunk must be an integer >= 1, got 0"):
+        distillation.log_normalisers(np.zeros((1, 1)), np.zeros((2, 1)), vocab_chunk=0)
