@@ -1,0 +1,82 @@
+"""TPO: a preference loss without a reference, and a gold answer to imitate.
+
+    L = mean_pairs l(s_chosen - s_rejected) + tpo_alpha NLL(gold)
+
+Source    Saeidi et al., Triple Preference Optimization, arXiv 2405.16681
+          TRL: experimental TPOTrainer (1.16)
+Lesson    notebooks/gallery.ipynb
+Proof     tests/laws/test_tpo.py, tests/parity/test_tpo.py
+
+Shapes    B triples, T positions: 3B rows, the chosen answers, the rejected ones, the gold ones.
+
+    sigmoid   -(1 - eps) log sigmoid(beta d) - eps log sigmoid(-beta d)     d of summed log p
+    hinge     max(0, 1 - beta d)
+    ipo       (d - 1/(2 beta))^2                                            d of mean log p
+    tpo-l     sigmoid of d - gamma / beta                                   d of mean log p
+"""
+
+import numpy as np
+
+from reference_math import _checks, dpo, ratios, sft
+
+LOSS_TYPES = ("sigmoid", "hinge", "ipo", "tpo-l")
+
+
+def loss_and_grad(
+    per_token_logps,
+    completion_mask,
+    *,
+    loss_type="sigmoid",
+    beta=0.01,
+    tpo_alpha=1.0,
+    label_smoothing=0.0,
+    tpo_l_gamma=0.5,
+):
+    """The loss of one micro-batch and its gradient to per_token_logps; the defaults are TRL's.
+
+    per_token_logps   (3B, T)
+    completion_mask   (3B, T)  1 = counts
+    beta              > 0
+    tpo_alpha         >= 0, weight of the gold answers' token mean; none counts: 0 (TRL: NaN)
+    label_smoothing   eps, 0 to 1; sigmoid and tpo-l only
+    tpo_l_gamma       the margin to reach; tpo-l only
+    returns           (a float, (3B, T))
+
+    >>> logps = np.log([[0.5], [0.25], [0.5]])                  # d = ln 2: ln(1 + 1/2); gold: ln 2
+    >>> loss, grad = loss_and_grad(logps, [[1], [1], [1]], beta=1.0)
+    >>> round(loss, 4), grad.round(4).tolist()                  # -+1 / (1 + 2), -1
+    (1.0986, [[-0.3333], [0.3333], [-1.0]])
+    """
+    _checks.one_of("loss_type", loss_type, LOSS_TYPES)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    if len(mask) % 3:
+        raise ValueError(
+            f"completion_mask must have 3B rows: chosen, rejected, gold, got {mask.shape}"
+        )
+    logps, pairs = _checks.counted("per_token_logps", per_token_logps, mask), len(mask) // 3
+    weights = mask / ratios.lengths(mask) if loss_type in ("ipo", "tpo-l") else mask
+    chosen, rejected, _ = np.split((weights * logps).sum(axis=1), 3)
+    margin = tpo_l_gamma if loss_type == "tpo-l" else 0.0
+    losses, slope = _pair_loss(chosen, rejected, loss_type, beta, label_smoothing, margin)
+
+    tpo_alpha = _checks.number("tpo_alpha", tpo_alpha, at_least=0)
+    gold = np.repeat([[0.0], [0.0], [1.0]], pairs, axis=0) * mask
+    nll = sft.nll(logps, gold, reduction="batch_token")
+    grad = tpo_alpha * sft.nll_grad(logps, gold, reduction="batch_token")
+    of_answer = np.concatenate([slope, -slope, np.zeros(pairs)]) / max(pairs, 1)
+    value = float(losses.sum()) / max(pairs, 1) + tpo_alpha * float(nll)
+    return value, grad + of_answer[:, None] * weights
+
+
+def _pair_loss(chosen, rejected, loss_type, beta, label_smoothing, margin):
+    """(B,) losses, and their slope in the chosen answer's log p: minus that in the rejected one's."""
+    beta = _checks.number("beta", beta, above=0)
+    if loss_type in ("hinge", "ipo"):
+        slope = getattr(dpo, loss_type + "_grad")(chosen, rejected, beta=beta)
+        return getattr(dpo, loss_type)(chosen, rejected, beta=beta), slope[0]
+    eps = _checks.number("label_smoothing", label_smoothing, at_least=0, at_most=1)
+    chosen = chosen - _checks.number("tpo_l_gamma", margin) / beta
+    right, wrong = (chosen, rejected), (rejected, chosen)
+    losses = (1.0 - eps) * dpo.sigmoid(*right, beta=beta) + eps * dpo.sigmoid(*wrong, beta=beta)
+    slope = (1.0 - eps) * dpo.sigmoid_grad(*right, beta=beta)[0]
+    return losses, slope + eps * dpo.sigmoid_grad(*wrong, beta=beta)[1]
