@@ -108,23 +108,47 @@ def _cell(record):
 
 
 def as_text(records):
-    """The worst of each objective, library and place, then what the libraries refused."""
+    """The matrix, a line an objective, option and library; refusals and departures; the worst."""
+    places = sorted({_place(r) for r in records}, reverse=True)
+    lines = {}
+    for r in records:
+        by = f"{r['library']} {r['version']}"
+        lines.setdefault((r["objective"], r["option"], by), {})[_place(r)] = _cell(r)
+    found = [["objective", "option", "library", *places]]
+    found += [[*key, *(cells.get(at, "") for at in places)] for key, cells in lines.items()]
+    refused = [r for r in records if "refused" in r]
+    said = [
+        f"refused: {r['objective']}, {r['option']} by {_column(r)}: {r['refused']}" for r in refused
+    ]
+    said += [f"departs: {d['objective']}, {d['option']}: {d['departure']}" for d in DEPARTURES]
+    parts = [_aligned(found), "\n".join(said), _aligned(_worst(records))]
+    return "\n\n".join(["value / gradient: the largest difference over the largest number", *parts])
+
+
+def _worst(records):
+    """A line an objective, library and place: its worst options."""
     worst = {}
     for r in records:
         for what in ("value", "gradient"):
-            key = (r["objective"], _column(r), what)
+            key = (r["objective"], _column(r))
             if what in r:
-                worst[key] = max(worst.get(key, 0.0), r[what])
-    lines = [f"{'objective':10s} {'library, version, device, dtype':44s} {'value':>8s} gradient"]
-    for objective, column in sorted({key[:2] for key in worst}):
-        value, gradient = (worst.get((objective, column, what)) for what in ("value", "gradient"))
-        shown = "-" if gradient is None else f"{gradient:8.0e}"
-        lines.append(f"{objective:10s} {column:44s} {value:8.0e} {shown:>8s}")
-    refused = [r for r in records if "refused" in r]
-    lines += [
-        f"refused: {r['objective']}, {r['option']} by {_column(r)}: {r['refused']}" for r in refused
-    ]
-    return "\n".join(lines)
+                errors = worst.setdefault(key, {})
+                errors[what] = max(errors.get(what, 0.0), r[what])
+    yield ["objective", "library, version, device, dtype", "worst"]
+    for (objective, column), errors in sorted(worst.items()):
+        yield [objective, column, _cell(errors)]
+
+
+def _place(record):
+    return f"{record['device']} {record['dtype']}"
+
+
+def _aligned(lines):
+    lines = [list(line) for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
 
 
 def as_json(records):

@@ -20,13 +20,17 @@ class Row(NamedTuple):
 
 def every_row():
     """All rows, in the order of the report."""
-    from reference_math.conformance import rows_adapters, rows_dpo, rows_policy, rows_tokens
+    from reference_math.conformance import (
+        rows_adapters,
+        rows_dpo,
+        rows_policy,
+        rows_scoring,
+        rows_steps,
+        rows_tokens,
+    )
 
-    return [
-        row
-        for module in (rows_tokens, rows_dpo, rows_policy, rows_adapters)
-        for row in module.rows()
-    ]
+    modules = (rows_tokens, rows_dpo, rows_scoring, rows_policy, rows_adapters, rows_steps)
+    return [row for module in modules for row in module.rows()]
 
 
 def running(theirs, ours, arrays, wrt):

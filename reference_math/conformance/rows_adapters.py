@@ -1,16 +1,15 @@
-"""Rows of the report: what stands around a loss: adapters, quantised weights, sampling, the step."""
+"""Rows of the report: adapters and the quantised weights under them."""
 
 import numpy as np
 
-from reference_math import dora, lora, nf4, optim, sampling
+from reference_math import dora, double_quant, lora, lora_init, nf4
 from reference_math.conformance.rows import Row, running
 
 
 def rows():
     yield from lora_rows()
+    yield from split_rows()
     yield from nf4_rows()
-    yield from sampling_rows()
-    yield from adamw_rows()
 
 
 def _layer():
@@ -33,23 +32,7 @@ def lora_rows():
         return value, grads[0]
 
     def from_peft(use_dora):
-        def theirs(x, weight, lora_A, lora_B):
-            import peft
-            import torch
-
-            base = torch.nn.Linear(6, 5, bias=False, dtype=x.dtype, device=x.device)
-            config = peft.LoraConfig(r=3, lora_alpha=6, use_dora=use_dora)
-            layer = peft.tuners.lora.Linear(base, "default", config, r=3, lora_alpha=6).to(x)
-            with torch.no_grad():
-                base.weight.copy_(weight)
-                layer.lora_A["default"].weight.copy_(lora_A)
-                layer.lora_B["default"].weight.copy_(lora_B)
-                if use_dora:
-                    norm = (weight + 2.0 * lora_B @ lora_A).norm(dim=1)
-                    layer.lora_magnitude_vector["default"].weight.copy_(norm)
-            return layer(x)
-
-        return theirs
+        return lambda x, **numbers: _peft_layer(**numbers, use_dora=use_dora)(x)
 
     def from_twin(x, weight, lora_A, lora_B):
         from reference_math.torch import lora as twin
@@ -60,66 +43,105 @@ def lora_rows():
     yield Row("lora", "forward", "torch twin", running(from_twin, ours, _layer(), "x"))
     yield Row("lora", "DoRA forward", "peft", running(from_peft(True), with_dora, _layer(), "x"))
 
-
-def nf4_rows():
-    weight = np.random.default_rng(0).standard_normal((8, 128)).astype(np.float32)
-
-    def run(place):
-        """Value: packed bytes and scales.  No gradient: quantised weights are frozen."""
-        import bitsandbytes.functional as bnb
-        import torch
-
-        packed, state = bnb.quantize_4bit(
-            torch.tensor(weight, device=place.device), blocksize=64, quant_type="nf4"
-        )
-        ours = nf4.quantize(weight, blocksize=64)
-        theirs = [packed.cpu().numpy().ravel(), state.absmax.cpu().numpy().ravel()]
-        pairs = [np.concatenate([np.ravel(x).astype(float) for x in y]) for y in (theirs, ours)]
-        return {"value": tuple(pairs)}
-
-    yield Row("nf4", "packed bytes and scales", "bitsandbytes", run)
-
-
-def sampling_rows():
-    logits = np.random.default_rng(0).normal(scale=3.0, size=(4, 50))
-
-    def masked(x):
-        return np.where(np.isfinite(x), x, -1e4)  # what was removed is -inf on both sides
-
-    def warping(ours, warper, **options):
+    def merged(back):
         def run(place):
-            from transformers.generation import logits_process
-
-            theirs = getattr(logits_process, warper)(**options)(None, place.tensor(logits))
-            return {"value": (masked(place.numpy(theirs)), masked(ours(place.rounded(logits))))}
+            numbers = _layer()
+            del numbers["x"]
+            layer = _peft_layer(*(place.tensor(x) for x in numbers.values()))
+            ours = [place.rounded(x) for x in numbers.values()]
+            expected = lora.merge(*ours, scaling=2.0)
+            layer.merge()
+            if back:
+                layer.unmerge()
+                expected = lora.unmerge(expected, *ours[1:], scaling=2.0)
+            return {"value": (place.numpy(layer.base_layer.weight), expected)}
 
         return run
 
-    for option, ours, warper, options in [
-        ("top_k 5", lambda z: sampling.top_k(z, 5), "TopKLogitsWarper", {"top_k": 5}),
-        ("top_p 0.8", lambda z: sampling.top_p(z, 0.8), "TopPLogitsWarper", {"top_p": 0.8}),
-        ("min_p 0.1", lambda z: sampling.min_p(z, 0.1), "MinPLogitsWarper", {"min_p": 0.1}),
-    ]:
-        run = warping(ours, warper, **options)
-        yield Row("sampling", option, "transformers", run)
+    yield Row("lora", "merge", "peft", merged(back=False))
+    yield Row("lora", "merge and unmerge", "peft", merged(back=True))
 
 
-def adamw_rows():
-    rng = np.random.default_rng(0)
-    start, grads = rng.normal(size=7), rng.normal(size=(5, 7))
-    options = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+def _peft_layer(weight, lora_A, lora_B, use_dora=False):
+    """PEFT's Linear with these numbers, r = 3 and scaling 2."""
+    import peft
+    import torch
 
-    def run(place):
+    base = torch.nn.Linear(6, 5, bias=False, dtype=weight.dtype, device=weight.device)
+    config = peft.LoraConfig(r=3, lora_alpha=6, use_dora=use_dora)
+    layer = peft.tuners.lora.Linear(base, "default", config, r=3, lora_alpha=6).to(weight)
+    with torch.no_grad():
+        base.weight.copy_(weight)
+        layer.lora_A["default"].weight.copy_(lora_A)
+        layer.lora_B["default"].weight.copy_(lora_B)
+        if use_dora:
+            norm = (weight + 2.0 * lora_B @ lora_A).norm(dim=1)
+            layer.lora_magnitude_vector["default"].weight.copy_(norm)
+    return layer
+
+
+def split_rows():
+    """PiSSA and OLoRA: the part of a weight that B A takes. PEFT refuses float64."""
+    weight = np.random.default_rng(0).standard_normal((5, 6))
+
+    def splitting(init):
+        def run(place):
+            import peft
+            import torch
+
+            given = place.tensor(weight)
+            base = torch.nn.Linear(6, 5, bias=False, dtype=given.dtype, device=given.device)
+            base.weight.data = given
+            config = peft.LoraConfig(r=3, lora_alpha=6, init_lora_weights=init)
+            layer = peft.tuners.lora.Linear(base, "default", config, r=3, lora_alpha=6)
+            taken = layer.get_delta_weight(
+                "default"
+            )  # the factors' signs are free, s B A's are not
+            *factors, _ = getattr(lora_init, init)(place.rounded(weight), 3, scaling=2.0)
+            return {"value": (place.numpy(taken), lora.delta_weight(*factors, scaling=2.0))}
+
+        return run
+
+    for init in ("pissa", "olora"):
+        yield Row("lora", f"{init}: the part of W taken", "peft", splitting(init))
+
+
+def nf4_rows():
+    """bitsandbytes quantises float32 and below, so these rows are the same for a float64 place."""
+    weight = np.random.default_rng(0).standard_normal((8, 128)).astype(np.float32)
+
+    def theirs(place, nested=False):
+        import bitsandbytes.functional as bnb
         import torch
 
-        theirs = place.tensor(start, requires_grad=True)
-        step = torch.optim.AdamW([theirs], **options)
-        ours = place.rounded(start)
-        m, v = np.zeros(7), np.zeros(7)
-        for i, grad in enumerate(grads):
-            theirs.grad = place.tensor(grad)
-            step.step()
-            ours, m, v = optim.adamw_step(ours, place.rounded(grad), m, v, step=i + 1, **options)
-        return {"value": (place.numpy(theirs), ours)}
+        given = torch.tensor(weight, device=place.device)
+        options = {"blocksize": 64, "quant_type": "nf4", "compress_statistics": nested}
+        packed, state = bnb.quantize_4bit(given, **options)
+        return packed, state, bnb.dequantize_4bit(packed, state).cpu().numpy()
 
-    yield Row("adamw", "5 steps with weight decay", "torch", run)
+    def stored(place):
+        packed, state, _ = theirs(place)
+        ours = nf4.quantize(weight, blocksize=64)
+        got = packed.cpu().numpy().ravel(), state.absmax.cpu().numpy().ravel()
+        return {"value": tuple(np.concatenate([x.astype(float) for x in y]) for y in (got, ours))}
+
+    def read(place):
+        ours = nf4.dequantize(*nf4.quantize(weight, blocksize=64), weight.shape, blocksize=64)
+        return {"value": (theirs(place)[2], ours)}
+
+    def nested(place):
+        """What their 8-bit codes of the scales say; which codes a kernel picks depends on it."""
+        packed, state, got = theirs(place, nested=True)
+        packed, codes, group_scale = (
+            x.cpu().numpy() for x in (packed, state.absmax, state.state2.absmax)
+        )
+        absmax = double_quant.dequantize(codes, group_scale, state.offset.item())
+        read = nf4.dequantize(packed.ravel(), absmax, weight.shape, blocksize=64)
+        return {"value": (got, read)}
+
+    for option, run in [
+        ("packed bytes and scales", stored),
+        ("read back", read),
+        ("double quantisation, read back", nested),
+    ]:
+        yield Row("nf4", option, "bitsandbytes", run)
