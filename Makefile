@@ -31,7 +31,7 @@ lab: environment
 test: export HF_HUB_OFFLINE = 1
 test: export CI = 1
 test: environment
-	$(BIN)/python -m pytest --doctest-modules reference_math rewards tests --ignore=$(ENGINE_TESTS)
+	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests --ignore=$(ENGINE_TESTS)
 	$(BIN)/python -m pytest $(ENGINE_TESTS)
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(NBMAKE) $(NOTEBOOKS)
