@@ -26,7 +26,7 @@ def running_delta(delta, count, rewards):
 
     Starts at (0, 0).  A constant for the gradient; evaluation does not update it.
 
-    rewards   (B,)  of both classes; none leave everything as it was (TRL: NaN from then on)
+    rewards   (B,)  of both classes; one NaN is a ValueError (TRL: delta is NaN for good)
 
     >>> running_delta(1.0, 2, [4.0])   # (1 + 1 + 4) / 3
     (2.0, 3)
@@ -46,7 +46,7 @@ def midpoint(rewards, label):
     2.0
     """
     rewards = _checks.finite("rewards", rewards, ndim=1)
-    desirable = _checks.mask01("label", label, shape=rewards.shape) == 1
+    desirable = _checks.mask01("label", label, shape=rewards.shape).astype(bool)
     means = [rewards[own].mean() for own in (desirable, ~desirable) if own.any()]
     return float(np.mean(means)) if means else 0.0
 
@@ -91,7 +91,7 @@ def loss_grad(logps, ref_logps, label, *, delta, beta, weights=None):
     array([-0.05])
     """
     h, w, dh = _judged(logps, ref_logps, label, delta, beta, weights)
-    return -w * sigmoid(-h) * dh / max(len(h), 1)
+    return -w * sigmoid(-h) * dh / len(h)
 
 
 def _judged(logps, ref_logps, label, delta, beta, weights):

@@ -62,8 +62,9 @@ def loss_and_grad(
         weights = mask
     s = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
     pair, slope = np.split(alphapo.reward(s, alpha=alpha), 2), alphapo.reward_grad(s, alpha=alpha)
-    to_scores = np.concatenate(loss_grad(*pair, **options)) / max(len(pair[0]), 1)
+    pairs = max(len(mask) // 2, 1)
+    to_scores = np.concatenate(loss_grad(*pair, **options)) / pairs
     nll, nll_grad = dpo_loss._chosen_nll(per_token_logps, mask)
     nll_weight = _checks.number("cpo_alpha", cpo_alpha, at_least=0)
-    value = loss(*pair, **options).sum() / max(len(pair[0]), 1) + nll_weight * nll
+    value = loss(*pair, **options).sum() / pairs + nll_weight * nll
     return float(value), (to_scores * slope)[:, None] * weights + nll_weight * nll_grad

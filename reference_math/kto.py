@@ -36,9 +36,8 @@ def kl_partners(num_examples, *, batch_size):
     if batch_size != int(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
     i = np.arange(num_examples)
-    start = i - i % batch_size
-    last = np.minimum(start + batch_size, num_examples) - 1
-    return np.where(i == start, last, i - 1)
+    last = np.minimum(i + batch_size, num_examples) - 1  # of the circle that i opens
+    return np.where(i % batch_size == 0, last, i - 1)
 
 
 def kl_baseline(kl_logps, ref_kl_logps):
@@ -82,7 +81,7 @@ def loss_grad(logps, ref_logps, label, *, kl, beta, desirable_weight=1.0, undesi
     """
     lambdas = (desirable_weight, undesirable_weight)
     h, weights, dh = _judged(logps, ref_logps, label, kl, beta, *lambdas)
-    return -weights * sigmoid(h) * sigmoid(-h) * dh / max(len(h), 1)
+    return -weights * sigmoid(h) * sigmoid(-h) * dh / len(h)
 
 
 def _judged(logps, ref_logps, label, kl, beta, desirable_weight, undesirable_weight):

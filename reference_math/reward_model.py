@@ -38,7 +38,7 @@ def scored_positions(input_ids, *, pad_token_id):
 
 
 def loss(chosen_rewards, rejected_rewards, *, margin=None, center_rewards_coefficient=None):
-    """The loss of one batch, a float; no pairs: 0 (TRL: NaN).
+    """The loss of one batch, a float; no pairs: 0 (TRL stops).
 
     chosen_rewards, rejected_rewards   (B,)
     margin                             (B,)  m: by how much the chosen answer is better; None = 0
@@ -60,7 +60,7 @@ def loss_grad(chosen_rewards, rejected_rewards, *, margin=None, center_rewards_c
     (array([-0.5]), array([0.5]))
     """
     x, total, c = _inputs(chosen_rewards, rejected_rewards, margin, center_rewards_coefficient)
-    pair, both = sigmoid(-x) / max(len(x), 1), 2.0 * c * total / max(len(x), 1)
+    pair, both = sigmoid(-x) / len(x), 2.0 * c * total / len(x)
     return both - pair, both + pair
 
 

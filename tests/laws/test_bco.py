@@ -151,8 +151,8 @@ def test_what_is_wrong_is_named(wrong, message):
         (lambda: bco.running_delta(0.0, 0, [[1.0]]), "rewards must have 1 axes"),
         (lambda: bco.midpoint([[1.0]], [[1]]), "rewards must have 1 axes"),
         (lambda: bco.midpoint([1.0], [1, 0]), r"label must have shape \(1,\)"),
-        (lambda: bco.density_ratio([1.1]), r"prob_desirable must lie in 0..1, got 1.1..1.1"),
-        (lambda: bco.density_ratio([-0.1]), "prob_desirable must lie in 0..1"),
+        (lambda: bco.density_ratio([0.5, 1.1]), r"must lie in 0..1, got 0.5..1.1"),
+        (lambda: bco.density_ratio([-0.1, 0.5]), "prob_desirable must lie in 0..1"),
         (lambda: bco.density_ratio([[0.5]]), "prob_desirable must have 1 axes"),
         (lambda: bco.density_ratio([0.5], min_density_ratio=-1), "min_density_ratio must be >= 0"),
         (

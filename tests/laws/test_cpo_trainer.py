@@ -107,6 +107,21 @@ def test_an_empty_answer_has_log_probability_0(name, empty):
 
 
 @names
+def test_the_options_are_trls_where_none_is_given(name):
+    given = {
+        "beta": 0.1,
+        "label_smoothing": 0.0,
+        "cpo_alpha": 1.0,
+        "simpo_gamma": 0.5,
+        "alpha": 0.0,
+    }
+    plain = cpo_trainer.loss_and_grad(*answers(), loss_type=name)[0]
+    assert plain == cpo_trainer.loss_and_grad(*answers(), loss_type=name, **given)[0]
+    if name == "sigmoid":
+        assert plain == cpo_trainer.loss_and_grad(*answers())[0]
+
+
+@names
 def test_no_pairs_have_loss_0(name):
     value, grad = cpo_trainer.loss_and_grad(np.zeros((0, 3)), np.zeros((0, 3)), loss_type=name)
     assert value == 0.0 and grad.shape == (0, 3)

@@ -63,6 +63,7 @@ def test_the_baseline_is_the_kl_where_its_answers_are_the_policys_own():
     assert (np.log(p[drawn]) - np.log(ref[drawn])).mean() < 0
     assert kto.kl_baseline(np.log(p[drawn]), np.log(ref[drawn])) == 0.0
     assert kto.kl_baseline([], []) == 0.0
+    assert kto.kl_baseline([-1.0], [-1.5]) == 0.5  # of one pair: its own log-ratio
 
 
 def test_at_the_baseline_each_answer_costs_half_its_weight():

@@ -136,6 +136,11 @@ def test_the_odds_see_the_mean_of_an_answers_tokens():
     np.testing.assert_allclose(grad_again[:, ::2] + grad_again[:, 1::2], grad, **CLOSE)
 
 
+def test_beta_is_trls_where_none_is_given():
+    logps, mask = answers()
+    assert orpo.loss_and_grad(logps, mask)[0] == orpo.loss_and_grad(logps, mask, beta=0.1)[0]
+
+
 def test_a_batch_costs_its_mean_pair():
     logps, _ = answers()
     ones = np.ones_like(logps)

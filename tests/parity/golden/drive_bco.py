@@ -7,14 +7,16 @@ BETA = 0.3
 
 
 def vectors():
-    found = {}
-    for case, dtype in (("float64", "float64"), ("float32", "float32")):
-        found |= a_run(case, dtype, weighted=False)
-    return found | a_run("weighted", "float64", weighted=True)
+    found = a_run("float64") | a_run("float32", dtype="float32")
+    return found | a_run("weighted", weighted=True) | a_run("broken", broken=True)
 
 
-def a_run(case, dtype, weighted):
-    """Five training steps, then one of evaluation, in which delta must not move."""
+def a_run(case, dtype="float64", weighted=False, broken=False):
+    """Five training steps, then one of evaluation, in which delta must not move.
+
+    weighted   match_underlying_distribution
+    broken     the first answer's log-probability is NaN
+    """
     import numpy as np
     import torch
     from trl.experimental.bco.bco_trainer import BCOTrainer, RunningMoments
@@ -29,6 +31,8 @@ def a_run(case, dtype, weighted):
             torch.tensor(-rng.exponential(8.0, size=n)).to(getattr(torch, dtype)) for n in counts
         ]
         refs = [x + torch.tensor(rng.normal(1.0, 3.0, size=len(x))).to(x.dtype) for x in logps]
+        if broken and step == 0:
+            logps[0][0] = float("nan")
         p = rng.uniform(0.05, 0.999, size=counts[1])  # that a prompt is a desirable answer's
         trainer.p = torch.tensor(p).to(logps[0].dtype)
         logps = [x.requires_grad_() for x in logps]
