@@ -102,6 +102,62 @@ DEPARTURES = [
         "",
     ),
     _departure(
+        "reward_model",
+        "accuracy",
+        "Logged accuracies and margins leave the data's margin out.",
+        "arXiv 2307.09288, eq. 2",
+    ),
+    _departure(
+        "prm",
+        "accumulation",
+        "transformers adds k micro-batches' means up undivided: k times the gradient.",
+        "",
+    ),
+    _departure("prm", "loss", "NaN where no step is judged: a row cut short keeps none.", ""),
+    _departure(
+        "kto",
+        "kto",
+        "An answer whose log-probability is NaN is left out of the mean without a word.",
+        "arXiv 2402.01306, eq. 7",
+    ),
+    _departure(
+        "kto",
+        "kto, a last batch of one",
+        "Its completion is its own mismatch: the baseline is its own log-ratio.",
+        "arXiv 2402.01306, section 4.1",
+    ),
+    _departure(
+        "bco",
+        "delta",
+        "The mean of all rewards ever seen; the paper's is midway between the two classes' means. "
+        "One NaN stays in it for good.",
+        "arXiv 2404.04656",
+    ),
+    _departure(
+        "orpo",
+        "nll",
+        "Over prompt and chosen answer; the paper has the answer alone.",
+        "arXiv 2403.07691, eq. 6",
+    ),
+    _departure(
+        "orpo",
+        "odds",
+        "float32 whatever the model; NaN gradients within 3e-8 of a mean log-probability of 0.",
+        "arXiv 2403.07691, eq. 4",
+    ),
+    _departure(
+        "cpo",
+        "simpo",
+        "By default an nll of weight 1, beta 0.1 and gamma 0.5; the paper has no nll, beta from 2.",
+        "arXiv 2405.14734, eq. 6",
+    ),
+    _departure(
+        "cpo",
+        "alphapo",
+        "NaN where two answers' probabilities round to 0; loss_type 'alphapo' leaves alpha at 0.",
+        "arXiv 2501.03884",
+    ),
+    _departure(
         "rloo",
         "loss",
         "A clipped ratio of whole completions; the paper is plain REINFORCE, the same on-policy.",

@@ -48,14 +48,20 @@ def place(device, dtype):
 
 def missing(every):
     """Libraries that rows ask for and that are not installed."""
-    names = {row.library for row in every} - {"torch twin"}
+    names = {row.library for row in every if not row.release} - {"torch twin"}
     return sorted(name for name in names if importlib.util.find_spec(name) is None)
 
 
 def measure(every, everywhere):
     """One record a row and place; a library that refuses the case is recorded with its words."""
     absent = missing(every)
-    return [_record(row, at) for row in every if row.library not in absent for at in everywhere]
+    return [
+        _record(row, at)
+        for row in every
+        if row.release or row.library not in absent
+        for at in everywhere
+        if not row.release or (at.device, at.dtype) == ("cpu", "float64")
+    ]
 
 
 def _record(row, at):
@@ -64,7 +70,7 @@ def _record(row, at):
         "objective": row.objective,
         "option": row.option,
         "library": row.library,
-        "version": importlib.metadata.version(library),
+        "version": row.release or importlib.metadata.version(library),
         "device": at.device,
         "dtype": at.dtype,
     }

@@ -6,9 +6,12 @@ The library gets the place's tensors; reference_math gets the same numbers, roun
 dtype, as float64.  tests/parity holds each row to a tolerance, case by case; here they are measured.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "parity" / "golden"
 
 
 class Row(NamedTuple):
@@ -16,6 +19,7 @@ class Row(NamedTuple):
     option: str
     library: str  # a distribution's name; "torch twin" is reference_math.torch
     run: object
+    release: str = None  # of a trainer that is gone: what it computed, float64 on the CPU alone
 
 
 def every_row():
@@ -24,13 +28,24 @@ def every_row():
         rows_adapters,
         rows_dpo,
         rows_policy,
+        rows_preference,
         rows_scoring,
         rows_steps,
         rows_tokens,
     )
 
-    modules = (rows_tokens, rows_dpo, rows_scoring, rows_policy, rows_adapters, rows_steps)
+    modules = (rows_tokens, rows_dpo, rows_preference, rows_scoring, rows_policy)
+    modules += (rows_adapters, rows_steps)
     return [row for module in modules for row in module.rows()]
+
+
+def golden(name):
+    """{"case/array": array}, as tests/parity/golden/make.py wrote it; {} outside a checkout."""
+    path = GOLDEN / f"{name}.npz"
+    if not path.exists():
+        return {}
+    with np.load(path) as content:
+        return {key: content[key] for key in content.files if key != "metadata.json"}
 
 
 def running(theirs, ours, arrays, wrt):

@@ -367,8 +367,9 @@ def reach(record):
         # 10 roundings; a sum of rounded probabilities crosses top_p's threshold a token later
         return float("inf") if record["objective"] == "sampling" else 10 * 2.0**-7
     # float32: sums of 100 terms; TRL has float32 constants and accumulators inside float64, too;
-    # bitsandbytes has nothing else
+    # bitsandbytes has nothing else; transformers' token classification takes float32 logits
     single = record["dtype"] == "float32" or record["library"] in ("trl", "bitsandbytes")
+    single = single or record["objective"] == "prm"
     return 1e-5 if single else 1e-12
 
 
@@ -377,7 +378,10 @@ def test_every_row_of_the_report_is_within_its_dtypes_reach(device):
     pytest.importorskip("trl")
     here = [place for place in report.places() if place.device == device]
     records = report.measure(rows.every_row(), here)
-    assert {r["objective"] for r in records} == {row.objective for row in rows.every_row()}
+    kept = device == "cpu"  # the golden vectors of a release that is gone
+    assert {r["objective"] for r in records} == {
+        row.objective for row in rows.every_row() if kept or not row.release
+    }
     for record in records:
         if "refused" in record:
             assert record["refused"].startswith(REFUSED[record["option"]]), record
@@ -414,6 +418,9 @@ def test_the_report_is_written_as_text_html_and_json():
     assert by in line and line.count(" / ") == 1 and "cpu float64" in text.splitlines()[2]
     kept = json.loads(report.as_json(records))
     assert kept["records"] == records and len(kept["departures"]) > 10
+    (golden,) = [row for row in rows.every_row() if row.objective == "bco"]
+    (record,) = report.measure([golden], report.places())  # not once for each place
+    assert (record["version"], record["dtype"]) == (golden.release, "float64")
     gone = [row._replace(library="no_such_library") for row in every]
     assert report.missing(gone) == ["no_such_library"] and report.measure(gone, []) == []
 
