@@ -120,9 +120,7 @@ def _call(batch, loss_type, config):
 
 
 def _factor(batch, logps, old_logps, advantages, mask, config):
-    factor, threshold = 1.0, config["off_policy_mask_threshold"]
-    if config["top_entropy_quantile"] < 1:
-        factor = _learning(batch, config)
+    factor, threshold = np.asarray(_learning(batch, config)), config["off_policy_mask_threshold"]
     if threshold is None:
         return factor
     sampling_logps = batch.get("sampling_per_token_logps", old_logps)

@@ -36,6 +36,8 @@ def test_one_infinite_or_missing_number_is_found(bad):
     x[1, 2] = bad
     say = refused(_checks.finite, "x", x)
     assert say == f"x must be finite, got {bad} at index (1, 2) of shape (2, 3)"
+    x[1, 0] = bad  # of several, the first
+    assert "at index (1, 0) of shape (2, 3)" in refused(_checks.finite, "x", x)
     assert "must have shape" in refused(_checks.finite, "x", np.zeros(2), shape=(3,))
     assert "must have 1 axes" in refused(_checks.finite, "x", np.zeros((2, 2)), ndim=1)
     np.testing.assert_array_equal(_checks.finite("x", [1, 2], ndim=1), [1.0, 2.0])

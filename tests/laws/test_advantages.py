@@ -203,3 +203,13 @@ def test_ddof_is_0_or_1_and_eps_is_not_negative(wrong):
     ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
             call(**SETTINGS | wrong)
+
+
+def test_of_two_rivals_each_is_the_others_baseline():
+    np.testing.assert_array_equal(advantages.leave_one_out([3.0, 1.0], 2), [2.0, -2.0])
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_the_std_of_one_value_is_0_by_either_count(ddof):
+    alone = np.array([[0.0, np.nan]])
+    np.testing.assert_array_equal(advantages.std(alone, axis=1, ddof=ddof), [[0.0]])

@@ -261,3 +261,27 @@ def test_defaults_are_plain_dpo():
     u = np.split(dpo.sequence_logps(logps, mask) - dpo.sequence_logps(ref_logps, mask), 2)
     loss, _ = dpo_loss.loss_and_grad(logps, ref_logps, mask)
     np.testing.assert_allclose(loss, dpo.sigmoid(*u, beta=0.1).mean(), rtol=1e-14)
+
+
+def test_the_other_defaults_are_those_that_trl_documents():
+    tokens = answers()
+    for named, default in [
+        ({"loss_type": "discopop"}, {"discopop_tau": 0.05}),
+        ({"f_divergence_type": "alpha_divergence"}, {"f_alpha_divergence_coef": 0.5}),
+    ]:
+        silent, said = (dpo_loss.loss_and_grad(*tokens, **named | x) for x in ({}, default))
+        assert silent[0] == said[0]
+        np.testing.assert_array_equal(silent[1], said[1])
+
+
+def test_the_alpha_divergence_is_cut_off_at_e_to_the_80_as_in_trl():
+    """A rejected answer that has drifted by u is pushed down e^u as hard, and from 80 on no more."""
+    options = {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 2.0}
+    pushes = []
+    for u in (79.0, 80.0, 81.0):
+        logps = np.array([[-1.0], [-1.0]])
+        ref_logps = logps - [[0.0], [u]]
+        pushes.append(dpo_loss.loss_and_grad(logps, ref_logps, [[1], [1]], **options)[1][1, 0])
+    np.testing.assert_allclose(
+        pushes, 0.1 * np.array([np.exp(79.0), np.exp(80.0), 0.0]), rtol=1e-14
+    )

@@ -101,3 +101,8 @@ def test_what_is_wrong_is_named(wrong, message):
         wrong = {"completion_mask" if k == "mask" else k: v for k, v in wrong.items()}
         with pytest.raises(ValueError, match=message):
             entropy_control.bonus(**tokens | wrong)
+
+
+def test_a_lone_token_is_its_own_mean():
+    assert entropy_control.bonus([[0.3, 9.0]], [[1, 0]]) == 0.3
+    assert entropy_control.bonus_grad([[1, 0]]).tolist() == [[1.0, 0.0]]

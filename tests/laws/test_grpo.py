@@ -117,3 +117,30 @@ def test_what_is_wrong_is_named(wrong, message):
     for function in (grpo.per_token_loss, grpo.per_token_loss_grad, grpo.clipped):
         with pytest.raises(ValueError, match=message):
             function(np.zeros((1, 1)), [1.0], **CLIP | wrong)
+
+
+@pytest.mark.parametrize(
+    "w, a, options",
+    [
+        (2.0, -1.0, {"epsilon_high": 1.0, "delta": 1.5}),
+        (0.5, -1.0, {"epsilon_low": 0.5, "delta": 0.25}),
+    ],
+)
+def test_a_delta_inside_the_clip_leaves_the_clip_its_bounds(w, a, options):
+    """Of a bad token the clip's side is the larger loss there, up to the bound and no further."""
+    assert np.exp(np.log(w)) == w
+    value, grad = at(w, a, **options)
+    np.testing.assert_allclose([value, grad], -a * w, rtol=1e-15)
+
+
+def test_inside_the_clip_and_beyond_delta_a_bad_token_still_moves(numeric_grad):
+    options = CLIP | {"delta": 1.1}
+    s = np.log([[1.05, 1.3, 3.0]])
+    grad = numeric_grad(lambda x: grpo.per_token_loss(x, [-1.0], **options).sum(), s)
+    got = grpo.per_token_loss_grad(s, [-1.0], **options)
+    np.testing.assert_allclose(got, grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_clip_of_no_width_is_allowed():
+    closed = {"epsilon_low": 0.0, "epsilon_high": 0.0}
+    np.testing.assert_allclose(at([[0.5, 1.0, 2.0]], 1.0, **closed)[0], [[-0.5, -1.0, -1.0]])

@@ -83,6 +83,13 @@ def test_nothing_overflows_and_the_value_saturates(d, s):
         assert k < kl_term.LIMIT or grad == 0.0
 
 
+def test_the_bound_itself_is_saturated_for_the_value_and_not_yet_for_the_ratio():
+    k = kl_term.per_token_kl([[-2.0]], [[-1.0]], np.array([[699.0]]))  # s + d = 700
+    assert k == kl_term.LIMIT
+    _, through_ratio = kl_term.per_token_kl_grad([[-2.0]], [[-2.5]], np.array([[700.0]]))
+    assert through_ratio > 0.0
+
+
 def test_where_only_the_ratio_has_saturated_its_path_is_closed():
     at = np.array([[-2.0]]), np.array([[-2.5]])
     direct, through_ratio = kl_term.per_token_kl_grad(*at, np.array([[701.0]]))

@@ -184,3 +184,16 @@ def test_gradients_of_another_shape_are_refused():
         logprobs.entropy_grad(np.zeros((2, 3)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match="vocabulary axis"):
         logprobs.entropy(1.0)
+
+
+def test_the_temperature_is_1_unless_given():
+    logits, tokens = a_text()[:2]
+    for f in (logprobs.log_softmax, logprobs.entropy, logprobs.log_sum_sq_probs):
+        np.testing.assert_array_equal(f(logits), f(logits, temperature=1.0))
+    ones = np.ones(tokens.shape)
+    for f, grad in [
+        (logprobs.per_token_logps, ()),
+        (logprobs.logits_grad, (ones,)),
+    ]:
+        given = logits, tokens, *grad
+        np.testing.assert_array_equal(f(*given), f(*given, temperature=1.0))

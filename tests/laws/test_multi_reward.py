@@ -178,3 +178,23 @@ def test_what_is_wrong_is_named(wrong, message):
 def test_an_unknown_choice_is_named(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be one of"):
         multi_reward.sum_then_normalize(np.ones((G, K)), WEIGHTS, G, **SUM | wrong)
+
+
+def test_what_one_completion_alone_was_given_is_the_mean_for_its_rivals():
+    rewards = [[1.0, 5.0], [2.0, None], [3.0, None]]
+    total = multi_reward.weighted_sum(rewards, [1.0, 1.0], 3, missing="mean")
+    np.testing.assert_array_equal(total, [6.0, 7.0, 8.0])
+
+
+def test_normalizing_first_sums_the_functions_and_does_not_average_them():
+    """An eps beside the second std tells a sum from a mean: K equal functions weigh K times one."""
+    one, options = some_rewards()[:, :1], {"ddof": 1, "eps": 0.5}
+    thrice = multi_reward.normalize_then_sum(np.repeat(one, 3, axis=1), [1.0] * 3, G, **options)
+    weighted = multi_reward.normalize_then_sum(one, [3.0], G, **options)
+    np.testing.assert_allclose(thrice, weighted, rtol=1e-12)
+
+
+def test_normalizing_first_a_completion_that_lacks_one_function_is_judged_by_the_others():
+    rewards = some_rewards()
+    rewards[0, 0] = np.nan
+    assert multi_reward.normalize_then_sum(rewards, WEIGHTS, G, **SETTINGS)[0] != 0.0

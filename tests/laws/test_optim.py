@@ -237,3 +237,7 @@ def test_a_wrong_argument_of_a_schedule_is_named(schedule, bad, name):
 def test_a_negative_number_of_cycles_is_refused():
     with pytest.raises(ValueError, match="num_cycles must be >= 0"):
         optim.cosine_schedule(1, num_cycles=-1.0, **WHOLE)
+
+
+def test_a_fall_of_one_step_starts_at_one():
+    assert optim.linear_schedule(3, num_warmup_steps=3, num_training_steps=4) == 1.0

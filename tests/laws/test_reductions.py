@@ -136,3 +136,23 @@ def test_what_is_wrong_is_named():
             reductions.reduce(wrong, MASK, reduction="grpo")
     with pytest.raises(ValueError, match="per_token_loss must have 2 axes"):
         reductions.reduce(MASK[0], MASK, reduction="grpo")
+
+
+@pytest.mark.parametrize(
+    "reduction, weight",
+    [("grpo", 1.0), ("bnpo", 1.0), ("dr_grpo", 0.1), ("dapo", 0.2), ("luspo", 1.0)],
+)
+def test_a_lone_token_weighs_one_over_its_normaliser(reduction, weight):
+    np.testing.assert_allclose(weights(reduction, np.array([[1.0]])), [[weight]], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduction": "dapo", "tokens_per_micro_batch": 0},
+        {"reduction": "dr_grpo", "max_completion_length": 0},
+    ],
+    ids=str,
+)
+def test_a_count_of_0_is_taken_for_1(options):
+    assert reductions.token_weights([[1.0]], **options) == 1.0

@@ -44,3 +44,7 @@ def test_where_nothing_counts_nothing_is_pushed():
     assert not reinforce.loss_grad(LOGPS, ADVANTAGES, 0 * MASK).any()
     assert reinforce.loss(LOGPS[:0], [], MASK[:0]) == 0.0
     assert reinforce.loss_grad(LOGPS[:0], [], MASK[:0]).shape == (0, 3)
+
+
+def test_a_lone_completion_is_its_own_mean():
+    assert reinforce.loss_grad([[-1.0]], [3.0], [[1]]) == -3.0

@@ -149,3 +149,8 @@ def test_what_is_wrong_with_a_penalty_is_named(wrong, message):
     tokens = {"old_per_token_logps": LOGPS, "ref_per_token_logps": LOGPS, "completion_mask": MASK}
     with pytest.raises(ValueError, match=message):
         rloo.penalized_rewards(**{"rewards": ADVANTAGES, "beta": 0.1} | tokens | wrong)
+
+
+def test_a_lone_completion_is_its_own_mean():
+    clip = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+    assert rloo.loss_grad([[-1.0]], [-1.0], [3.0], [[1]], **clip) == -3.0

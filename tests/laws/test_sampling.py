@@ -199,3 +199,8 @@ def test_the_penalty_checks_its_arguments():
         sampling.repetition_penalty([[0.0, 1.0]], [[0], [1]], 1.5)
     with pytest.raises(ValueError, match="logits must be finite"):
         sampling.repetition_penalty([[0.0, np.nan]], [[0]], 1.5)
+
+
+def test_a_logit_just_above_0_is_divided_and_one_just_below_multiplied():
+    got = sampling.repetition_penalty(np.array([[0.5, -0.5]]), [[0, 1]], 2.0)
+    np.testing.assert_array_equal(got, [[0.25, -1.0]])

@@ -194,3 +194,14 @@ def test_what_cannot_be_meant_is_refused_by_name(call, message):
     with pytest.raises(ValueError) as error:
         call()
     assert message in str(error.value)
+
+
+def test_an_empty_sequence_weighs_nothing_and_counts_as_one():
+    weights = sft.token_weights([[1, 1], [0, 0]], reduction="sequence")
+    np.testing.assert_array_equal(weights, [[0.25, 0.25], [0.0, 0.0]])
+
+
+def test_a_token_id_may_exceed_the_length_of_the_text():
+    logits = np.zeros((1, 1, 5))
+    logits[..., 4] = 1.0
+    assert sft.mean_token_accuracy(logits, [[4]], [[1]]) == 1.0

@@ -26,10 +26,11 @@ def test_vespos_weight_is_a_gamma_density_up_to_its_constant():
 
 def test_vespo_takes_its_shape_by_the_sign_of_the_advantage_and_0_counts_as_good():
     log_w, kinds = np.log([[0.5]]), {}
-    for a in (1.0, -1.0):
-        kinds[a] = -a * vespo.per_token_loss_grad(log_w, [a], **GAMMA).item()
-    np.testing.assert_allclose(kinds[1.0], vespo.phi(log_w, 2.0, 3.0).item(), rtol=1e-15)
-    np.testing.assert_allclose(kinds[-1.0], vespo.phi(log_w, 3.0, 2.0).item(), rtol=1e-15)
+    for a in (4.0, 0.25, -0.25, -4.0):
+        kinds[a] = -vespo.per_token_loss_grad(log_w, [a], **GAMMA).item() / a
+    good, bad = (vespo.phi(log_w, *shape).item() for shape in ((2.0, 3.0), (3.0, 2.0)))
+    expected = {4.0: good, 0.25: good, -0.25: bad, -4.0: bad}
+    np.testing.assert_allclose(list(kinds.values()), list(expected.values()), rtol=1e-15)
 
 
 def test_the_sequence_ratio_is_a_product_times_that_of_the_sampler():
@@ -87,3 +88,11 @@ def test_a_samplers_ratio_must_be_finite_and_two_dimensional():
     for wrong, message in [([[np.nan]], "must be finite"), ([1.0], "must have 2 axes")]:
         with pytest.raises(ValueError, match=f"importance_sampling_ratio {message}"):
             vespo.sequence_log_ratio([[0.0]], [[0.0]], [[1]], wrong)
+
+
+def test_each_sequence_has_a_ratio_of_its_own():
+    logps, old = np.log([[0.5, 0.5], [0.2, 0.5]]), np.log([[0.25, 0.5], [0.4, 0.5]])
+    rho = np.array([[3.0, 1.0], [1.0, 5.0]])
+    for given, expected in [((), [[2.0], [0.5]]), ((rho,), [[6.0], [2.5]])]:
+        w = vespo.sequence_log_ratio(logps, old, np.ones((2, 2)), *given)
+        np.testing.assert_allclose(np.exp(w), expected, rtol=1e-14)
