@@ -183,14 +183,23 @@ def mutants(module):
         if text == original or text in found.values():
             return
         pairs = zip(lines, text.splitlines(), strict=False)
-        was, now = next((a.strip(), b.strip()) for a, b in pairs if a != b)
-        name = f"{function}: {was} -> {now}"
+        name = f"{function}: {' -> '.join(around(*next(pair for pair in pairs if len(set(pair)) > 1)))}"
         while name in found:  # the same line twice in one function
             name += " (again)"
         found[name] = text
 
     visit(tree, module)
     return found
+
+
+def around(was, now, most=200):
+    """Both lines without their indent; of a long one, as a whole table is, what differs and 60 more."""
+    was, now = was.strip(), now.strip()
+    if max(len(was), len(now)) <= most:
+        return was, now
+    start = max(0, len(os.path.commonprefix([was, now])) - 60)
+    end = len(os.path.commonprefix([was[::-1], now[::-1]])) - 60
+    return [f"...{x[start : len(x) - max(0, end)]}..." for x in (was, now)]
 
 
 class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
