@@ -11,6 +11,7 @@ each of these is named, with its rows and what to do. The rules are those of TRL
 
 from collections import defaultdict
 
+from jinja2 import TemplateError
 from tqdm.auto import tqdm
 
 from lab.batch import batch_spans, show_batch
@@ -31,6 +32,14 @@ ALIASES = {  # what other data sets call it
     "rejected": ("rejected_response", "dispreferred", "refused"),
     "solution": ("answer", "gold", "ground_truth", "final_answer", "target", "label"),
 }
+FORBIDDEN = {  # columns that TRL reads in another way than their data set means
+    "sft": {"input_ids": "TRL takes the data set for tokenised, and reads nothing else of it"},
+    "dpo": {},
+    "grpo": {
+        name: "TRL passes its own to the reward functions, and Python refuses two of one name"
+        for name in ("prompts", "completions")
+    },
+}
 ROLES = {"system", "developer", "user", "assistant", "tool"}
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SHOWN = 5  # rows named for each problem
@@ -38,6 +47,8 @@ SHOWN = 5  # rows named for each problem
 EMPTY = "an empty text, message or chat trains as it is: drop these rows"
 MIXED = "text beside chats: TRL reads the first row and treats all alike; make all one or the other"
 NOT_TEXT = 'neither a string nor a list of {"role", "content"} messages'
+NOT_CHAT = "a string where a chat belongs: a list of messages; if it is JSON, json.loads it"
+REFUSED = "the chat template refuses it ({}): drop these rows or change their messages"
 FROM_VALUE = (
     'from/value messages: TRL keeps their roles, so "human" and "gpt" get into the template; map '
     "them: role = {'human': 'user', 'gpt': 'assistant'}[m['from']], content = m['value']"
@@ -81,14 +92,15 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     check_tokenizer(tokenizer, kind, dataset[0][columns[0]])
     found, longest, first = defaultdict(list), 0, None
     for row, example in enumerate(tqdm(dataset, desc="validate", leave=False, disable=None)):
-        problems = list(check_row(example, kind, columns))
-        first = first or [type(example[column]) for column in columns]
-        if not problems and [type(example[column]) for column in columns] != first:
+        problems = list(dict.fromkeys(check_row(example, kind, columns)))
+        types = [type(example.get(column)) for column in columns]
+        first = first or types
+        if not problems and types != first:
             problems = [MIXED]
         if not problems:
             length, problems = check_tokens(example, columns, tokenizer, max_length)
             longest = max(longest, length)
-        if kind == "grpo" and why_unverifiable(example[gold]):
+        if kind == "grpo" and why_unverifiable(example.get(gold)):
             problems = [*problems, UNVERIFIABLE]
         for problem in problems:
             found[problem].append(row)
@@ -105,6 +117,15 @@ def check_columns(dataset, kind, gold="solution"):
     """The columns that `kind` reads, or a ValueError that says which one is called what."""
     if kind not in FORMATS:
         raise ValueError(f'validate: kind is {kind!r}; expected "sft", "dpo" or "grpo"')
+    if isinstance(dataset, dict):
+        raise ValueError(  # noqa: TRY004  one kind of error for every data set that is unfit
+            f"validate: {list(dataset)} are splits; pass one, as dataset['train']"
+        )
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "validate: a stream has no length, and each row is read here; pass a part of it: "
+            "Dataset.from_list(list(stream.take(10_000)))"
+        )
     if len(dataset) == 0:
         raise ValueError("validate: the data set has no rows; TRL would raise StopIteration")
     have = list(dataset.column_names if hasattr(dataset, "column_names") else dataset[0])
@@ -119,6 +140,11 @@ def check_columns(dataset, kind, gold="solution"):
             f"validate: `text` beside {columns}: TRL then adds EOS to `text` and trains on the "
             "other without it. dataset.remove_columns('text')."
         )
+    for name, why in FORBIDDEN[kind].items():
+        if name in have:
+            raise ValueError(
+                f"validate: a column {name!r}: {why}. dataset.remove_columns({name!r})."
+            )
     if kind == "grpo" and gold not in have:
         raise ValueError(f"validate: {_what_is_missing((gold,), have, kind)}")
     return columns
@@ -136,9 +162,11 @@ def check_tokenizer(tokenizer, kind, first):
 
 def check_row(example, kind, columns):
     """The problems of one row that can be seen without its tokens."""
-    for column in columns:
-        yield from _check_value(example[column], column)
-    values = [example[column] for column in columns]
+    values = [example.get(column) for column in columns]
+    problems = [p for pair in zip(values, columns, strict=True) for p in _check_value(*pair)]
+    if problems:
+        yield from problems
+        return
     if len({isinstance(value, str) for value in values}) > 1:
         yield MIXED
         return
@@ -150,12 +178,21 @@ def check_row(example, kind, columns):
         chosen, rejected = example["chosen"], example["rejected"]
         if chosen == rejected:
             yield SAME
-        elif "prompt" not in columns and chosen and rejected and chosen[0] != rejected[0]:
+        elif "prompt" not in columns and chosen[0] != rejected[0]:
             yield NO_PROMPT
 
 
 def check_tokens(example, columns, tokenizer, max_length):
     """The length of one row in tokens, and the problems that only its tokens show."""
+    try:
+        return _check_tokens(example, columns, tokenizer, max_length)
+    except (
+        TemplateError
+    ) as error:  # "Conversation roles must alternate", "System role not supported"
+        return 0, [REFUSED.format(error)]
+
+
+def _check_tokens(example, columns, tokenizer, max_length):
     prompt, answers = "", [example[column] for column in columns]
     if columns[0] == "prompt":
         prompt, answers = answers[0], answers[1:]
@@ -173,9 +210,15 @@ def check_tokens(example, columns, tokenizer, max_length):
     return longest, list(dict.fromkeys(problems))
 
 
+def _is_empty(value):
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
 def _check_value(value, column):
-    if not value or (isinstance(value, str) and not value.strip()):
+    if _is_empty(value):
         yield EMPTY
+    elif isinstance(value, str) and column == "messages":
+        yield NOT_CHAT
     elif isinstance(value, list):
         yield from _check_messages(value, column)
     elif not isinstance(value, str):
@@ -192,10 +235,12 @@ def _check_messages(messages, column):
     if not all("role" in message and "content" in message for message in messages):
         yield NOT_TEXT
         return
-    if any(message["role"] not in ROLES for message in messages):
+    if any(message["role"] not in list(ROLES) for message in messages):
         yield ROLE
-    if any(not message["content"] and not message.get("tool_calls") for message in messages):
+    if any(_is_empty(message["content"]) and not message.get("tool_calls") for message in messages):
         yield EMPTY
+    if not all(isinstance(message["content"], (str, list, type(None))) for message in messages):
+        yield NOT_TEXT
     last = messages[-1]["role"]
     if column == "prompt" and last not in ("user", "tool"):
         yield LAST_USER

@@ -4,7 +4,7 @@ import contextlib
 import io
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from lab import model, tasks, validate
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
@@ -99,6 +99,8 @@ SILENT = {  # TRL trains on these without a word
     "an empty answer": ("sft", table(prompt=[user()], completion=[assistant("")]), "empty"),
     "an answer cut off before its EOS": ("sft", table(prompt=[user()], completion=[assistant("2" * 200)]),
                                          "EOS with it.*max_length"),
+    "an answer of white space": ("sft", table(prompt=[user()], completion=[assistant("\n")]), "empty"),
+    "text beside its own tokens": ("sft", table(text="1+1=2", input_ids=[5, 6]), "remove_columns.'input_ids'"),
     "question instead of prompt": ("dpo", table(question="1+1=", chosen="2", rejected="3"),
                                    "no prompt.*'question': 'prompt'"),
     "chosen equal to rejected": ("dpo", table(prompt="1+1=", chosen="2", rejected="2"), "same"),
@@ -132,6 +134,11 @@ CRYPTIC = {  # TRL raises, but what?
                                         "'response': 'completion'"),
     "no rejected": ("dpo", table(prompt="1+1=", chosen="2"), KeyError, "no rejected"),
     "no prompt": ("grpo", table(problem="1+1=", solution="2"), KeyError, "'problem': 'prompt'"),
+    "a column that TRL passes itself": ("grpo", table(prompt="1+1=", solution="2", prompts="x"), TypeError,
+                                        "remove_columns.'prompts'"),
+    "a chat in JSON": ("sft", table(messages='[{"role": "user"}]'), Exception, "json.loads"),
+    "numbers": ("sft", table(prompt=1, completion=2), Exception, "neither a string nor a list"),
+    "nothing": ("sft", table(prompt=None, completion=None), Exception, "empty text"),
     "an empty data set": ("sft", table(rows=0, text="2"), StopIteration, "no rows"),
     "from/value messages": ("sft", table(messages=HUMAN_AND_GPT), ValueError, "human.*map them"),
     "only rows with long prompts": (
@@ -175,6 +182,30 @@ def test_a_template_that_never_writes_eos_is_named():
     other.eos_token = "<|endoftext|>"  # the template ends an answer with <|im_end|>
     with pytest.raises(ValueError, match="never learn to stop"):
         validate.validate(GOOD["sft"][0], "sft", other, 128)
+
+
+def test_a_template_that_refuses_a_chat_is_a_problem_of_its_rows():
+    other = model.tokenizer()
+    other.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
+    other.chat_template += model.CHAT_TEMPLATE
+    good, bad = [user(), assistant()], [{"role": "system", "content": "Add."}, user(), assistant()]
+    assert validate.validate([{"messages": good}], "sft", other, 128)["rows"] == 1
+    with pytest.raises(
+        ValueError, match=r"1 rows \(1\): the chat template refuses it \(no system role"
+    ):
+        validate.validate([{"messages": good}, {"messages": bad}], "sft", other, 128)
+
+
+def test_what_is_no_single_data_set_is_told_apart():
+    rows = GOOD["sft"][0]
+    with pytest.raises(ValueError, match="'train'.* are splits"):
+        validate.validate(DatasetDict(train=rows), "sft", TOKENIZER, 128)
+    with pytest.raises(ValueError, match="stream.take"):
+        validate.validate(rows.to_iterable_dataset(), "sft", TOKENIZER, 128)
+    with pytest.raises(ValueError, match=r"1 rows \(1\): an empty text"):  # a row of another shape
+        validate.validate([rows[0], {"messages": [user()]}], "sft", TOKENIZER, 128)
 
 
 def test_tags_that_are_special_tokens_are_named():
