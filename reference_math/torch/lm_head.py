@@ -52,7 +52,7 @@ class _FromHidden(torch.autograd.Function):
         values = hidden.new_empty((2, len(hidden)), dtype=logprobs.precision(hidden))
         for z, pieces in _logits(hidden, weight, temperature):
             for at, part in pieces:
-                values[:, at] = logprobs.logps_and_entropy(z[part], tokens[at], with_entropy)
+                values[:, at] = logprobs.chunk_values(z[part], tokens[at], with_entropy)
         ctx.save_for_backward(hidden, weight, tokens, values)
         ctx.temperature = temperature
         return values[0].clone(), values[1].clone() if with_entropy else None
@@ -69,7 +69,7 @@ class _FromHidden(torch.autograd.Function):
                 grads = (
                     g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
                 )
-                z[part] = logprobs.logits_grad(z[part], tokens[at], values[:, at], *grads)
+                z[part] = logprobs.chunk_grad(z[part], tokens[at], values[:, at], *grads)
             rows = slice(pieces[0][0].start, pieces[-1][0].stop)
             if asked_hidden:
                 grad_hidden[rows] = z.to(weight.dtype) @ weight

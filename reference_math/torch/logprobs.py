@@ -51,7 +51,7 @@ class _LogpsAndEntropy(torch.autograd.Function):
         values = logits.new_empty((2, *tokens.shape), dtype=precision(logits))
         for at in _chunks(logits):
             z = _scaled(logits[at], temperature)
-            values[(slice(None), *at)] = logps_and_entropy(z, tokens[at], with_entropy)
+            values[(slice(None), *at)] = chunk_values(z, tokens[at], with_entropy)
         ctx.save_for_backward(logits, tokens, values)
         ctx.temperature = temperature
         return values[0].clone(), values[1].clone() if with_entropy else None
@@ -66,11 +66,11 @@ class _LogpsAndEntropy(torch.autograd.Function):
             grads = (
                 g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
             )
-            grad[at] = logits_grad(z, tokens[at], here, *grads)
+            grad[at] = chunk_grad(z, tokens[at], here, *grads)
         return grad, None, None, None
 
 
-def logps_and_entropy(z, tokens, with_entropy):
+def chunk_values(z, tokens, with_entropy):
     """One chunk's values, by the chain rule: is it this token, and if not, which of the others?
 
     log p = log sigmoid(-odds), odds = log sum_others e^z - z: a sure token keeps its log p of
@@ -93,11 +93,11 @@ def logps_and_entropy(z, tokens, with_entropy):
     return torch.cat([logps, entropy], dim=-1).T
 
 
-def logits_grad(z, tokens, values, grad_logps, grad_entropy):
+def chunk_grad(z, tokens, values, grad_logps, grad_entropy):
     """dL/dz = g (1[v = token] - p) - h p (log p + H), the two gradients of the numpy twin.
 
     z                          (N, V)  as above
-    values                     (2, N)  of `logps_and_entropy`
+    values                     (2, N)  of `chunk_values`
     grad_logps, grad_entropy   (N,)    None: that output was not used
     returns                    (N, V)
     """
