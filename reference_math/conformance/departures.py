@@ -1,6 +1,7 @@
-"""Where TRL 1.16 departs from the paper of the same name, or from what an option's name suggests.
+"""Where a library departs from the paper of the same name, or from what an option's name suggests.
 
-Each is pinned down by a test in tests/parity, which fails on the day TRL changes.
+TRL 1.16 where no other is named.  Each is pinned down by a test in tests/parity, which fails on the
+day the library changes.
 """
 
 
@@ -158,9 +159,138 @@ DEPARTURES = [
         "arXiv 2501.03884",
     ),
     _departure(
+        "grpo",
+        "sapo",
+        "Its temperatures are float32 whatever the model: 1.05 is 1.0499999523.",
+        "",
+    ),
+    _departure(
+        "grpo",
+        "top_entropy_quantile",
+        "An error where a batch has over 16 million tokens: torch.quantile takes no more.",
+        "",
+    ),
+    _departure(
+        "advantages",
+        "group, equal rewards",
+        "In float32 the mean of equal rewards can be a rounding off: up to 9.4e-3, one sign for all.",
+        "",
+    ),
+    _departure(
+        "advantages",
+        "sum_then_normalize, a missing reward",
+        "Counts as 0 in the sum, beside rivals that the same function scored.",
+        "",
+    ),
+    _departure("advantages", "normalize_then_sum", "scale_rewards is ignored.", "arXiv 2601.05242"),
+    _departure(
+        "lora",
+        "pissa, olora",
+        "PEFT refuses a float64 weight, and takes a rank that the weight does not have.",
+        "arXiv 2404.02948, arXiv 2406.01775",
+    ),
+    _departure(
+        "lora",
+        "DoRA",
+        "PEFT turns a row of zeros into NaN: it divides by the row's norm.",
+        "arXiv 2402.09353, eq. 5",
+    ),
+    _departure(
+        "nf4",
+        "read back, AVX-512",
+        "bitsandbytes on a CPU takes other blocks' scales where the width is no multiple of the block.",
+        "arXiv 2305.14314, section 3",
+    ),
+    _departure(
+        "gradient clipping",
+        "huge gradients",
+        "torch loses all of a gradient whose square overflows; one NaN spoils every parameter's.",
+        "",
+    ),
+    _departure("schedule", "cosine", "transformers' rate rises again past the last step.", ""),
+    _departure(
         "rloo",
         "loss",
         "A clipped ratio of whole completions; the paper is plain REINFORCE, the same on-policy.",
         "arXiv 2402.14740, section 3.2",
+    ),
+    _departure(
+        "online_dpo, xpo, nash_md",
+        "gradient accumulation",
+        "Micro-batches are backpropagated undivided: four of them give four times the gradient.",
+        "",
+    ),
+    _departure(
+        "nash_md",
+        "KL",
+        "A token is pushed by its own log-ratio, not by the answer's: biased beyond one token.",
+        "arXiv 2312.00886",
+    ),
+    _departure(
+        "nash_md",
+        "win probability",
+        "A sigmoid of two rewards' difference; the paper has a model of preferences.",
+        "arXiv 2312.00886",
+    ),
+    _departure(
+        "ppo",
+        "the score's place",
+        "On the state after the last token, so discounted once more, unless the row is full.",
+        "arXiv 1909.08593",
+    ),
+    _departure(
+        "ppo",
+        "whitening",
+        "NaN for one token; a micro-batch without tokens has a NaN loss.",
+        "",
+    ),
+    _departure(
+        "gkd",
+        "temperature",
+        "Never passed to the loss, which compares at 1 what was sampled at 0.9.",
+        "arXiv 2306.13649",
+    ),
+    _departure(
+        "gkd",
+        "num_items_in_batch",
+        "On the student's own answers it is still the data set's count; 0 gives NaN.",
+        "",
+    ),
+    _departure(
+        "distillation",
+        "dtype",
+        "float32 whatever the hidden states are.",
+        "",
+    ),
+    _departure(
+        "minillm",
+        "advantages",
+        "Not detached; discounted from the answer's start; 0 discount by default; padding counts.",
+        "arXiv 2306.08543, section 2.2",
+    ),
+    _departure(
+        "minillm",
+        "single_step_decomposition",
+        "The exact step is added to a sum that has it already: it counts twice.",
+        "arXiv 2306.08543, section 2.2",
+    ),
+    _departure(
+        "uld",
+        "uld_token_merge_strategy 'observed' (default)",
+        "Logits are read one position late: never those that predict the answer's first token.",
+        "arXiv 2402.12030",
+    ),
+    _departure(
+        "sdft",
+        "distillation_add_tail",
+        "The rest's mass is at least 1e-7, whatever it is.",
+        "",
+    ),
+    _departure("tpo", "tpo_alpha", "NaN where no gold token counts.", ""),
+    _departure(
+        "gmpo",
+        "A < 0",
+        "No upper clip: inf once e^88 is passed in float32, as in GRPO.",
+        "arXiv 2507.20673",
     ),
 ]

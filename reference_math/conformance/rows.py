@@ -26,7 +26,9 @@ def every_row():
     """All rows, in the order of the report."""
     from reference_math.conformance import (
         rows_adapters,
+        rows_distillation,
         rows_dpo,
+        rows_online,
         rows_policy,
         rows_preference,
         rows_scoring,
@@ -35,7 +37,7 @@ def every_row():
     )
 
     modules = (rows_tokens, rows_dpo, rows_preference, rows_scoring, rows_policy)
-    modules += (rows_adapters, rows_steps)
+    modules += (rows_online, rows_distillation, rows_adapters, rows_steps)
     return [row for module in modules for row in module.rows()]
 
 
