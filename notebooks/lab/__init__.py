@@ -16,6 +16,8 @@ __all__ = [
     "chain",
     "check",
     "evaluate",
+    "gallery",
+    "guards",
     "loaders",
     "model",
     "pairs",

@@ -57,6 +57,18 @@ def clear(stage):
     return path(stage)
 
 
+def begin(recipe):
+    """The stage's folder, ready for a run: emptied, unless an interrupted run of the very same
+    recipe left its checkpoints there.
+    """
+    folder, mark = path(recipe["stage"]), path(recipe["stage"]) / "interrupted"
+    fingerprint = recipes.fingerprint(recipe)
+    if not mark.exists() or mark.read_text() != fingerprint:
+        clear(recipe["stage"])
+        mark.write_text(fingerprint)
+    return folder
+
+
 def save_manifest(recipe, base_model, history, wall_s, scores):
     """Write history.json, then manifest.json: the manifest is the last thing a stage writes."""
     folder = path(recipe["stage"])
@@ -76,6 +88,7 @@ def save_manifest(recipe, base_model, history, wall_s, scores):
     partial = folder / "manifest.json.partial"
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(folder / "manifest.json")
+    (folder / "interrupted").unlink(missing_ok=True)
     return content
 
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
-from lab import callbacks, evaluate, model, pairs, recipes, runs, tasks
+from lab import callbacks, evaluate, guards, model, pairs, recipes, runs, tasks
 from rewards import accuracy_reward, format_reward
 
 TRAINERS = {
@@ -107,16 +107,20 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     built.remove_callback(PrinterCallback)  # a dict a step, between the bar and the reader
     built.add_callback(callbacks.Progress(stage))
     built.add_callback(callbacks.Trackio(recipe))
+    built.add_callback(guards.Guards())
     return built
 
 
 def run(built, recipe, began=None):
-    """Train, keep the adapter (or the weights), score it on held-out problems: the manifest."""
+    """Train, keep the adapter (or the weights), score it on held-out problems: the manifest.
+
+    A run of the same recipe that was interrupted goes on from its newest complete checkpoint.
+    """
     began = began or time.perf_counter()
     chief = built.accelerator.is_main_process
-    folder = runs.clear(recipe["stage"]) if chief else runs.path(recipe["stage"])
+    folder = runs.begin(recipe) if chief else runs.path(recipe["stage"])
     built.accelerator.wait_for_everyone()
-    built.train()
+    guards.resume(built) if any(folder.glob("checkpoint-*")) else built.train()
     if not chief:
         return None
     policy = built.accelerator.unwrap_model(built.model)

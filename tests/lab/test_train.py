@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from lab import chain, pairs, recipes, report, runs, train, vllm
+from transformers import TrainerCallback
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,11 @@ def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     shortened = {
         "base": {"pretrain": {"steps": 3}, "evaluate": {"n": 30}},
-        "sft": {"args": {"max_steps": 4}, "data": {"n": 64}, "evaluate": {"n": 30}},
+        "sft": {
+            "args": {"max_steps": 4, "logging_steps": 1},
+            "data": {"n": 64},
+            "evaluate": {"n": 30},
+        },
         "dpo": {"args": {"max_steps": 2}, "data": {"n": 16}, "evaluate": {"n": 30}},
     }
     files = {}
@@ -98,6 +104,37 @@ def test_a_model_that_is_never_right_gives_no_pairs_and_says_so():
     wrong = {"a": 12, "b": 34, "text": "", "style": "terse", "right": False}
     with pytest.raises(ValueError, match="0 right completions of 1"):
         pairs.styled([wrong])
+
+
+class Interrupted(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_stage_goes_on_where_it_was(small, tmp_path, monkeypatch, capsys):
+    alone = [entry["loss"] for entry in runs.history("sft") if "loss" in entry]
+    shutil.copytree(runs.path("base"), tmp_path / "base")
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    recipe = recipes.load("sft", "tiny")
+    recipe["args"] |= {"save_strategy": "steps", "save_steps": 2}
+    built = train.trainer(recipe)
+    built.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        train.run(built, recipe)
+    assert runs.manifest("sft") is None
+    capsys.readouterr()
+    train.make(recipe)
+    assert "resuming from checkpoint-2" in capsys.readouterr().out
+    resumed = [entry["loss"] for entry in runs.history("sft") if "loss" in entry]
+    assert resumed == alone and len(alone) > 0  # to the last bit: same seed, same machine
+
+    recipe["args"] |= {"learning_rate": 1.0e-4}  # another recipe: nothing of the old run is used
+    built = train.trainer(recipe)
+    built.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        train.run(built, recipe)
+    assert "resuming" not in capsys.readouterr().out
 
 
 def test_every_lesson_of_the_chain_has_a_stage():
