@@ -183,7 +183,7 @@ border-bottom:1px solid #ddd;text-align:left}} .fine{{color:#063}} .loose{{color
 <h1>What the libraries compute, against reference_math</h1>
 <p>Relative error of value / gradient: the largest difference over the largest number.</p>
 <table><tr>{head}{body}</table>
-<h1>Where TRL departs from the paper, or from what a name suggests</h1>
+<h1>Where a library departs from the paper, or from what a name suggests</h1>
 <table><tr><th>objective<th>option<th>departure<th>paper{departures}</table>
 """
 

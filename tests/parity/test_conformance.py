@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import reference_math
 from reference_math import conformance, dpo_loss, grpo_trainer
 from reference_math.conformance import checking, report, rows
+from reference_math.conformance.departures import DEPARTURES
 from reference_math.conformance.objectives import OBJECTIVES
 from reference_math.conformance.rows_dpo import OF_SCORES
 from reference_math.torch import advantages as twin_advantages
@@ -423,6 +426,13 @@ def test_the_report_is_written_as_text_html_and_json():
     assert (record["version"], record["dtype"]) == (golden.release, "float64")
     gone = [row._replace(library="no_such_library") for row in every]
     assert report.missing(gone) == ["no_such_library"] and report.measure(gone, []) == []
+
+
+def test_a_departure_is_of_an_objective_of_the_matrix_or_of_a_module():
+    objectives = {row.objective for row in rows.every_row()}
+    objectives |= {path.stem for path in Path(reference_math.__file__).parent.glob("*.py")}
+    assert {name for d in DEPARTURES for name in d["objective"].split(", ")} <= objectives
+    assert all(d["option"] and d["departure"].endswith(".") for d in DEPARTURES)
 
 
 def test_importing_it_brings_in_no_torch():
