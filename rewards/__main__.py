@@ -51,7 +51,7 @@ def _rows(options):
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a huge integer, a tower of brackets
             raise SystemExit(f"{options.file}, line {number}: not JSON ({error})") from None
         missing = [c for c in (options.completion, options.gold) if c not in row]
         if missing:

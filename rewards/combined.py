@@ -1,5 +1,7 @@
 """A weighted sum of rewards as one reward function."""
 
+import math
+
 
 class combine:
     """The weighted sum of several rewards, None where any of them is None.
@@ -27,8 +29,12 @@ class combine:
                 f"combine: {len(self.reward_funcs)} reward_funcs and {len(self.reward_weights)} "
                 "reward_weights; give one weight per function, at least one."
             )
-        parts = zip(self.reward_weights, self.reward_funcs, strict=True)
-        self.__name__ = "+".join(f"{weight:g}*{reward.__name__}" for weight, reward in parts)
+        if not all(map(math.isfinite, self.reward_weights)):
+            raise ValueError(
+                f"combine: reward_weights are {self.reward_weights}; give finite ones."
+            )
+        parts = zip(self.reward_weights, map(_name, self.reward_funcs), strict=True)
+        self.__name__ = "+".join(f"{weight:g}*{name}" for weight, name in parts)
 
     def __call__(self, completions, **columns):
         rewards = [reward(completions, **columns) for reward in self.reward_funcs]
@@ -38,3 +44,9 @@ class combine:
         if any(reward is None for reward in row):
             return None
         return sum(w * r for w, r in zip(self.reward_weights, row, strict=True))
+
+
+def _name(reward):
+    """A functools.partial goes by its function's name."""
+    reward = getattr(reward, "func", reward)
+    return getattr(reward, "__name__", type(reward).__name__)

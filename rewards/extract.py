@@ -8,6 +8,7 @@ solution: what counts is what follows GSM8K's ####, or else its last box.
 import math
 import re
 from numbers import Number as AnyNumber
+from numbers import Rational
 
 from rewards.refused import Refused
 from rewards.units import split_unit
@@ -66,20 +67,28 @@ def gold_text(gold):
     if isinstance(gold, bool) or gold is None:
         raise Refused(f"the gold is {gold}")
     if isinstance(gold, AnyNumber) and not isinstance(gold, complex):
-        if not math.isfinite(gold):
-            raise Refused(f"the gold is {gold}")
-        return str(gold)
+        return _number_text(gold)
     if not isinstance(gold, str):
         raise Refused(f"the gold is a {type(gold).__name__}, not a text or a number")
     text = gold.rsplit("####", 1)[-1]
     if boxes := list(_BOX.finditer(text)):
         text, _ = _content(text, boxes[-1])
+    if len(text.strip()) > MAX_CHARS:
+        raise Refused(f"the gold is longer than {MAX_CHARS} characters")
     text = _trim(_after_lead_in(text))
     if not text:
         raise Refused("the gold is empty")
-    if len(text) > MAX_CHARS:
-        raise Refused(f"the gold is longer than {MAX_CHARS} characters")
     return text
+
+
+def _number_text(gold):
+    """An int of any size, a Fraction, a finite float: Python prints ints of 4300 digits only."""
+    try:
+        if isinstance(gold, Rational) or math.isfinite(gold):
+            return str(gold)
+    except (ValueError, OverflowError):
+        raise Refused("the gold is a number too large to print") from None
+    raise Refused(f"the gold is {gold}")
 
 
 def _content(text, box):

@@ -24,10 +24,14 @@ def check_golds(golds, column="solution", tolerated=0.01):
                 "pass column=... or rename it with dataset.rename_column(...)."
             )
         golds = golds[column]
+    if isinstance(golds, str):
+        raise ValueError(  # noqa: TRY004  one kind of error for every wrong argument
+            "check_golds: golds is a list or a dataset; got a single string. Put it in brackets."
+        )
     golds = list(golds)
     found = [(row, gold, why) for row, gold in enumerate(golds) if (why := why_unverifiable(gold))]
     if len(found) > tolerated * len(golds):
-        rows = "\n".join(f"  row {row}: {gold!r:.80} ({why})" for row, gold, why in found[:SHOWN])
+        rows = "\n".join(f"  row {row}: {_shown(gold)} ({why})" for row, gold, why in found[:SHOWN])
         more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise ValueError(
             f"check_golds: {len(found)} of {len(golds)} golds cannot be verified, more than "
@@ -35,3 +39,10 @@ def check_golds(golds, column="solution", tolerated=0.01):
             "of such a prompt would be skipped."
         )
     return found
+
+
+def _shown(gold):
+    try:
+        return f"{gold!r:.80}"
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return f"a huge {type(gold).__name__}"

@@ -29,6 +29,7 @@ def length_reward(
             "completion in `completion_ids`. TRL passes it; elsewhere use "
             "tokenizer(texts)['input_ids']."
         )
+    _require_positive("length_reward", max_tokens)
     verdicts = explain(completions, solution, prompts)
     saved = [max(0.0, 1.0 - len(ids) / max_tokens) for ids in completion_ids]
     return [
@@ -45,13 +46,17 @@ class length_reward_within:
     """
 
     def __init__(self, max_tokens):
-        if max_tokens < 1:
-            raise ValueError(
-                f"length_reward_within: max_tokens is {max_tokens}; give the number of tokens "
-                "at which nothing is earned any more, such as max_completion_length."
-            )
+        _require_positive("length_reward_within", max_tokens)
         self.max_tokens = max_tokens
         self.__name__ = f"length_reward_within_{max_tokens}"
 
     def __call__(self, completions, **columns):
         return length_reward(completions, **{**columns, "max_tokens": self.max_tokens})
+
+
+def _require_positive(function, max_tokens):
+    if not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ValueError(
+            f"{function}: max_tokens is {max_tokens!r}; give the number of tokens at which nothing "
+            "is earned any more, such as max_completion_length."
+        )

@@ -8,5 +8,5 @@ SPARE_AFTER_S = 0.3  # a completion that takes longer gets a second worker start
 # A right answer must not score 0.0 because the machine is overloaded: a worker that had less
 # than this share of a core (Linux tells) is late through no fault of its completion, and gets
 # up to so many deadlines.
-STARVED_SHARE = 0.25
+STARVED_SHARE = 0.1
 PATIENCE = 10

@@ -25,6 +25,7 @@ _POWER = re.compile(
     r"(.*?)\s*(?:\\times|\\cdot|[*x])\s*10\s*\^\s*(?:\{\s*([-+]?[0-9]+)\s*\}|([0-9]))"
 )
 _BARE_POWER = re.compile(r"([-+]?)10\s*\^\s*(?:\{\s*([-+]?[0-9]+)\s*\}|([0-9]))")
+_NEGATED = re.compile(r"-\s*\(([^-+()][^()]*)\)")
 _E_NOTATION = re.compile(r"([-+]?[0-9.]+)[eE]([-+]?[0-9]+)")
 
 
@@ -47,7 +48,7 @@ def read_number(text):
         number = read_number(text[:-1])
         places = None if number is None or number.places is None else number.places + 2
         return number and number._replace(value=number.value / 100, places=places)
-    for read in (_decimal, _fraction, _power_of_ten, _repeating):
+    for read in (_decimal, _fraction, _power_of_ten, _repeating, _negated):
         number = read(text)
         if number is not None:
             return number
@@ -127,6 +128,15 @@ def _repeating(text):
     value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
     value += Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(fixed))
     return Number(-value if sign == "-" else value)
+
+
+def _negated(text):
+    """-(1/2); around an integer the parentheses have no business, and -(5) is no number."""
+    found = _NEGATED.fullmatch(text)
+    number = read_number(found[1]) if found else None
+    if number is None or number.value.denominator == 1:
+        return None
+    return number._replace(value=-number.value)
 
 
 def _int(digits):

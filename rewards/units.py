@@ -3,7 +3,7 @@ r"""Units, split off the end of an answer and made comparable as short strings.
 A unit is `\text{...}` at the end, a degree sign, a currency sign, or trailing plain words.
 They are compared as written, plurals and the synonyms below folded; nothing is converted,
 since the question asked for one unit. A word that changes the number (million, dozen, half,
-squared ...) is no unit: it is refused.
+squared ...) or takes it back (maybe, wrong, unless ...) is no unit: it is refused.
 """
 
 import re
@@ -28,7 +28,11 @@ _CHANGES_THE_NUMBER = re.compile(
     r"\b(?:hundred|thousand|million|billion|trillion|dozen|score|gross|half|halve|third|quarter|"
     r"fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|squared|cubed|factorial|"
     r"times|plus|minus|over|or|and|not|nor|more|less|least|most|mod|modulo|base|than|to|of|is|are|"
-    r"be|with|approximately|about|except|but)s?\b",
+    r"be|with|approximately|about|except|but|"
+    r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|"
+    r"double|twice|triple|negative|inverse|reciprocal|because|since|if|when|unless|otherwise|"
+    r"instead|versus|vs|maybe|perhaps|probably|possibly|likely|might|could|would|should|guess|"
+    r"unsure|wrong|incorrect|false|roughly|around|nearly|almost)s?\b",
     re.IGNORECASE,
 )
 _CURRENCY = {"\\usd": "usd", "€": "eur", "£": "gbp", "₹": "inr", "¥": "yen"}

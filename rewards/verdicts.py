@@ -34,6 +34,11 @@ def explain(completions, solution, prompts=None):
     Verdict(reward=0.0, reason='no <think> tag')
     """
     prompts = [None] * len(completions) if prompts is None else prompts
+    if not len(completions) == len(solution) == len(prompts):
+        raise ValueError(
+            f"explain: {len(completions)} completions, {len(solution)} in solution and "
+            f"{len(prompts)} in prompts; give one gold, and one prompt if any, per completion."
+        )
     rows = zip(completions, solution, prompts, strict=True)
     return [_verdict(text_of(c), gold, prompt) for c, gold, prompt in rows]
 

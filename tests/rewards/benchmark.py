@@ -1,6 +1,6 @@
 """Speed and memory of the rewards, beside math-verify called directly.
 
-    python tests/rewards/benchmark.py      prints the tables of rewards/BENCHMARK.md
+    python tests/rewards/benchmark.py      prints the tables of the README
 
 Rates are per second of CPU time, parent and worker together, so that other programs on the
 machine do not change them; on an idle core they are rewards per second of wall clock. The

@@ -1,6 +1,9 @@
 """What TRL hands to a reward function, and what it gets back."""
 
+import functools
 import math
+import time
+from decimal import Decimal
 
 import pytest
 
@@ -128,3 +131,46 @@ def test_check_golds_reads_a_dataset_column():
     assert check_golds(table, column="answer") == []
     with pytest.raises(ValueError, match="no column 'solution'.*answer"):
         check_golds(table)
+
+
+ODD_GOLDS = [10**5000, -(10**5000), Decimal("sNaN"), Decimal("1e999999"), b"4", [4], {"a": 4}, 4j]
+
+
+@pytest.mark.parametrize("gold", ODD_GOLDS, ids=lambda gold: type(gold).__name__)
+def test_no_kind_of_gold_makes_it_raise(gold):
+    (verdict,) = explain([RIGHT], [gold])
+    assert verdict.reward is None and verdict.reason.startswith("gold not verifiable: the gold is")
+    with pytest.raises(ValueError, match="1 of 1 golds cannot be verified"):
+        check_golds([gold])
+
+
+def test_a_giant_integer_is_a_gold_like_any_other():
+    texts = [f"<think>a</think><answer>{10**400 + i}</answer>" for i in (0, 1)]
+    assert accuracy_reward(texts, solution=[10**400] * 2) == [1.0, 0.0]
+
+
+def test_a_long_gold_costs_no_time():
+    golds = ["is " * 300_000 + "4", "\\boxed{" * 50_000, "####" * 200_000]
+    start = time.process_time()
+    assert accuracy_reward([RIGHT] * 3, solution=golds) == [None] * 3
+    assert time.process_time() - start < 1.0  # it is 0.01; word by word it would be minutes
+
+
+def test_wrong_arguments_are_one_sentence_each():
+    with pytest.raises(ValueError, match="1 completions, 1 in solution and 0 in prompts"):
+        accuracy_reward([RIGHT], solution=["4"], prompts=[])
+    with pytest.raises(ValueError, match="2 completions, 1 in solution"):
+        explain([RIGHT, RIGHT], ["4"])
+    with pytest.raises(ValueError, match="brackets"):
+        check_golds("42")
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        length_reward([RIGHT], solution=["4"], completion_ids=[[0]], max_tokens=0)
+    with pytest.raises(ValueError, match="reward_weights are .nan."):
+        combine([format_reward], [math.nan])
+
+
+def test_a_partial_function_can_be_combined():
+    short = functools.partial(length_reward, max_tokens=4)
+    both = combine([format_reward, short])
+    assert both.__name__ == "1*format_reward+1*length_reward"
+    assert both([RIGHT], solution=["4"], completion_ids=[[0, 0]]) == [1.5]

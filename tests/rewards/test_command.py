@@ -43,6 +43,7 @@ def test_a_missing_column_and_a_broken_line_are_one_sentence_each(file, tmp_path
     with pytest.raises(SystemExit, match="line 1: no column 'gold'.*--gold"):
         main([str(file), "--gold", "gold"])
     broken = tmp_path / "broken.jsonl"
-    broken.write_text("{", encoding="utf-8")
-    with pytest.raises(SystemExit, match="line 1: not JSON"):
-        main([str(broken)])
+    for line in ("{", "[" * 10_000, '{"completion": "", "solution": ' + "9" * 5_000 + "}"):
+        broken.write_text(line, encoding="utf-8")
+        with pytest.raises(SystemExit, match="line 1: not JSON"):
+            main([str(broken)])

@@ -146,9 +146,11 @@ def test_a_job_that_kills_every_worker_is_given_up(monkeypatch):
 def test_an_interrupt_leaves_no_answer_behind_for_the_next_question(monkeypatch):
     rewards_of(r"2/\sqrt2")
     verdicts._ask.cache_clear()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         verifier.ask("judge", GOLD, BOMB)
+    signal.signal(signal.SIGINT, before)
     assert rewards_of(r"\sqrt3", r"\sqrt{2}/1") == [0.0, 1.0]
 
 
