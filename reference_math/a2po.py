@@ -5,7 +5,7 @@
 
 Source    Brantley et al., Optimal Advantage Regression, arXiv 2505.20686
           TRL: experimental A2POTrainer (1.16), beta1 0.5, beta2 1e-3, 8 answers a prompt
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_a2po.py, tests/parity/test_a2po.py
 
 Shapes    B completions, one a prompt, T positions; `optimal_value`: P prompts, n answers each.
@@ -68,7 +68,7 @@ def loss_grad(
     """
     tokens = per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask
     error, mask, beta2 = _error(*tokens, beta2)
-    return 2.0 * beta2 * mask * error[:, None] / max(len(mask), 1)
+    return 2.0 * beta2 * mask * error[:, None] / len(mask)  # no completions: no quotient
 
 
 def _error(per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask, beta2):

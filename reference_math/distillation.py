@@ -5,7 +5,7 @@
 Source    TRL 1.16, DistillationTrainer (_chunked_divergence_loss, kernels/chunked_divergence.py)
           the divergence: Agarwal et al., arXiv 2306.13649, eq. 1; the running log-sum-exp: Milakov
           and Gimelshein, arXiv 1805.02867
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_distillation.py, tests/parity/test_distillation.py
 
 Shapes    N positions that count (the caller drops the others), H hidden units, V vocabulary.
@@ -80,7 +80,7 @@ def loss_grad(
     heads = _heads(student_hidden, teacher_hidden, student_weight, teacher_weight, temperature)
     d, kl_student = _divergence(heads, beta, vocab_chunk)
     h, w = heads[:2]
-    dh, dw = np.zeros_like(h), np.zeros_like(w)
+    dh, dw = np.zeros_like(h), np.empty_like(w)
     for tile, log_q, log_p, log_m in _tiles(heads, beta, vocab_chunk):
         q = np.exp(log_q)
         dz = q - np.exp(log_p) if beta == 0 else q * (log_q - log_m - kl_student)

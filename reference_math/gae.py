@@ -3,7 +3,7 @@
     delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        R_t = A_t + V_t
 
 Source    Schulman et al., arXiv 1506.02438, eqs. 11 and 16
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_gae.py, tests/parity/test_ppo.py
 
 Shapes    B completions, T positions.  V_t values the state before token t; V after the last state is 0.
@@ -23,7 +23,7 @@ def advantages(rewards, values, state_mask, *, gamma, lam):
 
     rewards      (B, T)  `ppo.token_rewards`
     values       (B, T)  the critic's, when the completions were sampled
-    state_mask   (B, T)  1 = a state; what stands elsewhere is never read
+    state_mask   (B, T)  1 = a state, all of them first; what stands elsewhere is never read
     gamma        0 to 1  discount of the reward
     lam          0 to 1  0: one step ahead, what the critic says; 1: all that came, less the critic
     returns      (B, T)  0 where there is no state
@@ -33,13 +33,13 @@ def advantages(rewards, values, state_mask, *, gamma, lam):
     """
     gamma = _checks.number("gamma", gamma, at_least=0, at_most=1)
     decay = gamma * _checks.number("lam", lam, at_least=0, at_most=1)
-    mask = _checks.mask01("state_mask", state_mask, ndim=2)
+    mask = ones_first("state_mask", state_mask)
     r, v = _checks.counted("rewards", rewards, mask), _checks.counted("values", values, mask)
     next_v = np.pad(v[:, 1:], [(0, 0), (0, 1)])
     a, after = r + gamma * next_v - v, 0.0
     for t in reversed(range(a.shape[1])):
         after = a[:, t] = a[:, t] + decay * after
-    return mask * a
+    return a
 
 
 def returns(advantages, values, state_mask):
@@ -77,3 +77,17 @@ def whiten(x, mask, *, ddof, eps, shift_mean=True):
     std = np.sqrt((deviation**2).sum() / max(n - ddof, 1.0) + eps)
     whitened = np.divide(deviation, std, out=np.zeros_like(x), where=deviation != 0)
     return whitened if shift_mean else mask * (whitened + mean)
+
+
+def ones_first(name, mask):
+    """A mask without holes, as float64: what counts stands on the left, the padding on the right.
+
+    >>> ones_first("completion_mask", [[0, 1]])
+    Traceback (most recent call last):
+        ...
+    ValueError: completion_mask must be ones, then zeros, in each row: pad on the right
+    """
+    mask = _checks.mask01(name, mask, ndim=2)
+    if (np.diff(mask, axis=1) > 0).any():
+        raise ValueError(f"{name} must be ones, then zeros, in each row: pad on the right")
+    return mask

@@ -5,7 +5,7 @@
 
 Source    Agarwal et al., On-Policy Distillation (GKD), arXiv 2306.13649, eq. 1
           TRL: GKDTrainer.generalized_jsd_loss; SDFT, GOLD and DistillationTrainer use the same
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_gkd.py, tests/parity/test_gkd.py
 
 Shapes    B sequences, T positions, V tokens of vocabulary.    In nats.

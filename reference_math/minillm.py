@@ -4,7 +4,7 @@
 
 Source    Gu et al., MiniLLM, arXiv 2306.08543, section 2.2: the policy gradient of KL(Q || P), its
           single-step decomposition and its length normalisation
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_minillm.py, tests/parity/test_minillm.py (TRL 1.14.2, the last that had it)
 
 Shapes    B completions of the student, T positions, V tokens of vocabulary.

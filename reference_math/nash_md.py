@@ -5,7 +5,7 @@
 
 Source    Munos et al., Nash Learning from Human Feedback, arXiv 2312.00886: the mixture (Nash-MD),
           and Nash-MD-PG's gradient  grad log p(y) (P - 1/2 - beta log p(y) / p_ref(y))
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_nash_md.py, tests/parity/test_nash_md.py (TRL 1.13.0, the last that had it)
 
 Shapes    B completions, T positions, V tokens of vocabulary.
@@ -100,4 +100,5 @@ def _grad_and_logps(per_token_logps, ref_per_token_logps, win, completion_mask, 
         raise ValueError(f"win_probability must lie in 0..1, got {win.min()}..{win.max()}")
     if kl_level == "sequence":
         log_ratio = log_ratio.sum(axis=1, keepdims=True)
-    return mask * (beta * log_ratio - (win[:, None] - 0.5)) / max(len(mask), 1), logps
+    grad = mask * (beta * log_ratio - (win[:, None] - 0.5))
+    return grad / len(mask), logps  # no completions: no quotient

@@ -4,7 +4,7 @@
 
 Source    Guo et al., Direct Language Model Alignment from Online AI Feedback, arXiv 2402.04792
           the losses: `dpo` (Rafailov et al., eq. 7; IPO's eq. 17)
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_online_dpo.py, tests/parity/test_online_dpo.py
 
 Shapes    B prompts, 2B answers of T positions: the B first ones, then the B second ones.
@@ -96,9 +96,9 @@ def loss_grad(
     _checks.one_of("loss_type", loss_type, LOSS_TYPES)
     tokens = per_token_logps, ref_per_token_logps, rewards, completion_mask
     better, worse, order = _log_ratios(*tokens)
-    grad = np.zeros(len(order))
+    grad = np.empty(len(order))
     slopes = getattr(dpo, loss_type + "_grad")(better, worse, beta=beta)
-    grad[order] = np.concatenate(slopes) / max(len(better), 1)
+    grad[order] = np.concatenate(slopes) / len(better)  # no pairs: no quotient
     return grad[:, None] * _checks.mask01("completion_mask", completion_mask)
 
 

@@ -6,7 +6,7 @@
 
 Source    Schulman et al., arXiv 1707.06347, eqs. 7 and 9 (the entropy bonus is not used here)
           KL in the reward: Ziegler et al., arXiv 1909.08593, eq. 2; clipped values: OpenAI baselines
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_ppo.py, tests/parity/test_ppo.py (TRL 1.12.0, the last that had it)
 
 Shapes    B completions, T positions.  completion_mask (B, T): tokens first, then padding.
@@ -20,7 +20,7 @@ there the score is the last token's.  `score_at` has both.
 
 import numpy as np
 
-from reference_math import _checks, grpo, kl
+from reference_math import _checks, gae, grpo, kl
 
 SCORE_AT = ("last_token", "next_state")
 
@@ -33,7 +33,7 @@ def state_mask(completion_mask):
            [1., 1., 1., 1.],
            [1., 0., 0., 0.]])
     """
-    mask = _tokens_first(completion_mask)
+    mask = gae.ones_first("completion_mask", completion_mask)
     return np.pad(mask, [(0, 0), (1, 0)], constant_values=1.0)[:, :-1]
 
 
@@ -69,7 +69,7 @@ def token_rewards(
     kl_coef = _checks.number("kl_coef", kl_coef, at_least=0)
     _checks.one_of("kl_estimator", kl_estimator, ("k1", "k3"))
     _checks.one_of("score_at", score_at, SCORE_AT)
-    mask = _tokens_first(completion_mask)
+    mask = gae.ones_first("completion_mask", completion_mask)
     scores = _checks.finite("scores", scores, shape=(len(mask),))
     logps = _checks.counted("per_token_logps", per_token_logps, mask)
     ref_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, mask)
@@ -117,7 +117,7 @@ def value_loss(values, old_values, returns, state_mask, *, cliprange_value):
     """
     v, clipped, r, mask = _critic(values, old_values, returns, state_mask, cliprange_value)
     worse = np.maximum((v - r) ** 2, (clipped - r) ** 2)
-    return float(0.5 * (mask * worse).sum() / max(mask.sum(), 1.0))
+    return float(0.5 * worse.sum() / max(mask.sum(), 1.0))  # where nothing counts, all are 0
 
 
 def value_loss_grad(values, old_values, returns, state_mask, *, cliprange_value):
@@ -130,7 +130,7 @@ def value_loss_grad(values, old_values, returns, state_mask, *, cliprange_value)
     """
     v, clipped, r, mask = _critic(values, old_values, returns, state_mask, cliprange_value)
     moves = (v - r) ** 2 >= (clipped - r) ** 2
-    return mask * moves * (v - r) / max(mask.sum(), 1.0)
+    return moves * (v - r) / max(mask.sum(), 1.0)
 
 
 def _surrogate(cliprange):
@@ -148,10 +148,3 @@ def _critic(values, old_values, returns, state_mask, cliprange_value):
     )
     clipped = np.clip(v, old - cliprange_value, old + cliprange_value)
     return v, clipped, _checks.counted("returns", returns, mask), mask
-
-
-def _tokens_first(completion_mask):
-    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    if (np.diff(mask, axis=1) > 0).any():
-        raise ValueError("completion_mask must be ones, then zeros, in each row: pad on the right")
-    return mask

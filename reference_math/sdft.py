@@ -4,7 +4,7 @@
 
 Source    Shenfeld et al., Self-Distillation Enables Continual Learning, arXiv 2601.19897; D is `gkd`'s
           TRL: SDFTTrainer, loss_utils.py (1.16)
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_sdft.py, tests/parity/test_sdft.py
 
 Shapes    B completions of the student, T positions, V tokens of vocabulary.
@@ -82,7 +82,7 @@ def on_topk(logits, student_logits, *, topk=None, add_tail=False):
     rest = np.take_along_axis(logits, order[..., k:], axis=-1)
     share = np.exp(logprobs.log_softmax(rest))[..., None] * one_hot[..., k:, :]
     tail = np.logaddexp.reduce(rest, axis=-1, keepdims=True)
-    slope = np.concatenate([one_hot[..., :k, :], share.sum(axis=-2, keepdims=True)], axis=-2)
+    slope = np.concatenate([one_hot[..., :k, :], share.sum(axis=2, keepdims=True)], axis=2)
     return np.concatenate([top, tail], axis=-1), slope
 
 

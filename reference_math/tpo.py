@@ -4,7 +4,7 @@
 
 Source    Saeidi et al., Triple Preference Optimization, arXiv 2405.16681
           TRL: experimental TPOTrainer (1.16)
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_tpo.py, tests/parity/test_tpo.py
 
 Shapes    B triples, T positions: 3B rows, the chosen answers, the rejected ones, the gold ones.
@@ -63,7 +63,7 @@ def loss_and_grad(
     gold = np.repeat([[0.0], [0.0], [1.0]], pairs, axis=0) * mask
     nll = sft.nll(logps, gold, reduction="batch_token")
     grad = tpo_alpha * sft.nll_grad(logps, gold, reduction="batch_token")
-    of_answer = np.concatenate([slope, -slope, np.zeros(pairs)]) / max(pairs, 1)
+    of_answer = np.concatenate([slope, -slope, np.zeros(pairs)]) / pairs  # none: no quotient
     value = float(losses.sum()) / max(pairs, 1) + tpo_alpha * float(nll)
     return value, grad + of_answer[:, None] * weights
 

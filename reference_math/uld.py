@@ -5,7 +5,7 @@
 Source    Boizard et al., Towards Cross-Tokenizer Distillation, arXiv 2402.12030: the Wasserstein
           distance of the two where every two different tokens are equally far from each other
           TRL: GOLDTrainer, ULDLoss (1.16)
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_uld.py, tests/parity/test_uld.py
 
 Shapes    T positions that both tokenizers align, V student's and V' teacher's vocabulary.
@@ -49,12 +49,12 @@ def loss_grad(student_logits, teacher_logits, *, temperature=1.0):
     """
     q, p, order = _sorted(student_logits, teacher_logits, temperature)
     sign = np.sign(q - p)[:, : order.shape[1]]
-    push = np.zeros_like(sign)
+    push = np.empty_like(sign)
     np.put_along_axis(push, order, sign, axis=1)
     log_q = logprobs.log_softmax(student_logits, temperature=temperature)
     # softmax: dQ_u = Q_u (dz_u - sum_v Q_v dz_v) / temperature, as log_softmax's with g = Q s
     grad = logprobs.log_softmax_grad(student_logits, np.exp(log_q) * push, temperature=temperature)
-    return grad / max(len(q), 1)
+    return grad / len(q)  # no positions: no quotient
 
 
 def _sorted(student_logits, teacher_logits, temperature):

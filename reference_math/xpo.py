@@ -6,7 +6,7 @@ h is that of `online_dpo`; y_ref is the reference's answer.  Making it less like
 answers that nobody has seen yet: optimism, the paper's exploration.
 
 Source    Xie et al., Exploratory Preference Optimization, arXiv 2405.21046, algorithm 1
-Lesson    notebooks/gallery.ipynb
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_xpo.py, tests/parity/test_xpo.py (TRL 1.13.0, the last that had it)
 
 Shapes    B prompts, 2B answers of T positions: the B of the policy, then the B of the reference.
@@ -72,4 +72,4 @@ def loss_grad(
 def _of_reference(rows):
     """(2B,)  1 / B for the answers of the reference, 0 for those of the policy."""
     pairs = len(rows) // 2
-    return np.repeat([0.0, 1.0], pairs) / max(pairs, 1)
+    return np.repeat([0.0, 1.0], pairs) / pairs  # no pairs: no quotient

@@ -118,6 +118,8 @@ def test_eps_stands_under_the_root():
     """Variance 1 and eps 3: the std is 2, where eps beside it would make 4."""
     white = gae.whiten([[1.0, 3.0]], [[1, 1]], ddof=0, eps=3.0)
     np.testing.assert_allclose(white, [[-0.5, 0.5]], rtol=1e-15)
+    white = gae.whiten([[1.0, 3.0]], [[1, 1]], ddof=1, eps=2.0)  # variance 2: of one free number
+    np.testing.assert_allclose(white, [[-0.5, 0.5]], rtol=1e-15)
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
@@ -136,6 +138,7 @@ def test_without_a_spread_nothing_deviates(shift_mean):
         ({"lam": -0.1}, "lam must be >= 0"),
         ({"state_mask": MASK / 2}, "state_mask must hold only 0 and 1"),
         ({"state_mask": MASK[0]}, "state_mask must have 2 axes"),
+        ({"state_mask": MASK[:, ::-1]}, "state_mask must be ones, then zeros"),
         ({"rewards": np.ones((3, 3))}, r"rewards must have shape \(3, 4\)"),
         ({"values": np.full(MASK.shape, np.inf)}, "values must be finite"),
     ],

@@ -37,6 +37,8 @@ def test_the_weight_is_the_geometric_mean_of_the_clipped_ratios():
     np.testing.assert_allclose(up, -((np.exp(0.3) * 0.5) ** (1 / 3)), rtol=1e-14)
     down = gmpo.loss(logps, old, [-1.0], ones, **CLIP)  # below, e^-0.2; nothing above
     np.testing.assert_allclose(down, (2 * np.exp(-0.2)) ** (1 / 3), rtol=1e-14)
+    half = gmpo.loss(logps, old, [-0.5], ones, **CLIP)
+    np.testing.assert_allclose(half, down / 2, rtol=1e-14)
 
 
 def test_a_clipped_token_is_left_alone_and_one_at_the_bound_is_not():

@@ -51,6 +51,16 @@ def test_from_the_start_each_token_counts_less_the_later_it_stands():
     np.testing.assert_array_equal(alone, MASK * (teacher - logps))
 
 
+def test_a_hole_in_the_mask_has_no_advantage():
+    """A tool's reply between two tokens: neither its reward nor its place counts."""
+    logps, teacher = two_models()
+    mask = np.array([[1, 0, 1, 1]] * 3)
+    got = minillm.advantages(logps, teacher, mask, **PLAIN)
+    r = teacher - logps
+    expected = np.stack([r[:, [0, 2, 3]].sum(axis=1), 0 * r[:, 0], r[:, 2:].sum(axis=1), r[:, 3]])
+    np.testing.assert_allclose(got, expected.T, rtol=1e-13)
+
+
 def tree(seed=0):
     """All answers of two tokens out of three; the second depends on the first.
 
