@@ -42,11 +42,17 @@ def finite(name, x, *, shape=None, ndim=None, dtype=np.float64):
     ValueError: advantages must be finite, got nan at index (1,) of shape (2,)
     """
     x = array(name, x, shape=shape, ndim=ndim, dtype=dtype)
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        at = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{name} must be finite, got {x[at]} at index {at} of shape {x.shape}")
-    return x
+    return _nowhere(name, x, ~np.isfinite(x))
+
+
+def maybe_missing(name, x, *, shape=None, ndim=None):
+    """Finite numbers, but for those that are missing: None or NaN, given back as NaN.
+
+    >>> maybe_missing("rewards", [1.0, None])
+    array([ 1., nan])
+    """
+    x = array(name, x, shape=shape, ndim=ndim)
+    return _nowhere(name, x, np.isinf(x))
 
 
 def mask01(name, m, *, shape=None, ndim=None):
@@ -157,6 +163,15 @@ def groups(name, rows, num_generations):
             f"{name} must have a multiple of num_generations={num_generations} rows, got {rows}"
         )
     return int(num_generations)
+
+
+def _nowhere(name, x, bad):
+    """`x`, if no entry of it is bad."""
+    found = np.argwhere(bad)
+    if len(found):
+        at = tuple(int(i) for i in found[0])
+        raise ValueError(f"{name} must be finite, got {x[at]} at index {at} of shape {x.shape}")
+    return x
 
 
 def _fits(shape, expected):

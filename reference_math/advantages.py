@@ -90,7 +90,7 @@ def whiten(values, *, ddof, eps):
     >>> whiten([1.0, 3.0, None], ddof=0, eps=0.0)
     array([-1.,  1.,  0.])
     """
-    deviations = centered(_rewards("values", values), axis=None)
+    deviations = centered(_checks.maybe_missing("values", values, ndim=1), axis=None)
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
 
 
@@ -128,12 +128,6 @@ def standardized(deviations, scale, *, eps):
     return np.divide(deviations, scale, out=np.zeros_like(deviations), where=deviations != 0)
 
 
-def _rewards(name, rewards, ndim=1):
-    rewards = _checks.array(name, rewards, ndim=ndim)
-    _checks.finite(name, np.where(np.isnan(rewards), 0.0, rewards))  # NaN = missing, inf = an error
-    return rewards
-
-
 def _grouped(rewards, num_generations):
-    rewards = _rewards("rewards", rewards)
+    rewards = _checks.maybe_missing("rewards", rewards, ndim=1)
     return rewards.reshape(-1, _checks.groups("rewards", len(rewards), num_generations))

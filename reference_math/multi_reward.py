@@ -88,8 +88,7 @@ def normalize_then_sum(rewards_per_func, reward_weights, num_generations, *, ddo
 
 
 def _grouped(rewards_per_func, reward_weights, num_generations):
-    rewards = _checks.array("rewards_per_func", rewards_per_func, ndim=2)
-    _checks.finite("rewards_per_func", np.where(np.isnan(rewards), 0.0, rewards))
+    rewards = _checks.maybe_missing("rewards_per_func", rewards_per_func, ndim=2)
     weights = _checks.finite("reward_weights", reward_weights, shape=rewards.shape[1:])
     num_generations = _checks.groups("rewards_per_func", len(rewards), num_generations)
     return rewards.reshape(-1, num_generations, len(weights)), weights

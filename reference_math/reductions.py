@@ -85,7 +85,8 @@ def reduce(per_token_loss, completion_mask, **options):
             f"per_token_loss must have shape {weights.shape} or ({len(weights)}, 1), "
             f"got {per_token_loss.shape}"
         )
-    return float(np.sum(weights * np.where(weights == 0, 0.0, per_token_loss)))
+    counted = np.where(weights == 0, 0.0, per_token_loss)  # the padding is never read
+    return float(np.sum(weights * _checks.finite("per_token_loss", counted)))
 
 
 def _needed(reduction, **option):

@@ -46,7 +46,7 @@ def penalized_rewards(
     """
     beta = _checks.number("beta", beta, at_least=0)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    rewards = _checks.array("rewards", rewards, shape=(len(mask),))
+    rewards = _checks.maybe_missing("rewards", rewards, shape=(len(mask),))
     if reward_clip_range is not None:
         rewards = np.clip(rewards, *reward_clip_range)
     old_logps = _checks.counted("old_per_token_logps", old_per_token_logps, mask)

@@ -130,6 +130,11 @@ def sequence_log_ratio(
     log_w = np.clip(s, -HIGHEST, HIGHEST).sum(axis=1, keepdims=True)
     if importance_sampling_ratio is not None:
         rho = _checks.finite("importance_sampling_ratio", importance_sampling_ratio, ndim=2)
+        if rho.shape not in (s.shape, (len(s), 1)):
+            raise ValueError(
+                f"importance_sampling_ratio must have shape {s.shape} or ({len(s)}, 1), "
+                f"got {rho.shape}"
+            )
         log_rho = np.minimum(np.log(np.maximum(rho, 1e-8)), HIGHEST)
         log_w = log_w + log_rho.sum(axis=1, keepdims=True)
     return np.clip(log_w, LOWEST, HIGHEST)

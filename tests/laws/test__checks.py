@@ -104,3 +104,13 @@ def test_rows_split_into_whole_groups():
     assert "a multiple of num_generations=4 rows, got 6" in refused(_checks.groups, "rewards", 6, 4)
     for bad in (0, -2, 1.5):
         assert "num_generations must be an integer >= 1" in refused(_checks.groups, "r", 6, bad)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+def test_a_missing_number_passes_and_an_infinite_one_does_not(bad):
+    x = np.array([[1.0, np.nan], [bad, bad]])
+    say = refused(_checks.maybe_missing, "x", x)
+    assert say == f"x must be finite, got {bad} at index (1, 0) of shape (2, 2)"
+    np.testing.assert_array_equal(_checks.maybe_missing("x", [None, 2.0]), [np.nan, 2.0])
+    assert "must have shape (3,)" in refused(_checks.maybe_missing, "x", np.zeros(2), shape=(3,))
+    assert "must have 1 axes" in refused(_checks.maybe_missing, "x", np.zeros((2, 2)), ndim=1)

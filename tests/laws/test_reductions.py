@@ -134,6 +134,9 @@ def test_what_is_wrong_is_named():
             ValueError, match=r"per_token_loss must have shape \(4, 4\) or \(4, 1\)"
         ):
             reductions.reduce(wrong, MASK, reduction="grpo")
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"per_token_loss must be finite, got .* \(0, 0\)"):
+            reductions.reduce(np.full(MASK.shape, bad), MASK, reduction="grpo")
     with pytest.raises(ValueError, match="per_token_loss must have 2 axes"):
         reductions.reduce(MASK[0], MASK, reduction="grpo")
 

@@ -138,6 +138,7 @@ def test_what_is_wrong_is_named(wrong, message):
     "wrong, message",
     [
         ({"rewards": [1.0]}, r"rewards must have shape \(4,\)"),
+        ({"rewards": ADVANTAGES + np.inf}, "rewards must be finite, got inf"),
         ({"old_per_token_logps": LOGPS * np.nan}, "old_per_token_logps must be finite"),
         ({"ref_per_token_logps": LOGPS * np.nan}, "ref_per_token_logps must be finite"),
         ({"completion_mask": MASK / 2}, "completion_mask must hold only 0 and 1"),

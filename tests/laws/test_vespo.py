@@ -85,9 +85,14 @@ def test_a_gamma_without_a_shape_is_refused(wrong, message):
 
 
 def test_a_samplers_ratio_must_be_finite_and_two_dimensional():
-    for wrong, message in [([[np.nan]], "must be finite"), ([1.0], "must have 2 axes")]:
+    for wrong, message in [
+        ([[np.nan, 1.0]], "must be finite"),
+        ([1.0, 1.0], "must have 2 axes"),
+        ([[1.0] * 3], r"must have shape \(1, 2\) or \(1, 1\), got \(1, 3\)"),
+        ([[1.0], [1.0]], r"must have shape \(1, 2\) or \(1, 1\), got \(2, 1\)"),
+    ]:
         with pytest.raises(ValueError, match=f"importance_sampling_ratio {message}"):
-            vespo.sequence_log_ratio([[0.0]], [[0.0]], [[1]], wrong)
+            vespo.sequence_log_ratio([[0.0, 0.0]], [[0.0, 0.0]], [[1, 1]], wrong)
 
 
 def test_each_sequence_has_a_ratio_of_its_own():
