@@ -65,3 +65,22 @@ def test_trls_gradient_grows_with_the_accumulation_steps_and_only_its_logged_los
         grads.append(x.grad.numpy())
     np.testing.assert_array_equal(grads[0], grads[1])  # should be a quarter
     np.testing.assert_allclose(logged[0] / 4, logged[1], rtol=1e-15)
+
+
+@pytest.mark.library_defect
+def test_nor_does_the_accelerator_of_trls_trainer_divide(tiny_qwen2, tokenizer, trainer_args):
+    """A real trainer that accumulates four micro-batches: what it is handed has the gradient 1."""
+    from datasets import Dataset
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    tokenizer.padding_side = "left"
+    trainer = OnlineDPOTrainer(
+        model=tiny_qwen2(),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=OnlineDPOConfig(**trainer_args, gradient_accumulation_steps=4),
+        train_dataset=Dataset.from_dict({"prompt": ["w3 w4"] * 4}),
+        processing_class=tokenizer,
+    )
+    loss = torch.ones((), requires_grad=True)
+    trainer.accelerator.backward(loss)
+    assert trainer.args.gradient_accumulation_steps == 4 and loss.grad == 1.0
