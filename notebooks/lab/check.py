@@ -11,7 +11,7 @@ import copy
 import numpy as np
 
 from reference_math import advantages as reference_advantages
-from reference_math import dpo, grpo, kl, logprobs, lora, sft
+from reference_math import dpo, grpo, kl, kto, logprobs, lora, sft
 
 SOLVED, UNSOLVED, WRONG = "right", "not solved yet", "not right yet"
 
@@ -86,6 +86,38 @@ def dpo_loss(yours):
         "margins in the thousands: -log(1 / (1 + exp(-h))) overflows": (*far, 1.0),
     }
     return compare("dpo_loss", yours, reference, cases, mistakes)
+
+
+def kto_loss(yours):
+    """kto_loss(logps, ref_logps, label, kl, beta), three (B,) and two numbers -> the mean loss."""
+
+    def reference(logps, ref_logps, label, kl, beta):
+        return kto.loss(logps, ref_logps, label, kl=kl, beta=beta)
+
+    mistakes = {
+        "an undesirable answer gains where u is below z: turn its sign": lambda p, ref, label, *z: (
+            reference(p, ref, np.ones_like(label), *z)
+        ),
+        "label 1 is desirable (and this is a loss, not what is gained)": lambda p, ref, label, *z: (
+            reference(p, ref, 1 - label, *z)
+        ),
+        "the baseline z is missing": lambda p, ref, label, kl, beta: reference(
+            p, ref, label, 0.0, beta
+        ),
+        "the reference is missing: compare log-ratios": lambda p, ref, *rest: reference(
+            p, 0 * ref, *rest
+        ),
+        "beta is missing": lambda p, ref, label, kl, beta: reference(p, ref, label, kl, 1.0),
+        "this is the sum; divide by the number of answers": lambda *a: reference(*a) * len(a[0]),
+    }
+    rng = np.random.default_rng(0)
+    logps, ref_logps = -rng.exponential(10, (2, 6))
+    label = np.array([1, 0, 0, 1, 1, 0])
+    cases = {
+        "ordinary answers": (logps, ref_logps, label, 0.8, 0.1),
+        "more of one kind": (logps, ref_logps, np.array([0, 0, 0, 0, 1, 0]), 0.3, 0.5),
+    }
+    return compare("kto_loss", yours, reference, cases, mistakes)
 
 
 def group_advantages(yours):

@@ -18,6 +18,11 @@ def torch_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     return -F.logsigmoid(torch.tensor(h)).numpy()
 
 
+def torch_kto_loss(logps, ref_logps, label, kl, beta):
+    h = beta * (torch.tensor(logps - ref_logps) - kl)
+    return torch.where(torch.tensor(label) == 1, (-h).sigmoid(), h.sigmoid()).mean().numpy()
+
+
 def torch_group_advantages(rewards, num_generations):
     groups = torch.tensor(rewards).view(-1, num_generations)
     centred = groups - groups.mean(1, keepdim=True)
@@ -50,6 +55,7 @@ SOLUTIONS = {
     check.wilson: wilson_by_its_definition,
     check.sft_loss: torch_sft_loss,
     check.dpo_loss: torch_dpo_loss,
+    check.kto_loss: torch_kto_loss,
     check.group_advantages: torch_group_advantages,
     check.k3: torch_k3,
     check.clipped_loss: torch_clipped_loss,

@@ -1,0 +1,257 @@
+"""The gallery's little world, in numpy: a policy that is a table, and everything about it exactly.
+
+Four questions; an answer is at most four letters of a, b, c and ends with a full stop (".").  The
+policy is one table of logits, theta (P, T, V, V): question, position, letter before, letter next.  All
+121 answers to a question can be written down, so its reward, KL and entropy are sums, not samples.
+
+Shapes    N answers, T = 4 positions, V = 4 letters, P = 4 questions.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from reference_math import logprobs, optim
+
+LETTERS = "abc."
+STOP = 3
+WANTED = ("abc.", "bca.", "cab.", "acb.")  # the answer that each question asks for
+P, T, V = len(WANTED), 4, len(LETTERS)
+
+
+class Answers(NamedTuple):
+    prompts: np.ndarray  # (N,)
+    tokens: np.ndarray  # (N, T)
+    completion_mask: np.ndarray  # (N, T)
+
+    def take(self, rows):
+        return Answers(*(x[rows] for x in self))
+
+
+def everything():
+    """Each of the 121 answers to each of the four questions."""
+    words = {
+        w[: w.index(STOP) + 1] if STOP in w else w for w in itertools.product(range(V), repeat=T)
+    }
+    return answers([(p, w) for p in range(P) for w in sorted(words)])
+
+
+def reference(rng):
+    """A policy that answers, and is right once in a hundred times: where every trainer starts."""
+    theta = rng.normal(scale=0.7, size=(P, T, V, V))
+    theta[..., STOP] += np.array([-1.5, -0.5, 0.0, 1.0])[None, :, None]  # rarely stops early
+    return theta
+
+
+def join(first, second):
+    return Answers(*(np.concatenate(both) for both in zip(first, second)))
+
+
+def judged_pairs(ref, n, rng, sharpness=1.5):
+    """n pairs a question, drawn from ref: all the chosen first, by a judge who may err.
+
+    He prefers the better one with probability sigmoid(sharpness x the difference of the rewards).
+    """
+    prompts = np.repeat(np.arange(P), n)
+    one, other = sample(ref, prompts, rng), sample(ref, prompts, rng)
+    h = sharpness * (reward(one) - reward(other))
+    first = rng.random(len(prompts)) < 1.0 / (1.0 + np.exp(-h))
+    i = np.arange(len(prompts))
+    both = join(one, other)
+    return both.take(
+        np.concatenate([np.where(first, i, i + len(i)), np.where(first, i + len(i), i)])
+    )
+
+
+def answers(pairs):
+    """Answers of (question, letters) pairs, padded with stops."""
+    prompts = np.array([p for p, _ in pairs])
+    tokens = np.array([[*w, *[STOP] * (T - len(w))] for _, w in pairs])
+    mask = np.array([[1.0] * len(w) + [0.0] * (T - len(w)) for _, w in pairs])
+    return Answers(prompts, tokens, mask)
+
+
+def text(answer_tokens, mask):
+    return "".join(LETTERS[v] for v, counts in zip(answer_tokens, mask) if counts)
+
+
+def reward(found):
+    """How many positions hold the wanted letter, 0 to 4: the truth, which no trainer is shown."""
+    wanted = np.array([[LETTERS.index(c) for c in w] for w in WANTED])[found.prompts]
+    return ((found.tokens == wanted) * found.completion_mask).sum(axis=1)
+
+
+# The policy ------------------------------------------------------------------------------------
+
+
+def states(found):
+    """Where each position of each answer stands in the table: question, position, letter before."""
+    before = np.hstack([np.full((len(found.tokens), 1), STOP), found.tokens[:, :-1]])
+    return found.prompts[:, None], np.arange(T), before
+
+
+def logits(theta, found):
+    """The policy's logits at each position of each answer: a look into the table, (N, T, V)."""
+    return theta[states(found)]
+
+
+def logps(theta, found):
+    """Log-probability of each letter, (N, T)."""
+    return logprobs.per_token_logps(logits(theta, found), found.tokens)
+
+
+def grad(theta, found, grad_logps):
+    """An objective's gradient to the log-probs (N, T), carried to the table by the chain rule."""
+    return scatter(found, logprobs.logits_grad(logits(theta, found), found.tokens, grad_logps))
+
+
+def scatter(found, grad_logits):
+    """A gradient to the logits (N, T, V), added up where each of them was looked up."""
+    table = np.zeros((P, T, V, V))
+    np.add.at(table, states(found), found.completion_mask[..., None] * grad_logits)
+    return table
+
+
+def one_hot_states(found):
+    """Where each letter that counts was looked up, (letters, P T V): hidden states, for a head."""
+    at = np.ravel_multi_index(np.broadcast_arrays(*states(found)), (P, T, V))
+    return np.eye(P * T * V)[at[found.completion_mask == 1]]
+
+
+def as_head(theta):
+    """The table as the weight of a head over such states, (V, P T V)."""
+    return theta.reshape(-1, V).T
+
+
+def from_head(weight):
+    return weight.T.reshape(P, T, V, V)
+
+
+def sample(theta, prompts, rng):
+    """One answer to each question, letter by letter."""
+    tokens = np.full((len(prompts), T), STOP)
+    before, open_ = np.full(len(prompts), STOP), np.ones(len(prompts))
+    mask = np.zeros((len(prompts), T))
+    for t in range(T):
+        p = np.exp(logprobs.log_softmax(theta[prompts, t, before]))
+        drawn = (p.cumsum(axis=1) < rng.random((len(prompts), 1))).sum(axis=1).clip(max=V - 1)
+        tokens[:, t] = np.where(open_ == 1, drawn, STOP)
+        mask[:, t] = open_
+        before, open_ = tokens[:, t], open_ * (drawn != STOP)
+    return Answers(np.asarray(prompts), tokens, mask)
+
+
+def train(gradient, theta, steps=300, lr=0.05, seed=0):
+    """AdamW along gradient(theta, rng); returns the table after the last step."""
+    rng, m, v = np.random.default_rng(seed), np.zeros_like(theta), np.zeros_like(theta)
+    for step in range(1, steps + 1):
+        rate = lr * optim.linear_schedule(step - 1, num_warmup_steps=0, num_training_steps=steps)
+        options = {"step": step, "lr": rate, "betas": (0.9, 0.999), "eps": 1e-8}
+        theta, m, v = optim.adamw_step(
+            theta, gradient(theta, rng), m, v, weight_decay=0.0, **options
+        )
+    return theta
+
+
+# What is true of a policy ----------------------------------------------------------------------
+
+EVERY = everything()
+
+
+def whole(theta, found):
+    """Log-probability of whole answers, (N,)."""
+    return (found.completion_mask * logps(theta, found)).sum(axis=1)
+
+
+def measures(theta, ref):
+    """Exact means over the four questions: true reward, right answers, KL to ref, entropy, length."""
+    log_p, log_ref = whole(theta, EVERY), whole(ref, EVERY)
+    p = np.exp(log_p) / P
+    r = reward(EVERY)
+    return {
+        "reward": float(p @ r),
+        "right": float(p @ (r == T)),
+        "kl": float(p @ (log_p - log_ref)),
+        "entropy": float(-p @ log_p),
+        "length": float(p @ EVERY.completion_mask.sum(axis=1)),
+    }
+
+
+def frontier(ref, betas, score=None):
+    """The best that a KL can buy: p ~ p_ref e^(score / beta), as [(kl, true reward)]."""
+    score, points = reward(EVERY) if score is None else score, []
+    for beta in betas:
+        kl, gain = 0.0, 0.0
+        for prompt in range(P):
+            own = EVERY.prompts == prompt
+            log_ref = whole(ref, EVERY)[own]
+            log_p = logprobs.log_softmax(log_ref + score[own] / beta)
+            kl += np.exp(log_p) @ (log_p - log_ref) / P
+            gain += np.exp(log_p) @ reward(EVERY)[own] / P
+        points.append((float(kl), float(gain)))
+    return points
+
+
+def moved(theta, ref, pairs):
+    """By how many nats the chosen and the rejected answers of the data moved, on average."""
+    gains = np.split(whole(theta, pairs) - whole(ref, pairs), 2)
+    return {"chosen": float(gains[0].mean()), "rejected": float(gains[1].mean())}
+
+
+# Pictures --------------------------------------------------------------------------------------
+
+COLOURS = {
+    "pairs": "#0072B2",
+    "labels": "#009E73",
+    "samples": "#D55E00",
+    "steps": "#E69F00",
+    "truth": "#CC79A7",
+    "teacher": "#000000",
+}
+
+
+def ends_picture(ends, frontiers, title):
+    """Where each trainer ends: KL against true reward.
+
+    ends        {name: (what it learnt from, measures)}
+    frontiers   {label: [(kl, reward)]}
+    """
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(11.5, 5.4))
+    for style, (label, points) in zip(("-", "--"), frontiers.items()):
+        ax.plot(*zip(*points), style, color="grey", label=label, linewidth=1.4)
+    for source, colour in COLOURS.items():
+        at = [(end["kl"], end["reward"]) for own, end in ends.values() if own == source]
+        ax.scatter(*zip(*at), color=colour, label=f"learnt from {source}", zorder=3)
+    beside = itertools.cycle([((-5, 4), "right"), ((5, -9), "left")])  # off the rising line
+    for name, (_, end) in sorted(ends.items(), key=lambda item: item[1][1]["kl"]):
+        offset, side = next(beside)
+        where = {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 8}
+        ax.annotate(name, (end["kl"], end["reward"]), **where)
+    ax.set(
+        xlabel="KL to the reference, nats an answer", ylabel="true reward, of 4", xlim=(-0.1, 5.4)
+    )
+    ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 0.9), fontsize=9)
+    plt.tight_layout()
+
+
+def moved_picture(gains, title):
+    """How far the chosen and the rejected answers moved: gains = {name: `moved`}."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(9.5, 3.4))
+    for i, (key, colour) in enumerate([("chosen", "#009E73"), ("rejected", "#D55E00")]):
+        where = np.arange(len(gains)) + 0.38 * i - 0.19
+        ax.bar(where, [g[key] for g in gains.values()], 0.38, color=colour, label=f"the {key}")
+    ax.axhline(0.0, color="black", linewidth=0.8)
+    ax.set_xticks(range(len(gains)), list(gains))
+    ax.set_ylabel("log p, nats gained")
+    ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    plt.tight_layout()

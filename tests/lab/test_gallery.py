@@ -1,0 +1,83 @@
+"""The gallery's world is what it says: complete, exact, and free of torch."""
+
+import subprocess
+import sys
+
+import numpy as np
+from lab import gallery
+
+
+def a_policy(seed=0):
+    return gallery.reference(np.random.default_rng(seed))
+
+
+def test_everything_is_every_answer_once_and_its_probabilities_sum_to_one():
+    every = gallery.EVERY
+    said = {
+        (p, gallery.text(t, m))
+        for p, t, m in zip(every.prompts, every.tokens, every.completion_mask)
+    }
+    assert len(said) == len(every.prompts) == 4 * (1 + 3 + 9 + 27 + 81)
+    assert all("." not in text[:-1] and (len(text) == 4 or text[-1] == ".") for _, text in said)
+    p = np.exp(gallery.whole(a_policy(), every))
+    np.testing.assert_allclose(np.bincount(every.prompts, p), 1.0, rtol=1e-12)
+
+
+def test_the_samples_follow_the_policy():
+    theta, n = a_policy(), 20000
+    drawn = gallery.sample(theta, np.zeros(n, dtype=int), np.random.default_rng(1))
+    length = drawn.completion_mask.sum(axis=1)
+    p = np.exp(gallery.whole(theta, gallery.EVERY)) * (gallery.EVERY.prompts == 0)
+    for t in range(1, 5):
+        share = p[gallery.EVERY.completion_mask.sum(axis=1) == t].sum()
+        # five standard errors of a share
+        assert abs((length == t).mean() - share) < 5 * np.sqrt(share * (1 - share) / n)
+    np.testing.assert_allclose(
+        gallery.reward(drawn).mean(), p @ gallery.reward(gallery.EVERY), atol=0.05
+    )
+
+
+def test_the_gradient_reaches_the_table():
+    theta, rng = a_policy(), np.random.default_rng(2)
+    found = gallery.sample(theta, np.arange(4), rng)
+    weights = rng.normal(size=found.tokens.shape)
+    grad = gallery.grad(theta, found, weights)
+    value = lambda x: (weights * found.completion_mask * gallery.logps(x, found)).sum()
+    for _ in range(5):
+        direction = rng.normal(size=theta.shape)
+        slope = (value(theta + 1e-5 * direction) - value(theta - 1e-5 * direction)) / 2e-5
+        np.testing.assert_allclose((grad * direction).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+def test_the_table_is_a_head_over_one_hot_states():
+    theta = a_policy()
+    found = gallery.sample(theta, np.arange(4), np.random.default_rng(3))
+    logits = gallery.one_hot_states(found) @ gallery.as_head(theta).T
+    np.testing.assert_array_equal(logits, gallery.logits(theta, found)[found.completion_mask == 1])
+    np.testing.assert_array_equal(gallery.from_head(gallery.as_head(theta)), theta)
+
+
+def test_no_policy_beats_the_frontier_and_the_reference_is_its_beginning():
+    ref = a_policy()
+    start = gallery.measures(ref, ref)
+    assert start["kl"] == 0.0 and start["right"] < 0.1
+    (far, near) = gallery.frontier(ref, [0.05, 1e6])
+    np.testing.assert_allclose(near, (0.0, start["reward"]), atol=1e-4)
+    np.testing.assert_allclose(far[1], 4.0, atol=1e-3)
+
+
+def test_the_judge_prefers_the_better_answer_more_often_the_sharper_he_is():
+    rates = []
+    for sharpness in (0.0, 1.0, 50.0):
+        pairs = gallery.judged_pairs(a_policy(), 200, np.random.default_rng(4), sharpness)
+        better, worse = np.split(gallery.reward(pairs), 2)
+        rates.append((better > worse).mean() / (better != worse).mean())
+    assert abs(rates[0] - 0.5) < 0.1 and rates[0] < rates[1] < rates[2] == 1.0
+
+
+def test_it_needs_no_torch():
+    script = "import sys; from lab import check, gallery, show; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"
