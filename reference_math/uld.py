@@ -13,9 +13,10 @@ Shapes    T positions that both tokenizers align, V student's and V' teacher's v
 It compares the shapes of two distributions and no token with any other: a student that is sure of
 the wrong token is as near as one that is sure of the right one.  So the paper adds cross-entropy.
 
-GOLD around it [not here]: it aligns the tokens by their bytes and merges probabilities of split
+GOLD around it, not here: it aligns the tokens by their bytes and merges probabilities of split
 tokens; with uld_use_hybrid_loss it compares tokens that both vocabularies share by `gkd`'s
-divergence, on probabilities that it does not normalise again.
+divergence, on probabilities that it does not normalise again.  By default ("observed") it reads the
+logits one position late: never those that predict the answer's first token.
 """
 
 import numpy as np

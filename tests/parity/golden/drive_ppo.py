@@ -123,6 +123,9 @@ def an_update(options):
             )
 
         trainer.accelerator.backward = backward
+        np.random.seed(
+            0
+        )  # train shuffles the rows with numpy's own generator, which it does not seed
         trainer.train()
     tables |= {f"{n}_after": x.detach().numpy() for n, x in weights(policy, value)}
     return (
