@@ -142,8 +142,8 @@ def resume(trainer, say=print):
     exactly as if they had never been interrupted, with plain weights and with adapters
     (tests/lab/test_guards.py). Two things do not:
 
-    vLLM    its sampler has a random state of its own that no checkpoint holds: the completions
-            after the resume are other ones, from the same model
+    vLLM    its sampler has a random state of its own that no checkpoint holds: two runs left alone
+            are equal, after a resume the completions are other ones, from the same model
     GRPO with completions that serve several steps (num_iterations, steps_per_generation), from a
             checkpoint between two generations: it generates anew
     """
