@@ -39,6 +39,10 @@ def _apply(hidden_states, weight, tokens, temperature, with_entropy):
             "hidden_states (B, T, D), weight (V, D) and tokens (B, T) must agree, got "
             f"{tuple(hidden_states.shape)}, {tuple(weight.shape)} and {tuple(tokens.shape)}"
         )
+    if hidden_states.dtype != weight.dtype:
+        raise ValueError(
+            f"weight must have the dtype of hidden_states {hidden_states.dtype}, got {weight.dtype}"
+        )
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -83,13 +87,17 @@ class _FromHidden(torch.autograd.Function):
 def _logits(hidden, weight, temperature):
     """Logits of some positions at a time, and the pieces of them that fit a chunk.
 
-    A product of few rows would spend its time reading the head: 64 rows, then pieces.
+    A product of few rows would spend its time reading the head: 96 rows, then pieces.
 
-    yields   z (rows, V), [(where a piece stands in hidden, where in z)]
+    yields   z (rows, V), [(where a piece stands in hidden, where in z)]; z is written over each time
     """
     piece = logprobs.chunk_size(hidden.device, len(weight))
-    rows = max(64, piece)
+    rows = max(96, piece)
+    product = hidden.new_empty(min(rows, len(hidden)), len(weight))
+    precise = product.to(logprobs.precision(hidden))  # the same tensor, unless hidden is of 16 bits
     for n in range(0, len(hidden), rows):
-        z = (hidden[n : n + rows] @ weight.T).to(logprobs.precision(hidden)).div_(temperature)
+        here = hidden[n : n + rows]
+        torch.mm(here, weight.T, out=product[: len(here)])
+        z = precise[: len(here)].copy_(product[: len(here)]).div_(temperature)
         parts = [slice(i, min(i + piece, len(z))) for i in range(0, len(z), piece)]
         yield z, [(slice(n + part.start, n + part.stop), part) for part in parts]

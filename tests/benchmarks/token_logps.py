@@ -81,15 +81,16 @@ def ours_head(hidden, weight, tokens, entropy):
 
 
 FROM_LOGITS = {"naive": naive, "TRL": trl_logits, "ours": ours_logits}
+FROZEN = "hidden, head frozen"  # as under LoRA
 FROM_HIDDEN = {"naive": naive_head, "TRL": trl_head, "Liger": liger_head, "ours": ours_head}
 
 
 def cases():
     """(what it starts from, what it computes, with gradient or not, who)."""
-    for start, methods in (("logits", FROM_LOGITS), ("hidden", FROM_HIDDEN)):
+    for start, passes in [("logits", (False, True)), ("hidden", (False, True)), (FROZEN, (True,))]:
         for outputs in ("log-probs", "log-probs, entropy"):
-            for backward in (False, True):
-                for who in methods:
+            for backward in passes:
+                for who in FROM_LOGITS if start == "logits" else FROM_HIDDEN:
                     if who != "Liger" or (outputs == "log-probs" and backward):
                         yield start, outputs, backward, who
 
@@ -103,9 +104,11 @@ def measure(start, outputs, backward, who, device, dtype, positions, repeats):
     torch.manual_seed(0)
     dtype, (B, T) = getattr(torch, dtype), (2, positions // 2)
     tokens = torch.randint(VOCABULARY, (B, T), device=device)
-    shapes = {"logits": [(B, T, VOCABULARY)], "hidden": [(B, T, WIDTH), (VOCABULARY, WIDTH)]}
-    inputs = [torch.randn(s, device=device, dtype=dtype).mul_(0.1) for s in shapes[start]]
-    inputs = [x.requires_grad_(backward) for x in inputs]
+    shapes = [(B, T, VOCABULARY)] if start == "logits" else [(B, T, WIDTH), (VOCABULARY, WIDTH)]
+    inputs = [torch.randn(s, device=device, dtype=dtype).mul_(0.1) for s in shapes]
+    trained = inputs[:1] if start == FROZEN else inputs
+    for x in trained:
+        x.requires_grad_(backward)
     method = (FROM_LOGITS if start == "logits" else FROM_HIDDEN)[who]
 
     def run():
@@ -130,7 +133,7 @@ def measure(start, outputs, backward, who, device, dtype, positions, repeats):
         run()
         synchronise(device)
         seconds.append(clock(device) - began)
-    asked_for = sum(x.numel() * x.element_size() for x in inputs if backward)
+    asked_for = sum(x.numel() * x.element_size() for x in trained if backward)
     return {"peak": extra, "beyond": extra - asked_for, "seconds": min(seconds)}
 
 
@@ -192,6 +195,7 @@ def main():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--positions", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--from", dest="start", default="", help="only cases that start so")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     place = (options.device, options.dtype, options.positions, options.repeats)
@@ -199,7 +203,7 @@ def main():
         print(json.dumps(measure(*json.loads(options.one), *place)))
         return
     results = {}
-    for case in cases():
+    for case in (case for case in cases() if case[0].startswith(options.start)):
         if not available(case[-1], options.device):
             print(f"{case[-1]} is not installed for {options.device}: left out", file=sys.stderr)
             continue

@@ -120,7 +120,7 @@ def test_the_head_makes_no_tensor_of_the_logits_size_at_all(monkeypatch):
     made = storages_made(
         lambda: lm_head.per_token_logps(hidden, weight, tokens).sum().backward(), hidden, weight
     )
-    assert max(made) == 64 * 37  # a chunk of 64 positions, of 256
+    assert max(made) == 96 * 37  # a chunk of 96 positions, of 256
 
 
 @pytest.mark.parametrize("size", [50.0, 1e4])
@@ -185,6 +185,10 @@ def test_a_frozen_head_is_given_no_gradient():
         (
             lambda z, y: lm_head.per_token_logps_and_entropy(z, z[0, :, :3], y),
             "must agree, got (3, 5, 37), (5, 3) and (3, 5)",
+        ),
+        (
+            lambda z, y: lm_head.per_token_logps(z, z[0].float(), y),
+            "weight must have the dtype of hidden_states torch.float64, got torch.float32",
         ),
         (
             lambda z, y: lm_head.per_token_logps_and_entropy(z, z[0], y, temperature=-1),
