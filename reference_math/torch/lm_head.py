@@ -97,7 +97,10 @@ def _logits(hidden, weight, temperature):
     precise = product.to(logprobs.precision(hidden))  # the same tensor, unless hidden is of 16 bits
     for n in range(0, len(hidden), rows):
         here = hidden[n : n + rows]
-        torch.mm(here, weight.T, out=product[: len(here)])
-        z = precise[: len(here)].copy_(product[: len(here)]).div_(temperature)
+        z = torch.mm(here, weight.T, out=product[: len(here)])
+        if precise is not product:
+            z = precise[: len(here)].copy_(z)
+        if temperature != 1:
+            z.div_(temperature)
         parts = [slice(i, min(i + piece, len(z))) for i in range(0, len(z), piece)]
         yield z, [(slice(n + part.start, n + part.stop), part) for part in parts]
