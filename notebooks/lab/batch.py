@@ -35,8 +35,12 @@ def batch_spans(trainer, rows=SHOWN):
     """
     batch = next(iter(trainer.get_train_dataloader()))
     tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
-    if isinstance(batch, list):  # GRPO: rows of the data set
-        return [(_gold(row), [(_prompt(row["prompt"], tokenizer), False)]) for row in batch[:rows]]
+    if isinstance(batch, list):  # GRPO: rows of the data set, each once per completion
+        groups = [(row, len(list(same))) for row, same in groupby(batch)]
+        return [
+            (f"{times} completions, {_gold(row)}", [(_prompt(row["prompt"], tokenizer), False)])
+            for row, times in groups[:rows]
+        ]
     if "labels" in batch:
         titles = [f"row {i}" for i in range(len(batch["labels"]))]
         trained = batch["labels"] != -100

@@ -37,7 +37,7 @@ def train(kind, dataset, folder, **options):
     options = {"max_length": 128, **options} if kind != "grpo" else options
     if kind == "grpo":
         options |= {"num_generations": 2, "max_completion_length": 4}
-    args = Config(output_dir=str(folder), **QUIET, **options)
+    args = Config(output_dir=str(folder), **(QUIET | options))
     others = {"grpo": {"reward_funcs": format_reward}, "dpo": {"ref_model": model.build(TOKENIZER)}}
     built = Trainer(
         model=tiny,
@@ -265,10 +265,11 @@ def test_show_batch_puts_a_pair_together(tmp_path):
     assert [text.strip() for text, trained in second if trained] == ["3<|im_end|>"]
 
 
-def test_show_batch_shows_the_prompts_of_grpo_and_their_golds(tmp_path):
-    built = train("grpo", GOOD["grpo"][0], tmp_path)
-    ((title, ((prompt, trained),)), *_) = validate.batch_spans(built)
-    assert title == "solution: 2"
+def test_show_batch_shows_each_prompt_of_grpo_once_with_its_gold(tmp_path):
+    rows = Dataset.from_dict({"prompt": [[user("1+1=?")], [user("1+2=?")]], "solution": ["2", "3"]})
+    built = train("grpo", rows, tmp_path, per_device_train_batch_size=4)
+    ((title, ((prompt, trained),)), (other, _)) = validate.batch_spans(built)
+    assert {title, other} == {"2 completions, solution: 2", "2 completions, solution: 3"}
     assert prompt.endswith("<|im_start|>assistant\n")
     assert not trained
 
