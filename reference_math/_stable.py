@@ -28,9 +28,8 @@ def log1mexp(x):
     >>> log1mexp(np.array([-50.0, -1e-20])).tolist()   # -e^-50, ln 1e-20
     [-1.928749847963918e-22, -46.051701859880914]
     """
-    near = x > -np.log(2.0)
-    by_expm1 = np.log(-np.expm1(np.where(near, x, -1.0)))
-    return np.where(near, by_expm1, np.log1p(-np.exp(np.where(near, -1.0, x))))
+    with np.errstate(divide="ignore"):  # ln 0, at 0 itself or in the form that is not taken
+        return np.where(x > -1.0, np.log(-np.expm1(x)), np.log1p(-np.exp(x)))
 
 
 def exp_minus_tangent(x):

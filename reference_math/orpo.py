@@ -65,7 +65,9 @@ def loss_and_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
     weights = mean_weights(mask)
     means = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
     pair = np.split(means, 2)
-    nll, grad = dpo_loss._chosen_nll(per_token_logps, mask if nll_mask is None else nll_mask)
+    nll_mask = mask if nll_mask is None else nll_mask
+    nll_mask = _checks.mask01("nll_mask", nll_mask, shape=mask.shape)
+    nll, grad = dpo_loss._chosen_nll(per_token_logps, nll_mask)
     pairs = max(len(mask) // 2, 1)
     to_means = np.concatenate(pair_loss_grad(*pair, beta=beta)) / pairs
     value = nll + pair_loss(*pair, beta=beta).sum() / pairs

@@ -197,7 +197,8 @@ def test_what_is_wrong_with_a_pair_is_named(chosen, rejected, message):
         ({"completion_mask": np.full((2, 2), 0.5)}, "completion_mask must hold only 0 and 1"),
         ({"per_token_logps": np.full((2, 2), np.nan)}, "per_token_logps must be finite"),
         ({"per_token_logps": np.zeros((2, 3))}, r"per_token_logps must have shape \(2, 2\)"),
-        ({"nll_mask": np.ones((2, 3))}, r"per_token_logps must have shape"),
+        ({"nll_mask": np.ones((2, 3))}, r"nll_mask must have shape \(2, 2\), got \(2, 3\)"),
+        ({"nll_mask": np.full((2, 2), 2)}, "nll_mask must hold only 0 and 1"),
     ],
 )
 def test_what_is_wrong_is_named(wrong, message):
