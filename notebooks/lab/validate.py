@@ -1,6 +1,7 @@
 """Look at a data set before anything trains on it.
 
     validate(dataset, "sft", tokenizer, max_length)      or "dpo", "grpo"
+    fitting(dataset, "sft", tokenizer, max_length)       the rows that max_length cuts nothing off
     show_batch(trainer)                                  one real batch, the trained tokens marked
 
 TRL trains without a word on chats with misspelt roles, on pairs whose two sides are the same, on
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from lab.batch import batch_spans, show_batch
 from rewards.verdicts import why_unverifiable
 
-__all__ = ["batch_spans", "show_batch", "validate"]
+__all__ = ["batch_spans", "fitting", "show_batch", "validate"]
 
 FORMATS = {  # the columns of each format; the first format whose columns are there counts
     "sft": (("prompt", "completion"), ("messages",), ("text",)),
@@ -111,6 +112,24 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     counts = {name: len(found.get(problem, ())) for problem, name in TOLERATED.items()}
     notes = [TRAINS_ON_PROMPTS] if columns in (("messages",), ("text",)) else []
     return {"rows": len(dataset), "columns": columns, "longest": longest, **counts, "notes": notes}
+
+
+def fitting(dataset, kind, tokenizer, max_length, say=print):
+    """The rows that `max_length` cuts nothing off; says how many it leaves out.
+
+    The chats of the field are of any length: what TRL would cut off in silence, EOS with it, is
+    left out here, aloud. Everything else is for `validate` to find.
+    """
+    columns = check_columns(dataset, kind)
+
+    def fits(row):
+        return not {TRUNCATED, DROPPED} & set(check_tokens(row, columns, tokenizer, max_length)[1])
+
+    kept = dataset.filter(fits, desc="fitting")
+    if len(kept) < len(dataset):
+        left_out = len(dataset) - len(kept)
+        say(f"left out {left_out} of {len(dataset)} rows: longer than {max_length} tokens")
+    return kept
 
 
 def check_columns(dataset, kind, gold="solution"):

@@ -236,6 +236,17 @@ def test_one_row_in_a_hundred_may_be_too_long(bad, passes):
     assert validate.validate(rows, "sft", TOKENIZER, None)["truncated"] == 0
 
 
+def test_fitting_leaves_out_aloud_what_would_be_cut_off():
+    answers = [assistant("2" * length) for length in (1, 200, 2)]
+    rows = Dataset.from_list([{"prompt": [user()], "completion": [a]} for a in answers])
+    said = []
+    kept = validate.fitting(rows, "sft", TOKENIZER, 128, say=said.append)
+    assert said == ["left out 1 of 3 rows: longer than 128 tokens"]
+    assert [row["completion"] for row in kept] == [[answers[0]], [answers[2]]]
+    assert validate.validate(kept, "sft", TOKENIZER, 128)["truncated"] == 0
+    assert len(validate.fitting(kept, "sft", TOKENIZER, 128, say=None)) == 2  # nothing to say
+
+
 def test_all_problems_are_listed_with_their_rows():
     rows = Dataset.from_dict(
         {"prompt": ["a", "b", "c"], "chosen": ["x", "x", ""], "rejected": ["y", "x", "y"]}
