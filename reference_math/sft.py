@@ -61,7 +61,7 @@ def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
     elif reduction == "batch_token":
         total = mask.sum()
     else:
-        total = mask.sum(axis=1, keepdims=True).clip(min=1.0) * len(mask)
+        total = mask.sum(axis=1, keepdims=True) * len(mask)
     return mask / np.maximum(total, 1.0)
 
 

@@ -87,12 +87,12 @@ class _FromHidden(torch.autograd.Function):
 def _logits(hidden, weight, temperature):
     """Logits of some positions at a time, and the pieces of them that fit a chunk.
 
-    A product of few rows would spend its time reading the head: 96 rows, then pieces.
+    A product of few rows would spend its time reading the head: 128 rows, then pieces.
 
     yields   z (rows, V), [(where a piece stands in hidden, where in z)]; z is written over each time
     """
     piece = logprobs.chunk_size(hidden.device, len(weight))
-    rows = max(96, piece)
+    rows = max(128, piece)
     product = hidden.new_empty(min(rows, len(hidden)), len(weight))
     precise = product.to(logprobs.precision(hidden))  # the same tensor, unless hidden is of 16 bits
     for n in range(0, len(hidden), rows):

@@ -1,6 +1,6 @@
 """Memory and time of token log-probabilities at a real vocabulary, against the naive form and TRL.
 
-    python tests/benchmarks/token_logps.py                            a CPU: 256 positions, float32
+    python tests/benchmarks/token_logps.py                            a CPU: 512 positions, float32
     python tests/benchmarks/token_logps.py --device cuda --dtype bfloat16 --positions 8192
 
 Prints the table of README.md.  Each row is measured in a process of its own; figures are ratios to
@@ -193,7 +193,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--positions", type=int, default=256)
+    parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--from", dest="start", default="", help="only cases that start so")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference_math import objective
+from reference_math import objective, ratios
 
 MASK = np.array([[1.0, 1, 1], [1, 0, 0]])
 LOGPS = np.array([[-1.0, -2.0, -0.5], [-0.2, -9.0, -9.0]])
@@ -73,6 +73,32 @@ def test_at_sequence_level_a_row_shares_what_comes_through_its_ratio():
     got = objective.total_grad(0.0, [[6.0], [2.0]], S[:, :1], LOGPS, MASK, **rows)
     # each of the 3 tokens carries a weight of 1/2 of its row's 6; the sum is shared by 3
     np.testing.assert_allclose(got, [[3.0, 3.0, 3.0], [1.0, 0.0, 0.0]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("level, slope", [("token", C), ("sequence", C[:, :1])])
+def test_the_gradient_is_the_numeric_one_on_every_path(numeric_grad, level, slope, corrected):
+    """A surrogate that falls on both paths, and the KL: its own path, and the correction's."""
+    old = LOGPS - S
+    terms = {"ref_per_token_logps": REF, "use_bias_correction_kl": corrected, "beta": 0.7}
+    terms["reduction"] = "grpo"
+
+    def value(x):
+        s = ratios.log_weights(x, old, MASK, level)
+        return objective.total(slope * s + 3.0 * x, s, x, MASK, **terms)
+
+    s = ratios.log_weights(LOGPS, old, MASK, level)
+    got = objective.total_grad(3.0, slope, s, LOGPS, MASK, **terms)
+    np.testing.assert_allclose(got, numeric_grad(value, LOGPS), rtol=1e-9, atol=1e-11)
+
+
+def test_the_kl_reads_no_padding():
+    holes = np.where(MASK == 1, 0.0, np.nan)
+    clean = objective.total_grad(0.0, C, S, LOGPS, MASK, reduction="grpo", beta=0.5, **KL)
+    dirty = KL | {"ref_per_token_logps": REF + holes}
+    tokens = S, LOGPS + holes, MASK
+    got = objective.total_grad(0.0, C, *tokens, reduction="grpo", beta=0.5, **dirty)
+    np.testing.assert_array_equal(got, clean)
 
 
 @pytest.mark.parametrize("missing", KL)
