@@ -1,6 +1,7 @@
 """TRL 1.13.0's NashMDTrainer.training_step on given answers, and its mixture of two models."""
 
-NEEDS = ("trl==1.13.0",)
+# requests: this release imports it and does not ask for it
+NEEDS = ("trl==1.13.0", "requests==2.34.2")
 
 LENGTHS = (4, 2, 1, 3)
 CASES = {"usual": {"beta": 0.3}, "no_kl": {"beta": 0.0}, "accumulated": {"beta": 0.3, "steps": 4}}

@@ -1,6 +1,7 @@
 """TRL 1.13.0's XPOTrainer.training_step on given answers: what it backpropagates and what it logs."""
 
-NEEDS = ("trl==1.13.0",)
+# requests: this release imports it and does not ask for it
+NEEDS = ("trl==1.13.0", "requests==2.34.2")
 
 LENGTHS = ((4, 2, 1, 3), (2, 4, 3, 1))  # tokens of the policy's answers, and of the reference's
 CASES = {
