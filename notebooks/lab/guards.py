@@ -55,6 +55,7 @@ class Guards(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}):  # an evaluation, or the summary at the end
             return
+        reasons = []
         for ailment, reason in examine(logs, self.entropy_floor, self.sampler_gap).items():
             if not reason:
                 self.healthy.pop(ailment, None)
@@ -65,8 +66,10 @@ class Guards(TrainerCallback):
             at_once = ailment == "loss" or (ailment == "gradient" and not args.fp16)
             if at_once or steps >= self.patience:
                 lasting = "" if at_once else f" (for {steps} steps)"
-                raise Stopped(f"step {state.global_step}: {reason}{lasting}.")
+                reasons.append(f"{reason}{lasting}.")
         self.logged = state.global_step
+        if reasons:
+            raise Stopped(f"step {state.global_step}: " + " Also: ".join(reasons))
 
 
 def examine(logs, entropy_floor=0.005, sampler_gap=0.02):

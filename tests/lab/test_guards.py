@@ -128,6 +128,18 @@ def test_a_constant_reward_and_none_stop_a_real_grpo_run(reward, reason, tmp_pat
     assert built.state.global_step == 3
 
 
+def test_a_collapsed_policy_stops_a_real_grpo_run(tmp_path):
+    built = killed_run.build("grpo", tmp_path, save_strategy="no")
+    with torch.no_grad():
+        built.model.model.norm.weight.mul_(1e3)  # logits so far apart that one token is certain
+    turns = iter(range(10**6))  # a reward that still differs: nothing else is wrong with this run
+    built.reward_funcs[0] = lambda completions, **columns: [float(next(turns)) for _ in completions]
+    built.reward_func_names[0] = "turns"
+    built.add_callback(guards.Guards(patience=2))
+    with pytest.raises(guards.Stopped, match="^step [23]: .*the entropy has collapsed to 0 nats"):
+        built.train()
+
+
 def losses(trainer):
     """What the run logged at each step; DPO and GRPO log more than the loss that must agree."""
     keys = ("loss", "grad_norm", "entropy", "reward", "logps/chosen")
