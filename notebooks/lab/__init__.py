@@ -12,6 +12,7 @@ os.environ.setdefault("TRACKIO_DIR", str(Path(_runs).absolute() / "trackio"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
+    "batch",
     "callbacks",
     "chain",
     "check",
@@ -28,6 +29,7 @@ __all__ = [
     "show",
     "tasks",
     "train",
+    "validate",
     "vllm",
 ]
 

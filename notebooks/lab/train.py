@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
-from lab import callbacks, evaluate, guards, model, pairs, recipes, runs, tasks
+from lab import callbacks, evaluate, guards, model, pairs, recipes, runs, tasks, validate
 from rewards import accuracy_reward, format_reward
 
 TRAINERS = {
@@ -65,7 +65,15 @@ def load(recipe):
 
 
 def dataset(recipe, policy, tok):
-    """The rows that this stage trains on, in TRL's format."""
+    """The rows that this stage trains on, in TRL's format: those that fit, and validated."""
+    stage, args = recipe["stage"], recipe["args"]
+    length = args.get("vllm_max_model_length") if stage == "grpo" else args.get("max_length", 1024)
+    rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length)
+    validate.validate(rows, stage, tok, length)
+    return rows
+
+
+def _rows(recipe, policy, tok):
     stage, data = recipe["stage"], recipe["data"]
     if data.get("name"):
         from lab import loaders
