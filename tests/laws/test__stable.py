@@ -60,3 +60,8 @@ def test_log1mexp_keeps_its_digits_at_both_ends():
     expected = [np.log(1e-300), np.log(1e-20), np.log(1e-8) - 5e-9, -np.log(2.0)]
     expected += [-np.exp(-50.0), -np.exp(-700.0)]
     np.testing.assert_allclose(_stable.log1mexp(x), expected, rtol=1e-15)
+
+
+def test_between_its_tails_the_sigmoid_is_the_textbooks():
+    x = np.linspace(-3.0, 3.0, 25)
+    np.testing.assert_allclose(_stable.sigmoid(x), 1.0 / (1.0 + np.exp(-x)), rtol=1e-15)
