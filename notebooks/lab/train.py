@@ -195,7 +195,13 @@ def main(argv=None):
     before = recipes.parent(recipe)
     if before:
         ensure(before["stage"], before["profile"], before["seed"])
-    print(make(recipe))
+    kept = make(recipe)
+    if kept:  # the other processes of `accelerate launch` keep nothing
+        print(kept)
+    if torch.distributed.is_initialized():
+        # Together: gloo may abort a process whose peer has gone while it still evaluates.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -163,9 +163,14 @@ def test_accelerate_starts_two_processes(small, stage, tmp_path):
         "            for a, b in tasks.sample(n, 'train', seed) for s in tasks.STYLES]\n"
         "pairs.draw = drawn\n"
         "recipes.FOLDER = pathlib.Path(sys.argv[2]).parent  # where the shortened parents stand\n"
+        "make = train.make\n"
+        "def telling(recipe):\n"
+        "    kept = make(recipe)\n"
+        "    import torch.distributed as dist\n"
+        "    print(f'rank {dist.get_rank()} of {dist.get_world_size()} by {dist.get_backend()}')\n"
+        "    return kept\n"
+        "train.make = telling\n"
         "train.main([sys.argv[1], '--config', sys.argv[2]])\n"
-        "import torch.distributed as dist\n"
-        "print(f'rank {dist.get_rank()} of {dist.get_world_size()} by {dist.get_backend()}')\n"
     )
     env = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
