@@ -3,7 +3,7 @@
     python tests/benchmarks/token_logps.py                            a CPU: 512 positions, float32
     python tests/benchmarks/token_logps.py --device cuda --dtype bfloat16 --positions 8192
 
-Prints the table of README.md.  Each row is measured in a process of its own; figures are ratios to
+Prints the table of README.md beside it.  Each row is measured in a process of its own; figures are ratios to
 the naive form's within one run, so that they mean the same on a fast machine and on a slow one.
 
 peak     the most memory beyond the inputs, the gradients that the caller asked for included.
