@@ -1,7 +1,9 @@
 """Token log-probabilities and entropy straight from the hidden states: the logits never exist whole.
 
-logits = hidden @ weight.T, one chunk of positions at a time; the backward multiplies again instead
-of remembering.  Four products with the head where the naive form has three, and no (B, T, V) tensor.
+logits = hidden @ weight.T, one chunk of positions at a time; no (B, T, V) tensor.  The backward
+multiplies again instead of remembering: four products with the head where the naive form has three.
+Under a frozen head, as in LoRA, the log-probs' gradient needs no second look: the forward keeps its
+direction, (B, T, D), and there are two products as in the naive form.
 
 Source    Wijmans et al. (Cut Cross-Entropy), arXiv 2411.09009, with positions cut and not tokens
 Proof     tests/parity/test_logprobs.py; memory and time: tests/benchmarks/README.md
@@ -46,24 +48,34 @@ def _apply(hidden_states, weight, tokens, temperature, with_entropy):
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-    return _FromHidden.apply(flat, weight, tokens.reshape(-1), temperature, with_entropy)
+    asked = torch.is_grad_enabled() and hidden_states.requires_grad
+    ahead = asked and not weight.requires_grad and not with_entropy
+    return _FromHidden.apply(flat, weight, tokens.reshape(-1), temperature, with_entropy, ahead)
 
 
 class _FromHidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, tokens, temperature, with_entropy):
+    def forward(ctx, hidden, weight, tokens, temperature, with_entropy, ahead):
         ctx.set_materialize_grads(False)  # of an output that nobody used: None, and its work saved
         values = hidden.new_empty((2, len(hidden)), dtype=logprobs.precision(hidden))
+        direction = torch.empty_like(hidden) if ahead else None
         for z, pieces in _logits(hidden, weight, temperature):
             for at, part in pieces:
                 values[:, at] = logprobs.chunk_values(z[part], tokens[at], with_entropy)
-        ctx.save_for_backward(hidden, weight, tokens, values)
-        ctx.temperature = temperature
+                if ahead:
+                    z[part] = logprobs.chunk_direction(z[part], tokens[at], values[0, at])
+            if ahead:
+                direction[_rows(pieces)] = z.div_(temperature).to(weight.dtype) @ weight
+        ctx.save_for_backward(*([direction] if ahead else [hidden, weight, tokens, values]))
+        ctx.temperature, ctx.ahead = temperature, ahead
         return values[0].clone(), values[1].clone() if with_entropy else None
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logps, grad_entropy):
+        if ctx.ahead:
+            (direction,) = ctx.saved_tensors
+            return (direction * grad_logps[:, None]).to(direction.dtype), *[None] * 5
         hidden, weight, tokens, values = ctx.saved_tensors
         asked_hidden, asked_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if asked_hidden else None
@@ -74,14 +86,18 @@ class _FromHidden(torch.autograd.Function):
                     g if g is None else g[at] / ctx.temperature for g in (grad_logps, grad_entropy)
                 )
                 z[part] = logprobs.chunk_grad(z[part], tokens[at], values[:, at], *grads)
-            rows = slice(pieces[0][0].start, pieces[-1][0].stop)
             if asked_hidden:
-                grad_hidden[rows] = z.to(weight.dtype) @ weight
+                grad_hidden[_rows(pieces)] = z.to(weight.dtype) @ weight
             if asked_weight:
-                grad_weight.addmm_(z.T, hidden[rows].to(values.dtype))
+                grad_weight.addmm_(z.T, hidden[_rows(pieces)].to(values.dtype))
         if asked_weight:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, *[None] * 4
+
+
+def _rows(pieces):
+    """Where all the pieces together stand in hidden."""
+    return slice(pieces[0][0].start, pieces[-1][0].stop)
 
 
 def _logits(hidden, weight, temperature):

@@ -113,6 +113,19 @@ def chunk_grad(z, tokens, values, grad_logps, grad_entropy):
     return grad.scatter_(-1, tokens[:, None], at_token)
 
 
+def chunk_direction(z, tokens, logps):
+    """d log p / dz = 1[v = token] - p, from what `chunk_values` without the entropy left of z.
+
+    There the token stands at -inf: a softmax over the others, of whom p takes the share 1 - p(token).
+
+    z         (N, V)  used up
+    logps     (N,)    of `chunk_values`
+    returns   (N, V)
+    """
+    others = -logps.expm1()[:, None]
+    return z.softmax(dim=-1).mul_(-others).scatter_(-1, tokens[:, None], others)
+
+
 def _chunks(logits):
     """(row, positions) of pieces of a chunk's size, each of them a view."""
     B, T, V = logits.shape

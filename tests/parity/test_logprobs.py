@@ -164,6 +164,40 @@ def test_the_head_twin_is_the_logits_twin_of_the_product(monkeypatch, place, chu
     np.testing.assert_allclose(place.numpy(weight.grad), by_weight, **close)
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("chunk", [100, 10**6])
+def test_under_a_frozen_head_the_gradient_is_known_ahead(monkeypatch, place, chunk, temperature):
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(twin.CHUNK, device, chunk)
+    _, tokens, g, h = a_text()
+    rng = np.random.default_rng(1)
+    hidden = place.tensor(rng.normal(size=(3, 5, 8)), requires_grad=True)
+    weight = place.tensor(rng.normal(size=(37, 8)))
+    tokens_there = place.tensor(tokens)
+    logps = lm_head.per_token_logps(hidden, weight, tokens_there, temperature=temperature)
+    (logps * place.tensor(g)).sum().backward()
+
+    x, w = place.numpy(hidden), place.numpy(weight)
+    rounded = place.numpy(place.tensor(g))
+    expected = reference(x @ w.T, tokens, rounded, 0.0 * h, temperature)
+    close = {"rtol": 50 * place.eps, "atol": 50 * place.eps}  # as in the test above
+    np.testing.assert_allclose(place.numpy(logps), expected[0], **close)
+    np.testing.assert_allclose(place.numpy(hidden.grad), expected[2] @ w, **close)
+
+
+def test_a_frozen_head_is_multiplied_once_forward_and_once_for_the_gradient(monkeypatch):
+    products = []
+    real = lm_head._logits
+    monkeypatch.setattr(lm_head, "_logits", lambda *a: products.append(1) or real(*a))
+    hidden = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(37, 8, dtype=torch.float64)
+    tokens = torch.randint(37, (2, 3))
+    lm_head.per_token_logps(hidden, weight, tokens).sum().backward()
+    assert len(products) == 1
+    with torch.no_grad():
+        assert not lm_head.per_token_logps(hidden, weight, tokens).requires_grad
+
+
 def test_a_frozen_head_is_given_no_gradient():
     _, tokens, _, _ = a_text()
     hidden = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
