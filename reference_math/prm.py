@@ -15,8 +15,6 @@ TRL       PRMTrainer, last in 1.13.0, on transformers' ForTokenClassification. I
           accumulated micro-batches transformers 5.17 adds their means up: k times the gradient.
 """
 
-from itertools import chain
-
 from reference_math import _checks, logprobs, sft
 
 IGNORED = -100  # the label of a token that is not judged
@@ -57,9 +55,9 @@ def tokenize_row(
         for step, label in zip(steps, [*judged, *labels[-1:]])
     ]
     prompt = [*([] if bos_token_id is None else [bos_token_id]), *prompt_ids]
-    input_ids = (prompt + list(chain(*steps))[:max_completion_length])[:max_length]
-    marks = [IGNORED] * len(prompt) + list(chain(*marked))[:max_completion_length]
-    return input_ids, marks[:max_length]
+    tokens = [token for step in steps for token in step][:max_completion_length]
+    marks = [mark for step in marked for mark in step][:max_completion_length]
+    return (prompt + tokens)[:max_length], ([IGNORED] * len(prompt) + marks)[:max_length]
 
 
 def loss(logits, labels, *, num_items_in_batch=None):

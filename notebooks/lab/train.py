@@ -67,6 +67,7 @@ def load(recipe):
 def dataset(recipe, policy, tok):
     """The rows that this stage trains on, in TRL's format: those that fit, and validated."""
     stage, args = recipe["stage"], recipe["args"]
+    # 1024 is TRL's own max_length where a recipe names none.
     length = args.get("vllm_max_model_length") if stage == "grpo" else args.get("max_length", 1024)
     rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length)
     validate.validate(rows, stage, tok, length)

@@ -138,15 +138,19 @@ def test_huge_logits_are_as_sure_in_the_twin(place, size):
     np.testing.assert_allclose(place.numpy(z.grad), expected[2], rtol=60 * place.eps, atol=1e-30)
 
 
+def a_head(place, trained):
+    rng = np.random.default_rng(1)
+    hidden = place.tensor(rng.normal(size=(3, 5, 8)), requires_grad=True)
+    return hidden, place.tensor(rng.normal(size=(37, 8)), requires_grad=trained)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("chunk", [100, 10**6])
 def test_the_head_twin_is_the_logits_twin_of_the_product(monkeypatch, place, chunk, temperature):
     for device in ("cpu", "cuda"):
         monkeypatch.setitem(twin.CHUNK, device, chunk)
     _, tokens, g, h = a_text()
-    rng = np.random.default_rng(1)
-    hidden = place.tensor(rng.normal(size=(3, 5, 8)), requires_grad=True)
-    weight = place.tensor(rng.normal(size=(37, 8)), requires_grad=True)
+    hidden, weight = a_head(place, trained=True)
     logps, entropy = lm_head.per_token_logps_and_entropy(
         hidden, weight, place.tensor(tokens), temperature=temperature
     )
@@ -170,11 +174,8 @@ def test_under_a_frozen_head_the_gradient_is_known_ahead(monkeypatch, place, chu
     for device in ("cpu", "cuda"):
         monkeypatch.setitem(twin.CHUNK, device, chunk)
     _, tokens, g, h = a_text()
-    rng = np.random.default_rng(1)
-    hidden = place.tensor(rng.normal(size=(3, 5, 8)), requires_grad=True)
-    weight = place.tensor(rng.normal(size=(37, 8)))
-    tokens_there = place.tensor(tokens)
-    logps = lm_head.per_token_logps(hidden, weight, tokens_there, temperature=temperature)
+    hidden, weight = a_head(place, trained=False)
+    logps = lm_head.per_token_logps(hidden, weight, place.tensor(tokens), temperature=temperature)
     (logps * place.tensor(g)).sum().backward()
 
     x, w = place.numpy(hidden), place.numpy(weight)
@@ -185,15 +186,15 @@ def test_under_a_frozen_head_the_gradient_is_known_ahead(monkeypatch, place, chu
     np.testing.assert_allclose(place.numpy(hidden.grad), expected[2] @ w, **close)
 
 
-def test_a_frozen_head_is_multiplied_once_forward_and_once_for_the_gradient(monkeypatch):
-    products = []
+def test_under_a_frozen_head_the_logits_are_made_once(monkeypatch):
+    passes = []
     real = lm_head._logits
-    monkeypatch.setattr(lm_head, "_logits", lambda *a: products.append(1) or real(*a))
+    monkeypatch.setattr(lm_head, "_logits", lambda *a: passes.append(1) or real(*a))
     hidden = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(37, 8, dtype=torch.float64)
     tokens = torch.randint(37, (2, 3))
     lm_head.per_token_logps(hidden, weight, tokens).sum().backward()
-    assert len(products) == 1
+    assert len(passes) == 1  # the backward makes none
     with torch.no_grad():
         assert not lm_head.per_token_logps(hidden, weight, tokens).requires_grad
 
