@@ -111,3 +111,31 @@ def golden():
             return {key: content[key] for key in content.files if key != "metadata.json"}
 
     return load
+
+
+@pytest.fixture
+def concatenated_batch():
+    return _concatenated_batch
+
+
+def _concatenated_batch(trainer, padding_value):
+    """A real batch of CPO's or ORPO's trainer, after its backward: the loss, and what numpy needs.
+
+    returns   loss; logits (2B, T - 1, V), tokens, answer, attention (2B, T - 1), hidden (2B, T - 1, D)
+    """
+    import torch
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    loss.backward()
+    rows = trainer.concatenated_inputs(batch, padding_value=padding_value, device="cpu")
+    ids, attention, labels = (
+        rows[f"concatenated_{key}"] for key in ("input_ids", "attention_mask", "labels")
+    )
+    with torch.no_grad():
+        given = {"input_ids": ids, "attention_mask": attention}
+        logits = trainer.model(**given).logits[:, :-1].double().numpy()
+        hidden = trainer.model.model(**given).last_hidden_state[:, :-1].double().numpy()
+    answer = (labels[:, 1:] != -100).int().numpy()
+    return loss.item(), logits, ids[:, 1:].numpy(), answer, attention[:, 1:].numpy(), hidden

@@ -176,7 +176,9 @@ ROWS = [
     ],
     ids=["cpo", "simpo", "alphapo"],
 )
-def test_a_whole_trainers_loss_and_gradient(tiny_qwen2, tokenizer, trainer_args, options):
+def test_a_whole_trainers_loss_and_gradient(
+    tiny_qwen2, tokenizer, trainer_args, concatenated_batch, options
+):
     from datasets import Dataset
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
@@ -186,23 +188,12 @@ def test_a_whole_trainers_loss_and_gradient(tiny_qwen2, tokenizer, trainer_args,
         train_dataset=Dataset.from_list(ROWS),
         processing_class=tokenizer,
     )
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    got = trainer.compute_loss(trainer.model, dict(batch))
-    got.backward()
-
-    rows = trainer.concatenated_inputs(batch, padding_value=trainer.pad_token_id, device="cpu")
-    ids, attention, labels = (
-        rows[f"concatenated_{key}"] for key in ("input_ids", "attention_mask", "labels")
+    got, logits, tokens, answer, _, hidden = concatenated_batch(
+        trainer, padding_value=trainer.pad_token_id
     )
-    with torch.no_grad():
-        given = {"input_ids": ids, "attention_mask": attention}
-        logits = trainer.model(**given).logits[:, :-1].double().numpy()
-        hidden = trainer.model.model(**given).last_hidden_state[:, :-1].double().numpy()
-    answer = (labels[:, 1:] != -100).int().numpy()
-    value, grad = ours(logits, ids[:, 1:].numpy(), answer, **options)
+    value, grad = ours(logits, tokens, answer, **options)
     # a float32 model: sums of 30 and beta of 2 in the exponent
-    np.testing.assert_allclose(got.item(), value, rtol=1e-4)
+    np.testing.assert_allclose(got, value, rtol=1e-4)
     expected = np.einsum("btv,btd->vd", grad, hidden)
     weight = trainer.model.lm_head.weight
     np.testing.assert_allclose(weight.grad, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

@@ -155,7 +155,9 @@ ROWS = [
 ]
 
 
-def test_a_whole_trainers_loss_and_gradient(tiny_qwen2, tokenizer, trainer_args):
+def test_a_whole_trainers_loss_and_gradient(
+    tiny_qwen2, tokenizer, trainer_args, concatenated_batch
+):
     from datasets import Dataset
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -165,23 +167,11 @@ def test_a_whole_trainers_loss_and_gradient(tiny_qwen2, tokenizer, trainer_args)
         train_dataset=Dataset.from_list(ROWS),
         processing_class=tokenizer,
     )
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    got = trainer.compute_loss(trainer.model, dict(batch))
-    got.backward()
-
-    rows = trainer.concatenated_inputs(batch, padding_value=trainer.padding_value, device="cpu")
-    ids, attention, labels = (
-        rows[f"concatenated_{key}"] for key in ("input_ids", "attention_mask", "labels")
+    got, logits, tokens, answer, attention, hidden = concatenated_batch(
+        trainer, padding_value=trainer.padding_value
     )
-    with torch.no_grad():
-        given = {"input_ids": ids, "attention_mask": attention}
-        logits = trainer.model(**given).logits[:, :-1].double().numpy()
-        hidden = trainer.model.model(**given).last_hidden_state[:, :-1].double().numpy()
-    answer = (labels[:, 1:] != -100).int().numpy()
-    tokens = ids[:, 1:].numpy()
-    value, grad = ours(logits, tokens, answer, attention[:, 1:].numpy(), beta=0.4)
-    np.testing.assert_allclose(got.item(), value, rtol=1e-5)  # a float32 model
+    value, grad = ours(logits, tokens, answer, attention, beta=0.4)
+    np.testing.assert_allclose(got, value, rtol=1e-5)  # a float32 model
     expected = np.einsum("btv,btd->vd", grad, hidden)
     weight = trainer.model.lm_head.weight
     np.testing.assert_allclose(weight.grad, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
