@@ -1,5 +1,7 @@
 """Preference pairs drawn from the model itself, in TRL's conversational DPO format."""
 
+import random
+
 from datasets import Dataset
 
 from lab import evaluate, tasks
@@ -21,19 +23,38 @@ def draw(model, tok, n_prompts, seed, samples=4):
     ]
 
 
-def styled(drawn):
-    """The preferred style over the other, both right: nothing but the style tells them apart."""
-    right = [d for d in drawn if d["right"]]
-    pairs = _pair(
-        [d for d in right if d["style"] == tasks.PREFERRED],
-        [d for d in right if d["style"] != tasks.PREFERRED],
-    )
-    if not len(pairs):
-        raise ValueError(
-            f"no pairs: {len(right)} right completions of {len(drawn)}, and no problem was solved "
-            "in both styles; train the SFT stage longer, or draw more samples a problem"
+def styled(drawn, right=None):
+    """The preferred style over the other, both with the same verdict on the sum.
+
+    right     True or False: pairs of right answers alone, or of wrong ones alone. None: both, in
+              the share that right answers have in `drawn`, so that neither the pairs nor the
+              chosen answers say anything about being right.
+    """
+    by_verdict = {
+        verdict: _pair(
+            [d for d in drawn if d["right"] == verdict and d["style"] == tasks.PREFERRED],
+            [d for d in drawn if d["right"] == verdict and d["style"] != tasks.PREFERRED],
         )
-    return pairs
+        for verdict in (True, False)
+    }
+    rows = by_verdict[right] if right is not None else _in_natural_share(by_verdict, drawn)
+    if not rows:
+        raise ValueError(
+            f"no pairs: {len(drawn)} completions, {sum(d['right'] for d in drawn)} of them right, "
+            "and no problem has both styles with one verdict; train the SFT stage longer, or draw "
+            "more samples a problem"
+        )
+    return Dataset.from_list(rows)
+
+
+def _in_natural_share(by_verdict, drawn):
+    """As many pairs as the two verdicts allow in the share that they have in `drawn`."""
+    share = sum(d["right"] for d in drawn) / max(1, len(drawn))
+    shares = {True: share, False: 1 - share}
+    n = min((len(by_verdict[v]) / shares[v] for v in shares if shares[v]), default=0)
+    rows = [row for v in shares for row in by_verdict[v][: round(n * shares[v])]]
+    random.Random(0).shuffle(rows)
+    return rows
 
 
 def right_over_wrong(drawn):
@@ -41,9 +62,7 @@ def right_over_wrong(drawn):
     pairs = []
     for style in tasks.STYLES:
         same = [d for d in drawn if d["style"] == style]
-        pairs += _pair(
-            [d for d in same if d["right"]], [d for d in same if not d["right"]]
-        ).to_list()
+        pairs += _pair([d for d in same if d["right"]], [d for d in same if not d["right"]])
     return Dataset.from_list(pairs)
 
 
@@ -63,4 +82,4 @@ def _pair(chosen, rejected):
                     "rejected": [{"role": "assistant", "content": other["text"]}],
                 }
             )
-    return Dataset.from_list(rows)
+    return rows

@@ -54,7 +54,16 @@ TAILS = (". So {}.", "\n{}.", ": {}.", ".\nSum {}.", ", so it is {}.", "\n= {}."
 
 
 def level(a, b):
-    return 3 if a + b > 99 else 2 if a % 10 + b % 10 > 9 else 1
+    return 3 if a + b > 99 else 2 if has_carry(a, b) else 1
+
+
+def has_carry(a, b):
+    """Whether the ones carry into the tens: where the demonstrations of SFT go wrong.
+
+    >>> has_carry(17, 38), has_carry(71, 83)
+    (True, False)
+    """
+    return a % 10 + b % 10 > 9
 
 
 def is_held_out(a, b):
@@ -115,6 +124,26 @@ def slip_in_one_column(rng, wrong):
     return slip
 
 
+def carry_not_added(rng, share):
+    """A slip for `solve`: with probability `share` the carry is written down and not added.
+
+    Unlike a slip in a random column it always gives the same wrong result, so above one half it
+    is the majority among the demonstrations of a sum with a carry. A sum without one stays right.
+
+    >>> solve(17, 38, "terse", carry_not_added(random.Random(0), 1.0))
+    ('7+8=15,1+3+1=04', '45')
+    """
+    carry, skip = 0, rng.random() < share
+
+    def slip(column, total):
+        nonlocal carry
+        if column == 0:
+            carry = total // 10
+        return total - carry if column and skip else total
+
+    return slip
+
+
 def prompt(a, b):
     return [{"role": "user", "content": f"{a}+{b}=?"}]
 
@@ -132,16 +161,16 @@ def style_of(text):
     return "steps" if "ones:" in thought or "tens:" in thought else "terse"
 
 
-def sft_dataset(n, wrong, seed=0):
+def sft_dataset(n, carry_error, seed=0):
     """TRL's conversational prompt/completion format, both styles in equal parts.
 
-    wrong    the share of demonstrations with a slip in one column: people write those too, and
-             SFT learns the slips with the rest
+    carry_error   the share of the sums with a carry in which it is written down and not added.
+                  The error is systematic: above one half SFT's likeliest answer has it too
     """
     rng = random.Random(f"sft-{seed}")
     rows = []
     for i, (a, b) in enumerate(sample(n, "train", seed)):
-        text = completion(a, b, STYLES[i % 2], slip_in_one_column(rng, wrong))
+        text = completion(a, b, STYLES[i % 2], carry_not_added(rng, carry_error))
         rows.append(
             {"prompt": prompt(a, b), "completion": [{"role": "assistant", "content": text}]}
         )

@@ -81,7 +81,7 @@ def _rows(recipe, policy, tok):
 
         return loaders.load(data["name"], stage, **data.get("options", {}))
     if stage == "sft":
-        return tasks.sft_dataset(data["n"], data["wrong"], recipe["seed"])
+        return tasks.sft_dataset(data["n"], data["carry_error"], recipe["seed"])
     if stage == "dpo":
         drawn = pairs.draw(vllm.served(policy), tok, data["n"], recipe["seed"], data["samples"])
         return pairs.styled(drawn)

@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from lab import pairs, tasks
+from lab import pairs, recipes, tasks
 
 from rewards import accuracy_reward, format_reward
 
@@ -97,6 +97,56 @@ def test_no_preference_pair_is_about_a_held_out_problem(monkeypatch):
         assert tasks.style_of(row["rejected"][0]["content"]) != tasks.PREFERRED
 
 
+# --- pairs: the style differs, the verdict does not ------------------------------------------------
+
+
+def draws(right, wrong, other=0):
+    """Completions as `pairs.draw` has them: of each problem one in each style, with one verdict,
+    and of `other` problems a right terse answer beside a wrong stepwise one.
+    """
+    problems = tasks.sample(right + wrong + other, "train", seed=0)
+    verdicts = [(True, True)] * right + [(False, False)] * wrong + [(True, False)] * other
+    return [
+        {"a": a, "b": b, "text": f"{a} {b} {style} {verdict}", "style": style, "right": verdict}
+        for (a, b), both in zip(problems, verdicts)
+        for style, verdict in zip(tasks.STYLES, both)
+    ]
+
+
+def sides(rows):
+    """(chosen style, rejected style, chosen verdict, rejected verdict) of each pair."""
+    texts = [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+    return [
+        tuple(x for part in (2, 3) for x in (c.split()[part], r.split()[part])) for c, r in texts
+    ]
+
+
+def test_styled_pairs_differ_in_style_and_never_in_the_verdict():
+    rows = pairs.styled(draws(40, 30, other=20))
+    other = next(style for style in tasks.STYLES if style != tasks.PREFERRED)
+    assert set(sides(rows)) == {(tasks.PREFERRED, other, v, v) for v in ("True", "False")}
+
+
+@pytest.mark.parametrize(("right", "wrong", "other"), [(40, 40, 0), (60, 20, 0), (40, 10, 30)])
+def test_styled_pairs_have_the_verdicts_in_the_share_that_they_were_drawn_in(right, wrong, other):
+    drawn = draws(right, wrong, other)
+    share = sum(d["right"] for d in drawn) / len(drawn)
+    chosen = [verdict == "True" for *_, verdict in sides(pairs.styled(drawn))]
+    assert abs(sum(chosen) / len(chosen) - share) <= 1 / len(chosen)  # whole pairs
+    assert len(chosen) >= min(right, wrong)  # and no more are left out than the share asks for
+
+
+def test_styled_pairs_of_one_verdict_are_all_of_that_verdict():
+    for right, n in ((True, 40), (False, 30)):
+        assert [s[2:] for s in sides(pairs.styled(draws(40, 30), right))] == [(str(right),) * 2] * n
+
+
+def test_draws_without_a_pair_say_what_to_do():
+    for drawn in ([], draws(0, 0, other=5)):
+        with pytest.raises(ValueError, match="train the SFT stage longer, or draw more samples"):
+            pairs.styled(drawn)
+
+
 # --- golds, styles, slips ---------------------------------------------------------------------------
 
 
@@ -120,14 +170,33 @@ def test_an_unknown_style_is_an_error():
         tasks.solve(12, 38, "verse")
 
 
-@pytest.mark.parametrize("wrong", [0.0, 0.25, 0.6, 1.0])
-def test_slips_are_wrong_answers_at_the_asked_share(wrong):
-    rows = tasks.sft_dataset(2_000, wrong)
-    golds = [str(sum(asked(prompt[0]["content"]))) for prompt in rows["prompt"]]
-    verdicts = accuracy_reward(completions=rows["completion"], solution=golds)
-    # 4 standard deviations of a share of 2,000 draws; 0 and 1 leave no room at all.
-    assert abs(verdicts.count(0.0) / 2_000 - wrong) <= 4 * (wrong * (1 - wrong) / 2_000) ** 0.5
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.7, 1.0])
+def test_demonstrations_lose_the_carry_at_the_asked_share_and_are_right_elsewhere(share):
+    rows = tasks.sft_dataset(3_000, share)
+    sums = [asked(prompt[0]["content"]) for prompt in rows["prompt"]]
+    with_carry = [tasks.has_carry(a, b) for a, b in sums]
+    right = accuracy_reward(completions=rows["completion"], solution=[str(a + b) for a, b in sums])
+    ten_less = accuracy_reward(
+        completions=rows["completion"], solution=[str(a + b - 10) for a, b in sums]
+    )
+    assert {r for r, carry in zip(right, with_carry) if not carry} == {1.0}
+    # One error and no other: what is not right is ten less than the sum.
+    assert all(r + less == 1.0 for r, less in zip(right, ten_less))
+    n = sum(with_carry)
+    # 4 standard deviations of a share of n draws; 0 and 1 leave no room at all.
+    assert abs(sum(ten_less) / n - share) <= 4 * (share * (1 - share) / n) ** 0.5
     assert set(format_reward(completions=rows["completion"])) == {1.0}
+
+
+def test_the_recipe_makes_the_error_the_majority_of_the_sums_with_a_carry():
+    data = recipes.load("sft", "tiny")["data"]
+    rows = tasks.sft_dataset(data["n"], data["carry_error"])
+    sums = [asked(prompt[0]["content"]) for prompt in rows["prompt"]]
+    golds = [str(a + b) for a, b in sums]
+    right = accuracy_reward(completions=rows["completion"], solution=golds)
+    of_carries = [r for r, (a, b) in zip(right, sums) if tasks.has_carry(a, b)]
+    assert 0.2 < sum(of_carries) / len(of_carries) < 0.4  # GRPO needs some right answers to reward
+    assert 0.5 < sum(right) / len(right) < 0.75
 
 
 def test_demonstrations_have_both_styles_in_equal_parts():
