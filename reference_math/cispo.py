@@ -15,7 +15,7 @@ loss_type="cispo" with that default multiplies every on-policy gradient by 0.2.
 
 import numpy as np
 
-from reference_math import _checks, objective, ratios
+from reference_math import _checks, grpo_terms, ratios
 
 
 def loss(
@@ -26,7 +26,13 @@ def loss(
     *,
     importance_sampling_level,
     epsilon_max,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, the cap for its clip.
 
@@ -38,7 +44,11 @@ def loss(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def loss_grad(
@@ -49,7 +59,13 @@ def loss_grad(
     *,
     importance_sampling_level,
     epsilon_max,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
@@ -60,7 +76,11 @@ def loss_grad(
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max)
-    return objective.total_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):

@@ -20,7 +20,7 @@ kl            which: "k1 in the reward", "k2", "k3", "w k3" (k3 times the import
 note          what the columns cannot say
 source        where it says so
 
-TRL's rows are its defaults (version 1.16), which tests/parity/test_trl_grpo.py compares with the
+TRL's rows are its defaults (version 1.16), which tests/parity/test_grpo_trainer.py compares with the
 installed library. With them TRL's loss_type="grpo" is not the paper's GRPO: no KL, std with 1e-4.
 
 Lesson        notebooks/03_grpo.ipynb

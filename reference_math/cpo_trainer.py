@@ -1,4 +1,4 @@
-"""CPO, SimPO and AlphaPO by TRL's names: from token log-probs to one number.
+"""Compute the loss of TRL's CPOTrainer (CPO, SimPO, AlphaPO) from token log-probs.
 
     L = mean_pairs loss(f(s_chosen), f(s_rejected)) + cpo_alpha nll(chosen)
 
@@ -11,7 +11,7 @@ Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then 
 
 import numpy as np
 
-from reference_math import _checks, alphapo, cpo, dpo, dpo_loss, orpo, simpo
+from reference_math import _checks, _renamed, alphapo, cpo, dpo, orpo, sft, simpo
 
 # loss_type: its two functions, whether s is the answer's mean, what it needs besides beta
 _LOSSES = {
@@ -23,7 +23,7 @@ _LOSSES = {
 LOSS_TYPES = tuple(_LOSSES)
 
 
-def loss_and_grad(
+def loss(
     per_token_logps,
     completion_mask,
     *,
@@ -34,7 +34,7 @@ def loss_and_grad(
     simpo_gamma=0.5,
     alpha=0.0,
 ):
-    """The loss, a float, and its gradient to per_token_logps, (2B, T).  Names and defaults: TRL's.
+    """The loss of one batch, a float.  Option names and defaults are TRL's.
 
     per_token_logps   (2B, T)
     completion_mask   (2B, T)
@@ -49,13 +49,42 @@ def loss_and_grad(
     An empty answer has s = 0, and no chosen token an nll of 0 (TRL: NaN for a mean of nothing).
 
     >>> logps, one = np.log([[0.5], [0.25]]), [[1], [1]]
-    >>> value, grad = loss_and_grad(logps, one, beta=1.0, cpo_alpha=0.0)
-    >>> round(value, 4), grad.round(4).tolist()   # h = ln 2: ln 3/2, -+1/3
-    (0.4055, [[-0.3333], [0.3333]])
+    >>> round(loss(logps, one, beta=1.0, cpo_alpha=0.0), 4)   # h = ln 2: ln 3/2
+    0.4055
     """
-    given = {"beta": beta, "label_smoothing": label_smoothing, "simpo_gamma": simpo_gamma}
-    loss, loss_grad, is_mean, needs = _LOSSES[_checks.one_of("loss_type", loss_type, LOSS_TYPES)]
-    options = {name: given[name] for name in ("beta", *needs)}
+    options = {"beta": beta, "label_smoothing": label_smoothing, "simpo_gamma": simpo_gamma}
+    return _both(per_token_logps, completion_mask, loss_type, options, cpo_alpha, alpha)[0]
+
+
+def loss_grad(
+    per_token_logps,
+    completion_mask,
+    *,
+    loss_type="sigmoid",
+    beta=0.1,
+    label_smoothing=0.0,
+    cpo_alpha=1.0,
+    simpo_gamma=0.5,
+    alpha=0.0,
+):
+    """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
+
+    >>> logps, one = np.log([[0.5], [0.25]]), [[1], [1]]
+    >>> loss_grad(logps, one, beta=1.0, cpo_alpha=0.0).round(4).tolist()   # -+1/3
+    [[-0.3333], [0.3333]]
+    """
+    options = {"beta": beta, "label_smoothing": label_smoothing, "simpo_gamma": simpo_gamma}
+    return _both(per_token_logps, completion_mask, loss_type, options, cpo_alpha, alpha)[1]
+
+
+loss_and_grad = _renamed.both(loss, loss_grad)
+
+
+def _both(per_token_logps, completion_mask, loss_type, options, cpo_alpha, alpha):
+    """(the loss, its gradient)"""
+    _checks.one_of("loss_type", loss_type, LOSS_TYPES)
+    pair_loss, pair_loss_grad, is_mean, needs = _LOSSES[loss_type]
+    options = {name: options[name] for name in ("beta", *needs)}
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     weights = orpo.mean_weights(mask)
     if not is_mean:
@@ -63,8 +92,10 @@ def loss_and_grad(
     s = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
     pair, slope = np.split(alphapo.reward(s, alpha=alpha), 2), alphapo.reward_grad(s, alpha=alpha)
     pairs = max(len(mask) // 2, 1)
-    to_scores = np.concatenate(loss_grad(*pair, **options)) / pairs
-    nll, nll_grad = dpo_loss._chosen_nll(per_token_logps, mask)
+    to_scores = np.concatenate(pair_loss_grad(*pair, **options)) / pairs
+    chosen = dpo.chosen_mask(mask)
+    nll = sft.nll(per_token_logps, chosen, reduction="batch_token")
+    nll_grad = sft.nll_grad(per_token_logps, chosen, reduction="batch_token")
     nll_weight = _checks.number("cpo_alpha", cpo_alpha, at_least=0)
-    value = loss(*pair, **options).sum() / pairs + nll_weight * nll
+    value = pair_loss(*pair, **options).sum() / pairs + nll_weight * nll
     return float(value), (to_scores * slope)[:, None] * weights + nll_weight * nll_grad

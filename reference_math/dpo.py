@@ -9,8 +9,9 @@ Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
 
 Shapes    B pairs, T positions.  In (2B, ...) the B chosen rows stand first, then the B rejected.
           A log-ratio is log p_policy - log p_ref of a whole answer, in nats.
-Others    dpo_margin, dpo_pointwise: the other losses;  dpo_loss: all fifteen by TRL's names
-          f_divergences, wpo: what may stand before and after;  implicit_rewards: what to log
+Others    dpo_margin (robust, EXO, DiscoPOP, AOT), dpo_pointwise (NCA, BCO-pair, SPPO, APO): the other
+          losses;  dpo_trainer: all fifteen from token log-probs;  f_divergences, wpo: other scores
+          and weights;  implicit_rewards: the metrics to log
 """
 
 import numpy as np
@@ -55,6 +56,17 @@ def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
     return (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
 
 
+def chosen_mask(completion_mask):
+    """The mask with the rejected rows set to 0, (2B, T): the tokens of an nll of the chosen answers.
+
+    >>> chosen_mask([[1, 1], [1, 0]])
+    array([[1., 1.],
+           [0., 0.]])
+    """
+    mask = sequence_weights(completion_mask)
+    return mask * (np.arange(len(mask)) < len(mask) // 2)[:, None]
+
+
 def sigmoid(chosen_logratios, rejected_logratios, *, beta):
     """-log sigmoid(h), h = beta (chosen - rejected): finite at any margin.
 
@@ -65,7 +77,7 @@ def sigmoid(chosen_logratios, rejected_logratios, *, beta):
     >>> sigmoid([1.0], [1.0], beta=0.1).round(4)   # no preference yet: ln 2
     array([0.6931])
     """
-    return -_stable.log_sigmoid(_margin(chosen_logratios, rejected_logratios, beta))
+    return -_stable.log_sigmoid(margin(chosen_logratios, rejected_logratios, beta))
 
 
 def sigmoid_grad(chosen_logratios, rejected_logratios, *, beta):
@@ -74,7 +86,7 @@ def sigmoid_grad(chosen_logratios, rejected_logratios, *, beta):
     >>> sigmoid_grad([1.0], [1.0], beta=0.1)   # half of beta each way
     (array([-0.05]), array([0.05]))
     """
-    slope = -beta * _stable.sigmoid(-_margin(chosen_logratios, rejected_logratios, beta))
+    slope = -beta * _stable.sigmoid(-margin(chosen_logratios, rejected_logratios, beta))
     return slope, -slope
 
 
@@ -84,7 +96,7 @@ def hinge(chosen_logratios, rejected_logratios, *, beta):
     >>> hinge([3.0], [1.0], beta=0.1)   # 1 - 0.1 (3 - 1)
     array([0.8])
     """
-    return np.maximum(1.0 - _margin(chosen_logratios, rejected_logratios, beta), 0.0)
+    return np.maximum(1.0 - margin(chosen_logratios, rejected_logratios, beta), 0.0)
 
 
 def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
@@ -93,7 +105,7 @@ def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
     >>> hinge_grad([3.0], [1.0], beta=0.1)
     (array([-0.1]), array([0.1]))
     """
-    slope = -beta * (_margin(chosen_logratios, rejected_logratios, beta) < 1.0)
+    slope = -beta * (margin(chosen_logratios, rejected_logratios, beta) < 1.0)
     return slope, -slope
 
 
@@ -120,16 +132,26 @@ def ipo_grad(chosen_logratios, rejected_logratios, *, beta):
     return slope, -slope
 
 
-def _pair(chosen, rejected):
-    chosen = _checks.finite("chosen_logratios", chosen, ndim=1)
-    return chosen, _checks.finite("rejected_logratios", rejected, shape=chosen.shape)
+def pair(chosen_logratios, rejected_logratios):
+    """Both arrays as float64, checked to be finite and of one shape (B,).
+
+    >>> pair([1], [2])
+    (array([1.]), array([2.]))
+    """
+    chosen = _checks.finite("chosen_logratios", chosen_logratios, ndim=1)
+    return chosen, _checks.finite("rejected_logratios", rejected_logratios, shape=chosen.shape)
 
 
-def _margin(chosen, rejected, beta):
-    chosen, rejected = _pair(chosen, rejected)
+def margin(chosen_logratios, rejected_logratios, beta):
+    """h = beta (chosen - rejected), (B,).
+
+    >>> margin([3.0], [1.0], 0.1)
+    array([0.2])
+    """
+    chosen, rejected = pair(chosen_logratios, rejected_logratios)
     return _checks.number("beta", beta, at_least=0) * (chosen - rejected)
 
 
 def _ipo_error(chosen, rejected, beta):
-    chosen, rejected = _pair(chosen, rejected)
+    chosen, rejected = pair(chosen, rejected)
     return chosen - rejected - 0.5 / _checks.number("beta", beta, above=0)

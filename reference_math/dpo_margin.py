@@ -14,7 +14,7 @@ import numpy as np
 
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
-from reference_math.dpo import _margin
+from reference_math.dpo import margin
 
 
 def robust(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
@@ -26,7 +26,7 @@ def robust(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     array([0.6931])
     """
     eps = _checks.number("label_smoothing", label_smoothing, at_least=0, below=0.5)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     return (-(1.0 - eps) * log_sigmoid(h) + eps * log_sigmoid(-h)) / (1.0 - 2.0 * eps)
 
 
@@ -37,7 +37,7 @@ def robust_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     (array([-0.1]), array([0.1]))
     """
     eps = _checks.number("label_smoothing", label_smoothing, at_least=0, below=0.5)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     return _both(beta * (-(1.0 - eps) * sigmoid(-h) - eps * sigmoid(h)) / (1.0 - 2.0 * eps))
 
 
@@ -48,7 +48,7 @@ def exo_pair(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     array([0.])
     """
     eps = _checks.number("label_smoothing", label_smoothing, above=0, below=1)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     won = sigmoid(h) * (log_sigmoid(h) - np.log1p(-eps))
     return won + sigmoid(-h) * (log_sigmoid(-h) - np.log(eps))
 
@@ -62,7 +62,7 @@ def exo_pair_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing
     array([0.0197])
     """
     eps = _checks.number("label_smoothing", label_smoothing, above=0, below=1)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     return _both(beta * sigmoid(h) * sigmoid(-h) * (h - np.log1p(-eps) + np.log(eps)))
 
 
@@ -78,7 +78,7 @@ def discopop(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
     array([0.8466])
     """
     tau = _checks.number("discopop_tau", discopop_tau, above=0)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     return -sigmoid(-h / tau) * log_sigmoid(h) + np.exp(log_sigmoid(h / tau) - h)
 
 
@@ -89,7 +89,7 @@ def discopop_grad(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
     array([-0.0673])
     """
     tau = _checks.number("discopop_tau", discopop_tau, above=0)
-    h = _margin(chosen_logratios, rejected_logratios, beta)
+    h = margin(chosen_logratios, rejected_logratios, beta)
     s, not_s = sigmoid(h / tau), sigmoid(-h / tau)
     s_exp = np.exp(log_sigmoid(h / tau) - h)
     moved = not_s / tau * (s * log_sigmoid(h) + s_exp)
@@ -109,7 +109,7 @@ def aot(upper, lower, *, beta, label_smoothing):
     array([0.6931, 0.6931])
     """
     eps = _checks.number("label_smoothing", label_smoothing, at_least=0, at_most=1)
-    h = _margin(np.sort(upper), np.sort(lower), beta)
+    h = margin(np.sort(upper), np.sort(lower), beta)
     return -(1.0 - eps) * log_sigmoid(h) - eps * log_sigmoid(-h)
 
 
@@ -120,7 +120,7 @@ def aot_grad(upper, lower, *, beta, label_smoothing):
     (array([-0.05, -0.05]), array([0.05, 0.05]))
     """
     eps = _checks.number("label_smoothing", label_smoothing, at_least=0, at_most=1)
-    slope = beta * (eps - sigmoid(-_margin(np.sort(upper), np.sort(lower), beta)))
+    slope = beta * (eps - sigmoid(-margin(np.sort(upper), np.sort(lower), beta)))
     return slope[_rank(upper)], -slope[_rank(lower)]
 
 

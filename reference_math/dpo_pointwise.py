@@ -13,7 +13,7 @@ Shapes    B pairs: log-ratios (B,) -> losses (B,); each gradient is (d/d chosen,
 
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
-from reference_math.dpo import _pair
+from reference_math.dpo import pair
 
 
 def nca_pair(chosen_logratios, rejected_logratios, *, beta):
@@ -64,7 +64,7 @@ def sppo_hard(chosen_logratios, rejected_logratios, *, beta):
     >>> sppo_hard([1.0], [0.0], beta=0.5)   # (1 - 1)^2 + (0 + 1)^2
     array([1.])
     """
-    a, b = _pair(chosen_logratios, rejected_logratios)
+    a, b = pair(chosen_logratios, rejected_logratios)
     target = 0.5 / _checks.number("beta", beta, above=0)
     return (a - target) ** 2 + (b + target) ** 2
 
@@ -75,7 +75,7 @@ def sppo_hard_grad(chosen_logratios, rejected_logratios, *, beta):
     >>> sppo_hard_grad([1.0], [0.0], beta=0.5)
     (array([0.]), array([2.]))
     """
-    a, b = _pair(chosen_logratios, rejected_logratios)
+    a, b = pair(chosen_logratios, rejected_logratios)
     target = 0.5 / _checks.number("beta", beta, above=0)
     return 2.0 * (a - target), 2.0 * (b + target)
 
@@ -123,5 +123,5 @@ def apo_down_grad(chosen_logratios, rejected_logratios, *, beta):
 
 def _scaled(chosen, rejected, beta):
     beta = _checks.number("beta", beta, at_least=0)
-    chosen, rejected = _pair(chosen, rejected)
+    chosen, rejected = pair(chosen, rejected)
     return beta * chosen, beta * rejected

@@ -85,13 +85,21 @@ def mixed(log_q, log_p, beta):
         return np.logaddexp(log_q + np.log1p(-beta), log_p + np.log(beta))
 
 
-def loss(student_logits, teacher_logits, completion_mask, *, num_items_in_batch=None, **options):
+def loss(
+    student_logits,
+    teacher_logits,
+    completion_mask,
+    *,
+    beta,
+    temperature=1.0,
+    num_items_in_batch=None,
+):
     """The mean over the tokens that count, a float; none counts: 0.
 
     student_logits, teacher_logits   (B, T, V)
     completion_mask                  (B, T)  1 = counts
     num_items_in_batch               tokens of the whole optimizer step; None: of this micro-batch
-    options                          beta and temperature of `divergence`
+    beta, temperature                as in `divergence`
 
     >>> student, teacher = [[[np.log(3.0), 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]
     >>> round(loss(student, teacher, [[1, 1]], beta=1.0), 4)            # (0.1308 + 0) / 2
@@ -99,12 +107,18 @@ def loss(student_logits, teacher_logits, completion_mask, *, num_items_in_batch=
     """
     args = student_logits, teacher_logits, completion_mask, num_items_in_batch
     weights, student, teacher = _batch(*args)
-    d = divergence(student, teacher, **options)
+    d = divergence(student, teacher, beta=beta, temperature=temperature)
     return float((weights * d).sum())
 
 
 def loss_grad(
-    student_logits, teacher_logits, completion_mask, *, num_items_in_batch=None, **options
+    student_logits,
+    teacher_logits,
+    completion_mask,
+    *,
+    beta,
+    temperature=1.0,
+    num_items_in_batch=None,
 ):
     """d loss / d(student_logits), (B, T, V).
 
@@ -114,7 +128,8 @@ def loss_grad(
     """
     args = student_logits, teacher_logits, completion_mask, num_items_in_batch
     weights, student, teacher = _batch(*args)
-    return weights[..., None] * divergence_grad(student, teacher, **options)
+    grad = divergence_grad(student, teacher, beta=beta, temperature=temperature)
+    return weights[..., None] * grad
 
 
 def counted(name, logits, completion_mask):

@@ -14,7 +14,7 @@ Shapes    B completions, T tokens each. log_weights s come from `ratios.log_weig
 
 import numpy as np
 
-from reference_math import _checks, objective, ratios
+from reference_math import _checks, grpo_terms, ratios
 
 
 def loss(
@@ -27,7 +27,13 @@ def loss(
     epsilon_low,
     epsilon_high,
     delta=None,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a float.
 
@@ -37,7 +43,7 @@ def loss(
     completion_mask             (B, T)  1 = counts
     importance_sampling_level   "token" or "sequence" (GSPO)
     epsilon_low, epsilon_high, delta   as in `per_token_loss`
-    terms                       reduction (required), masks, KL: see `objective.total`
+    reduction ... use_bias_correction_kl   as in `grpo_terms.loss`
 
     >>> logps = np.log([[0.5, 0.5]])
     >>> options = dict(importance_sampling_level="token", epsilon_low=0.2, epsilon_high=0.2)
@@ -51,7 +57,11 @@ def loss(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
     c = per_token_loss(s, advantages, **clip)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def loss_grad(
@@ -64,7 +74,13 @@ def loss_grad(
     epsilon_low,
     epsilon_high,
     delta=None,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
@@ -77,7 +93,11 @@ def loss_grad(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
     dc = per_token_loss_grad(s, advantages, **clip)
-    return objective.total_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(log_weights, advantages, *, epsilon_low, epsilon_high, delta):

@@ -5,7 +5,7 @@
 Source    trl 1.16, trainer/grpo_trainer.py, GRPOTrainer._compute_loss
 Torch     none: a trainer of your own calls the parts
 Lesson    notebooks/03_grpo.ipynb: one real batch of the trainer, recomputed here
-Proof     tests/laws/test_grpo_trainer.py; tests/parity/test_trl_grpo.py, every loss type and option
+Proof     tests/laws/test_grpo_trainer.py; tests/parity/test_grpo_trainer.py, every loss type and option
 
 Shapes    B completions, T tokens each.
 

@@ -14,7 +14,7 @@ import numpy as np
 from reference_math import _checks, logprobs, sft
 
 
-def label_smoothed_nll(
+def loss(
     logits,
     tokens,
     completion_mask,
@@ -30,23 +30,22 @@ def label_smoothed_nll(
     completion_mask          (B, T)
     label_smoothing_factor   eps, 0 to 1
     reduction                see `sft.token_weights`; nothing counts: 0 (transformers: NaN)
-    returns                  a scalar
+    returns                  a float
 
     >>> z = [[[np.log(3.0), 0.0]]]
-    >>> label_smoothed_nll(    # 3/4 ln 4/3 + 1/4 ln 4
-    ...     z, [[0]], [[1]], label_smoothing_factor=0.5, reduction="batch_token"
-    ... ).round(4)
-    np.float64(0.5623)
+    >>> options = dict(label_smoothing_factor=0.5, reduction="batch_token")
+    >>> round(loss(z, [[0]], [[1]], **options), 4)   # 3/4 ln 4/3 + 1/4 ln 4
+    0.5623
     """
     eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)
     weights = _weights(completion_mask, reduction, num_items_in_batch)
     logps = logprobs.per_token_logps(logits, tokens)
     _checks.same_shape(tokens=logps, completion_mask=weights)
     mean_logps = logprobs.log_softmax(logits).mean(axis=-1)
-    return -(weights * ((1.0 - eps) * logps + eps * mean_logps)).sum()
+    return -float((weights * ((1.0 - eps) * logps + eps * mean_logps)).sum())
 
 
-def label_smoothed_nll_grad(
+def loss_grad(
     logits,
     tokens,
     completion_mask,
@@ -60,9 +59,8 @@ def label_smoothed_nll_grad(
     The cross-entropy's gradient, linear in the target: w (p - 1[token]) and w (p - 1/V) mixed.
 
     >>> z = [[[np.log(3.0), 0.0]]]     # p = 3/4, 1/4 = the target of eps = 1/2
-    >>> label_smoothed_nll_grad(
-    ...     z, [[0]], [[1]], label_smoothing_factor=0.5, reduction="batch_token"
-    ... ).round(4) + 0.0
+    >>> options = dict(label_smoothing_factor=0.5, reduction="batch_token")
+    >>> loss_grad(z, [[0]], [[1]], **options).round(4) + 0.0
     array([[[0., 0.]]])
     """
     eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)

@@ -74,7 +74,17 @@ def advantages(
 
 
 def loss(
-    student_logits, teacher_logits, tokens, old_per_token_logps, completion_mask, *, clip, **options
+    student_logits,
+    teacher_logits,
+    tokens,
+    old_per_token_logps,
+    completion_mask,
+    *,
+    clip,
+    gamma,
+    length_normalization,
+    single_step_decomposition,
+    discount_from="token",
 ):
     """`grpo.loss` of these advantages, plus KL(Q || P) where it is decomposed; means over tokens.
 
@@ -83,7 +93,7 @@ def loss(
     old_per_token_logps              (B, T)  of the student when it sampled
     completion_mask                  (B, T)
     clip                             epsilon of `grpo.per_token_loss`, both ways
-    options                          of `advantages`
+    gamma ... discount_from          as in `advantages`
 
     >>> z, even = [[[np.log(3.0), 0.0]]], [[[0.0, 0.0]]]                           # 3/4 against 1/2
     >>> options = dict(gamma=0.0, length_normalization=False, clip=0.2)
@@ -93,17 +103,27 @@ def loss(
     >>> round(loss(*batch, single_step_decomposition=True, **options), 4)          # the KL
     0.1308
     """
-    student, teacher, logps, a = _batch(
-        student_logits, teacher_logits, tokens, completion_mask, options
-    )
+    batch = student_logits, teacher_logits, tokens, completion_mask
+    options = gamma, length_normalization, single_step_decomposition, discount_from
+    student, teacher, logps, a = _batch(*batch, *options)
     value = grpo.loss(logps, old_per_token_logps, a, completion_mask, **_surrogate(clip))
-    if options["single_step_decomposition"]:
+    if single_step_decomposition:
         value += gkd.loss(student, teacher, completion_mask, beta=1.0)
     return value
 
 
 def loss_grad(
-    student_logits, teacher_logits, tokens, old_per_token_logps, completion_mask, *, clip, **options
+    student_logits,
+    teacher_logits,
+    tokens,
+    old_per_token_logps,
+    completion_mask,
+    *,
+    clip,
+    gamma,
+    length_normalization,
+    single_step_decomposition,
+    discount_from="token",
 ):
     """d loss / d(student_logits), (B, T, V), the advantages held constant (TRL: they are not).
 
@@ -113,24 +133,44 @@ def loss_grad(
     >>> loss_grad(*batch, single_step_decomposition=False, **options).round(4)     # ln 3/2 (1 - 3/4)
     array([[[ 0.1014, -0.1014]]])
     """
-    student, teacher, logps, a = _batch(
-        student_logits, teacher_logits, tokens, completion_mask, options
-    )
+    batch = student_logits, teacher_logits, tokens, completion_mask
+    options = gamma, length_normalization, single_step_decomposition, discount_from
+    student, teacher, logps, a = _batch(*batch, *options)
     dlogps = grpo.loss_grad(logps, old_per_token_logps, a, completion_mask, **_surrogate(clip))
     grad = logprobs.logits_grad(student, tokens, dlogps)
-    if options["single_step_decomposition"]:
+    if single_step_decomposition:
         grad += gkd.loss_grad(student, teacher, completion_mask, beta=1.0)
     return grad
 
 
-def _batch(student_logits, teacher_logits, tokens, completion_mask, options):
+def _batch(
+    student_logits,
+    teacher_logits,
+    tokens,
+    completion_mask,
+    gamma,
+    length_normalization,
+    single_step_decomposition,
+    discount_from,
+):
     student = gkd.counted("student_logits", student_logits, completion_mask)
     teacher = gkd.counted("teacher_logits", teacher_logits, completion_mask)
     logps = logprobs.per_token_logps(student, tokens)
     teacher_logps = logprobs.per_token_logps(teacher, tokens)
-    return student, teacher, logps, advantages(logps, teacher_logps, completion_mask, **options)
+    a = advantages(
+        logps,
+        teacher_logps,
+        completion_mask,
+        gamma=gamma,
+        length_normalization=length_normalization,
+        single_step_decomposition=single_step_decomposition,
+        discount_from=discount_from,
+    )
+    return student, teacher, logps, a
 
 
 def _surrogate(clip):
+    if not clip >= 0:
+        raise ValueError(f"clip must be >= 0 (inf for no clip), got {clip!r}")
     clip = {"epsilon_low": clip, "epsilon_high": clip}
     return clip | {"importance_sampling_level": "token", "reduction": "bnpo"}

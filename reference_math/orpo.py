@@ -15,7 +15,7 @@ TRL       ORPOTrainer (trl.experimental) takes the nll over the prompt, too (`nl
 
 import numpy as np
 
-from reference_math import _checks, dpo_loss, sft
+from reference_math import _checks, _renamed, dpo, sft
 from reference_math._stable import log1mexp, log_sigmoid, sigmoid
 
 _SUREST = -np.exp(-700.0)  # one step further and 1 / (1 - p) leaves float64
@@ -47,8 +47,8 @@ def pair_loss_grad(chosen_mean_logps, rejected_mean_logps, *, beta):
     return -slope * d_chosen, slope * d_rejected
 
 
-def loss_and_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
-    """The loss of one batch, a float, and its gradient to per_token_logps, (2B, T).
+def loss(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
+    """The loss of one batch, a float.
 
     per_token_logps   (2B, T)
     completion_mask   (2B, T)  1 = the answer's tokens
@@ -56,22 +56,22 @@ def loss_and_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
     nll_mask          (2B, T)  the tokens of the nll, whose mean is taken over the batch (the
                       rejected rows are not read). None: the chosen answers, as in the paper
 
-    >>> logps = np.log([[0.5], [0.5]])
-    >>> value, grad = loss_and_grad(logps, [[1], [1]], beta=1.0)
-    >>> round(value, 4), grad.tolist()   # ln 2 + ln 2;  -1 of the nll, -+1 of the odds
-    (1.3863, [[-2.0], [1.0]])
+    >>> round(loss(np.log([[0.5], [0.5]]), [[1], [1]], beta=1.0), 4)   # ln 2 + ln 2
+    1.3863
     """
-    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    weights = mean_weights(mask)
-    means = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
-    pair = np.split(means, 2)
-    nll_mask = mask if nll_mask is None else nll_mask
-    nll_mask = _checks.mask01("nll_mask", nll_mask, shape=mask.shape)
-    nll, grad = dpo_loss._chosen_nll(per_token_logps, nll_mask)
-    pairs = max(len(mask) // 2, 1)
-    to_means = np.concatenate(pair_loss_grad(*pair, beta=beta)) / pairs
-    value = nll + pair_loss(*pair, beta=beta).sum() / pairs
-    return float(value), grad + to_means[:, None] * weights
+    return _both(per_token_logps, completion_mask, beta, nll_mask)[0]
+
+
+def loss_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
+    """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
+
+    >>> loss_grad(np.log([[0.5], [0.5]]), [[1], [1]], beta=1.0).tolist()   # nll: -1; odds: -+1
+    [[-2.0], [1.0]]
+    """
+    return _both(per_token_logps, completion_mask, beta, nll_mask)[1]
+
+
+loss_and_grad = _renamed.both(loss, loss_grad)
 
 
 def mean_weights(completion_mask):
@@ -99,3 +99,20 @@ def _log_odds_ratio(chosen, rejected):
     c, r = np.minimum(chosen, _SUREST), np.minimum(rejected, _SUREST)
     h = c - r - (log1mexp(c) - log1mexp(r))
     return h, (chosen <= _SUREST) / -np.expm1(c), (rejected <= _SUREST) / -np.expm1(r)
+
+
+def _both(per_token_logps, completion_mask, beta, nll_mask):
+    """(the loss, its gradient)"""
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    weights = mean_weights(mask)
+    means = (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
+    pair = np.split(means, 2)
+    nll_mask = mask if nll_mask is None else nll_mask
+    nll_mask = _checks.mask01("nll_mask", nll_mask, shape=mask.shape)
+    chosen = dpo.chosen_mask(nll_mask)
+    nll = sft.nll(per_token_logps, chosen, reduction="batch_token")
+    grad = sft.nll_grad(per_token_logps, chosen, reduction="batch_token")
+    pairs = max(len(mask) // 2, 1)
+    to_means = np.concatenate(pair_loss_grad(*pair, beta=beta)) / pairs
+    value = nll + pair_loss(*pair, beta=beta).sum() / pairs
+    return float(value), grad + to_means[:, None] * weights

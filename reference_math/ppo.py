@@ -134,6 +134,8 @@ def value_loss_grad(values, old_values, returns, state_mask, *, cliprange_value)
 
 
 def _surrogate(cliprange):
+    if not cliprange >= 0:
+        raise ValueError(f"cliprange must be >= 0 (inf for no clip), got {cliprange!r}")
     clip = {"epsilon_low": cliprange, "epsilon_high": cliprange}
     return clip | {"importance_sampling_level": "token", "reduction": "bnpo"}
 

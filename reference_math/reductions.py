@@ -70,15 +70,27 @@ def token_weights(
     return mask / rows
 
 
-def reduce(per_token_loss, completion_mask, **options):
-    """sum_bt weight_bt * per_token_loss_bt; the options are those of `token_weights`.
+def reduce(
+    per_token_loss,
+    completion_mask,
+    *,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+):
+    """Weighted sum of the per-token losses, a float; the options are those of `token_weights`.
 
     per_token_loss   (B, T), or (B, 1) at sequence level: the same for every token of a row
 
     >>> reduce([[1.0, 3.0], [6.0, 9.0]], [[1, 1], [1, 0]], reduction="grpo")     # (2 + 6) / 2
     4.0
     """
-    weights = token_weights(completion_mask, **options)
+    weights = token_weights(
+        completion_mask,
+        reduction=reduction,
+        max_completion_length=max_completion_length,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+    )
     per_token_loss = _checks.array("per_token_loss", per_token_loss, ndim=2)
     if per_token_loss.shape not in (weights.shape, (len(weights), 1)):
         raise ValueError(

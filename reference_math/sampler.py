@@ -65,12 +65,23 @@ def process(
     return logits
 
 
-def reported_logps(logits, input_ids, *, order, logprobs_mode, **settings):
+def reported_logps(
+    logits,
+    input_ids,
+    *,
+    order,
+    logprobs_mode,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+):
     """The log-probs over the vocabulary that the sampler hands back beside its token.
 
     logprobs_mode   "raw_logprobs"        of the logits as they came: vLLM's default
                     "processed_logprobs"  of `process`'s: what was sampled from. TRL sets this.
-    settings        as in `process`
+    order, temperature ... repetition_penalty   as in `process`
     returns         (B, V)  -inf where a token could not be drawn
 
     transformers' generate returns the same two before the log-softmax: `logits` and `scores`.
@@ -82,7 +93,16 @@ def reported_logps(logits, input_ids, *, order, logprobs_mode, **settings):
     array([[0.9, 0.1]])
     """
     one_of("logprobs_mode", logprobs_mode, ("raw_logprobs", "processed_logprobs"))
-    processed = process(logits, input_ids, order=order, **settings)
+    processed = process(
+        logits,
+        input_ids,
+        order=order,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
     z = array("logits", logits) if logprobs_mode == "raw_logprobs" else processed
     left = np.isfinite(z)
     nothing = z.max(axis=1, keepdims=True) - 800.0  # e^-800 is 0: takes no part in the sum

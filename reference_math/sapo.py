@@ -11,7 +11,7 @@ Shapes    as in `grpo`. At w = 1 the gradient is that of every other member of t
 
 import numpy as np
 
-from reference_math import _checks, objective, ratios
+from reference_math import _checks, grpo_terms, ratios
 from reference_math._stable import sigmoid
 
 
@@ -24,7 +24,13 @@ def loss(
     importance_sampling_level,
     temperature_pos,
     temperature_neg,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, and the two temperatures.
 
@@ -37,7 +43,11 @@ def loss(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     c = per_token_loss(s, advantages, **gate)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def loss_grad(
@@ -49,7 +59,13 @@ def loss_grad(
     importance_sampling_level,
     temperature_pos,
     temperature_neg,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
@@ -62,7 +78,11 @@ def loss_grad(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     dc = per_token_loss_grad(s, advantages, **gate)
-    return objective.total_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(log_weights, advantages, *, temperature_pos, temperature_neg):

@@ -19,7 +19,16 @@ import numpy as np
 from reference_math import _checks, gkd, logprobs, ratios, reductions
 
 
-def loss(student_logits, teacher_logits, completion_mask, *, alpha, is_weights=1.0, **support):
+def loss(
+    student_logits,
+    teacher_logits,
+    completion_mask,
+    *,
+    alpha,
+    is_weights=1.0,
+    topk=None,
+    add_tail=False,
+):
     """The mean over the completions of their mean over tokens, a float.
 
     student_logits    (B, T, V)  of the model without the demonstration
@@ -27,19 +36,30 @@ def loss(student_logits, teacher_logits, completion_mask, *, alpha, is_weights=1
     completion_mask   (B, T)     1 = counts
     alpha             beta of `gkd.divergence`; 1: KL(student || teacher)
     is_weights        (B, T)     `clipped_ratio`; 1: the student has not moved
-    support           topk, add_tail: see `on_topk`
+    topk, add_tail    as in `on_topk`
 
     >>> student, even = [[[np.log(3.0), 0.0]]], [[[0.0, 0.0]]]
     >>> round(loss(student, even, [[1]], alpha=1.0), 4)                     # KL(3/4 || even)
     0.1308
     """
+    alpha = _checks.number("alpha", alpha, at_least=0, at_most=1)
     student, teacher, weights = _batch(student_logits, teacher_logits, completion_mask, is_weights)
-    top, _ = on_topk(student, student, **support)
-    d = gkd.divergence(top, on_topk(teacher, student, **support)[0], beta=alpha)
+    top, _ = on_topk(student, student, topk=topk, add_tail=add_tail)
+    of_teacher, _ = on_topk(teacher, student, topk=topk, add_tail=add_tail)
+    d = gkd.divergence(top, of_teacher, beta=alpha)
     return float((weights * d).sum())
 
 
-def loss_grad(student_logits, teacher_logits, completion_mask, *, alpha, is_weights=1.0, **support):
+def loss_grad(
+    student_logits,
+    teacher_logits,
+    completion_mask,
+    *,
+    alpha,
+    is_weights=1.0,
+    topk=None,
+    add_tail=False,
+):
     """d loss / d(student_logits), (B, T, V); the choice of the k tokens is constant.
 
     The bucket's logit is a log-sum-exp of the rest, which hands its push on in proportion to e^z.
@@ -48,9 +68,11 @@ def loss_grad(student_logits, teacher_logits, completion_mask, *, alpha, is_weig
     >>> loss_grad(student, even, [[1]], alpha=0.0)                          # Q - P
     array([[[ 0.25, -0.25]]])
     """
+    alpha = _checks.number("alpha", alpha, at_least=0, at_most=1)
     student, teacher, weights = _batch(student_logits, teacher_logits, completion_mask, is_weights)
-    top, share = on_topk(student, student, **support)
-    grad = gkd.divergence_grad(top, on_topk(teacher, student, **support)[0], beta=alpha)
+    top, share = on_topk(student, student, topk=topk, add_tail=add_tail)
+    of_teacher, _ = on_topk(teacher, student, topk=topk, add_tail=add_tail)
+    grad = gkd.divergence_grad(top, of_teacher, beta=alpha)
     return weights[..., None] * np.einsum("btk,btkv->btv", grad, share)
 
 

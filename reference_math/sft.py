@@ -71,13 +71,13 @@ def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None)
     per_token_logps   (B, T)
     completion_mask   (B, T)
     reduction         see `token_weights`; TRL: "global_token"
-    returns           a scalar; 0 if nothing counts
+    returns           a float; 0 if nothing counts
 
-    >>> nll(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token").round(4)   # 3/2 ln 2
-    np.float64(1.0397)
+    >>> round(nll(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token"), 4)   # 3/2 ln 2
+    1.0397
     """
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
-    return -(weights * logps).sum()
+    return -float((weights * logps).sum())
 
 
 def nll_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
@@ -95,11 +95,11 @@ def dft(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None)
     Unlikely tokens, whose nll gradient on the logits is the largest, no longer dominate.
     Arguments and result as in `nll`.
 
-    >>> dft(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token").round(4)   # ln 2 / 2
-    np.float64(0.3466)
+    >>> round(dft(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token"), 4)   # ln 2 / 2
+    0.3466
     """
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
-    return -(weights * np.exp(logps) * logps).sum()
+    return -float((weights * np.exp(logps) * logps).sum())
 
 
 def dft_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
@@ -119,28 +119,28 @@ def mean_entropy(entropy, completion_mask):
 
     TRL logs the unweighted mean of this over micro-batches, not over tokens.
 
-    entropy (B, T), completion_mask (B, T) -> a scalar
+    entropy (B, T), completion_mask (B, T) -> a float
 
     >>> mean_entropy([[1.0, 3.0]], [[1, 0]])
-    np.float64(1.0)
+    1.0
     """
     counts = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    return _checks.counted("entropy", entropy, counts).sum() / max(counts.sum(), 1.0)
+    return float(_checks.counted("entropy", entropy, counts).sum() / max(counts.sum(), 1.0))
 
 
 def mean_token_accuracy(logits, tokens, completion_mask):
     """How often the likeliest token is the one demonstrated; of a tie the smaller id is it.
 
-    logits (B, T, V), tokens (B, T), completion_mask (B, T) -> a scalar; 0 if nothing counts
+    logits (B, T, V), tokens (B, T), completion_mask (B, T) -> a float; 0 if nothing counts
 
     >>> mean_token_accuracy([[[0.0, 1.0], [2.0, 2.0]]], [[1, 1]], [[1, 1]])
-    np.float64(0.5)
+    0.5
     """
     logits = _checks.finite("logits", logits, ndim=3)
     tokens = _checks.token_ids("tokens", tokens, vocab_size=logits.shape[2], shape=logits.shape[:2])
     weights = token_weights(completion_mask, reduction="batch_token")
     _checks.same_shape(tokens=tokens, completion_mask=weights)
-    return (weights * (logits.argmax(axis=-1) == tokens)).sum()
+    return float((weights * (logits.argmax(axis=-1) == tokens)).sum())
 
 
 def _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch):

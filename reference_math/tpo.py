@@ -17,12 +17,12 @@ Shapes    B triples, T positions: 3B rows, the chosen answers, the rejected ones
 
 import numpy as np
 
-from reference_math import _checks, dpo, ratios, sft
+from reference_math import _checks, _renamed, dpo, ratios, sft
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "tpo-l")
 
 
-def loss_and_grad(
+def loss(
     per_token_logps,
     completion_mask,
     *,
@@ -32,7 +32,7 @@ def loss_and_grad(
     label_smoothing=0.0,
     tpo_l_gamma=0.5,
 ):
-    """The loss of one micro-batch and its gradient to per_token_logps; the defaults are TRL's.
+    """The loss of one micro-batch, a float; the defaults are TRL's.
 
     per_token_logps   (3B, T)
     completion_mask   (3B, T)  1 = counts
@@ -40,13 +40,42 @@ def loss_and_grad(
     tpo_alpha         >= 0, weight of the gold answers' token mean; none counts: 0 (TRL: NaN)
     label_smoothing   eps, 0 to 1; sigmoid and tpo-l only
     tpo_l_gamma       the margin to reach; tpo-l only
-    returns           (a float, (3B, T))
 
     >>> logps = np.log([[0.5], [0.25], [0.5]])                  # d = ln 2: ln(1 + 1/2); gold: ln 2
-    >>> loss, grad = loss_and_grad(logps, [[1], [1], [1]], beta=1.0)
-    >>> round(loss, 4), grad.round(4).tolist()                  # -+1 / (1 + 2), -1
-    (1.0986, [[-0.3333], [0.3333], [-1.0]])
+    >>> round(loss(logps, [[1], [1], [1]], beta=1.0), 4)
+    1.0986
     """
+    options = loss_type, beta, tpo_alpha, label_smoothing, tpo_l_gamma
+    return _both(per_token_logps, completion_mask, *options)[0]
+
+
+def loss_grad(
+    per_token_logps,
+    completion_mask,
+    *,
+    loss_type="sigmoid",
+    beta=0.01,
+    tpo_alpha=1.0,
+    label_smoothing=0.0,
+    tpo_l_gamma=0.5,
+):
+    """d loss / d(per_token_logps), (3B, T); the arguments of `loss`.
+
+    >>> logps = np.log([[0.5], [0.25], [0.5]])
+    >>> loss_grad(logps, [[1], [1], [1]], beta=1.0).round(4).tolist()     # -+1 / (1 + 2), -1
+    [[-0.3333], [0.3333], [-1.0]]
+    """
+    options = loss_type, beta, tpo_alpha, label_smoothing, tpo_l_gamma
+    return _both(per_token_logps, completion_mask, *options)[1]
+
+
+loss_and_grad = _renamed.both(loss, loss_grad)
+
+
+def _both(
+    per_token_logps, completion_mask, loss_type, beta, tpo_alpha, label_smoothing, tpo_l_gamma
+):
+    """(the loss, its gradient)"""
     _checks.one_of("loss_type", loss_type, LOSS_TYPES)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     if len(mask) % 3:

@@ -11,7 +11,7 @@ Shapes    as in `grpo`. Never overflows: log w is held in [log 1e-8, 20], as is 
 
 import numpy as np
 
-from reference_math import _checks, objective, ratios
+from reference_math import _checks, grpo_terms, ratios
 
 LOWEST, HIGHEST = np.log(1e-8), 20.0
 
@@ -28,7 +28,13 @@ def loss(
     lambda_pos,
     k_neg,
     lambda_neg,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, gamma's for its clip.
 
@@ -46,7 +52,11 @@ def loss(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     c = per_token_loss(logps, log_w, advantages, **gamma)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def loss_grad(
@@ -61,7 +71,13 @@ def loss_grad(
     lambda_pos,
     k_neg,
     lambda_neg,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
@@ -75,7 +91,11 @@ def loss_grad(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     dc = per_token_loss_grad(log_w, advantages, **gamma)
-    return objective.total_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):

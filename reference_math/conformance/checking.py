@@ -50,7 +50,7 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
     framework   "torch": float64 tensors, the gradient by autograd, so that a missing detach shows;
                 "numpy": arrays, the gradient by central differences of the value
     rtol        what still counts as the same
-    options     dpo: of `dpo_loss.loss_and_grad`; grpo: of `grpo_trainer.loss` (loss_type, beta ...),
+    options     dpo: of `dpo_trainer.loss`; grpo: of `grpo_trainer.loss` (loss_type, beta ...),
                 and those of the advantages; sft: loss_type, reduction ("batch_token");
                 kl: estimator ("k3"); rloo: epsilon_low, epsilon_high;
                 advantages: scale, ddof, eps ("group", 1, 1e-4)

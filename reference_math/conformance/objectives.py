@@ -11,7 +11,7 @@ An objective is a dict:
 
 import numpy as np
 
-from reference_math import advantages, dpo_loss, grpo_trainer, kl, rloo, sft
+from reference_math import advantages, dpo_trainer, grpo_trainer, kl, rloo, sft
 from reference_math.conventions import TABLE
 
 CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
@@ -140,7 +140,7 @@ def _dpo_inputs(rng, options):
 
 
 def _dpo(arrays, options):
-    return dpo_loss.loss_and_grad(**arrays, **options)
+    return dpo_trainer.loss(**arrays, **options), dpo_trainer.loss_grad(**arrays, **options)
 
 
 def _dpo_conventions(options):

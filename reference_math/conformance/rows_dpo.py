@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reference_math import dpo_loss
+from reference_math import dpo_trainer
 from reference_math.conformance.rows import Row, running
 
 OF_SCORES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
@@ -21,7 +21,10 @@ def rows():
     normaliser = {"log_sum_sq_probs": -rng.exponential(size=(8, 6))}
 
     def ours(options):
-        return lambda **given: dpo_loss.loss_and_grad(**given, **options)
+        return lambda **given: (
+            dpo_trainer.loss(**given, **options),
+            dpo_trainer.loss_grad(**given, **options),
+        )
 
     def from_trl(options):
         def theirs(**tensors):
@@ -47,11 +50,11 @@ def rows():
 
         return theirs
 
-    for name in dpo_loss.LOSS_TYPES:
+    for name in dpo_trainer.LOSS_TYPES:
         plain = {"loss_type": name} | ({"label_smoothing": 0.15} if name in SMOOTHED else {})
         cases = {"": {}, ", ld_alpha": {"ld_alpha": 0.4}}
         if name in OF_SCORES:
-            cases |= {f", {f}": {"f_divergence_type": f} for f in dpo_loss.F_DIVERGENCES[1:]}
+            cases |= {f", {f}": {"f_divergence_type": f} for f in dpo_trainer.F_DIVERGENCES[1:]}
         for text, extra in cases.items():
             options = plain | extra
             run = running(from_trl(options), ours(options), arrays, "per_token_logps")

@@ -134,7 +134,8 @@ def tpo_rows():
     def ours(options):
         def both(logits, tokens, completion_mask):
             logps = logprobs.per_token_logps(logits, tokens)
-            value, grad = tpo.loss_and_grad(logps, completion_mask, **options)
+            grad = tpo.loss_grad(logps, completion_mask, **options)
+            value = tpo.loss(logps, completion_mask, **options)
             return value, logprobs.logits_grad(logits, tokens, grad)
 
         return both

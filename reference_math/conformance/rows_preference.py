@@ -136,7 +136,7 @@ def cpo_rows():
         "completion_mask": mask,
     }
 
-    def row(name, option, driver, loss_and_grad, options):
+    def row(name, option, driver, module, options):
         def theirs(**given):
             from reference_math.conformance import trl_cpo
 
@@ -144,13 +144,14 @@ def cpo_rows():
 
         def ours(logits, tokens, completion_mask):
             logps = logprobs.per_token_logps(logits, tokens)
-            value, grad = loss_and_grad(logps, completion_mask, **options)
+            value = module.loss(logps, completion_mask, **options)
+            grad = module.loss_grad(logps, completion_mask, **options)
             return value, logprobs.logits_grad(logits, tokens, grad)
 
         return Row(name, option, "trl", running(theirs, ours, arrays, "logits"))
 
-    yield row("orpo", "nll of the answer", "orpo", orpo.loss_and_grad, {"beta": 0.4})
+    yield row("orpo", "nll of the answer", "orpo", orpo, {"beta": 0.4})
     for loss_type in cpo_trainer.LOSS_TYPES:
         for option, extra in {"": {}, ", alpha 0.1": {"alpha": 0.1}}.items():
             options = {"loss_type": loss_type, "beta": 0.5} | extra
-            yield row("cpo", loss_type + option, "cpo", cpo_trainer.loss_and_grad, options)
+            yield row("cpo", loss_type + option, "cpo", cpo_trainer, options)

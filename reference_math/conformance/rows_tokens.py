@@ -84,8 +84,8 @@ def sft_rows():
             if name == "label smoothing":
                 options = weighs | {"label_smoothing_factor": 0.1}
                 given = (logits, tokens, completion_mask)
-                value = label_smoothing.label_smoothed_nll(*given, **options)
-                return value, label_smoothing.label_smoothed_nll_grad(*given, **options)
+                value = label_smoothing.loss(*given, **options)
+                return value, label_smoothing.loss_grad(*given, **options)
             logps = logprobs.per_token_logps(logits, tokens)
             grad = getattr(sft, name + "_grad")(logps, completion_mask, **weighs)
             value = getattr(sft, name)(logps, completion_mask, **weighs)

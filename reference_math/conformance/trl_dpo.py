@@ -31,7 +31,7 @@ def loss(
 
     per_token_logps       (2B, T)  any dtype and device
     ref_per_token_logps   (2B, T)
-    completion_mask       (2B, T)  over the predicted tokens, as in `dpo_loss.loss_and_grad`
+    completion_mask       (2B, T)  over the predicted tokens, as in `dpo_trainer.loss`
     log_sum_sq_probs      (2B, T)  needed with use_weighting
     prompt_length         1: the tokens stand behind a prompt.  0: the first token of each row, which
                           no prediction covers, belongs to the answer

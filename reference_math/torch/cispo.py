@@ -1,11 +1,11 @@
 """CISPO on any device; autograd for the gradient.
 
-Twin of   reference_math.cispo     Proof   tests/parity/test_grpo.py, tests/parity/test_trl_grpo.py
+Twin of   reference_math.cispo     Proof   tests/parity/test_grpo.py, tests/parity/test_grpo_trainer.py
 
 Shapes    as in `grpo`.
 """
 
-from reference_math.torch import _checks, objective, ratios
+from reference_math.torch import _checks, grpo_terms, ratios
 
 
 def loss(
@@ -16,14 +16,24 @@ def loss(
     *,
     importance_sampling_level,
     epsilon_max,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):

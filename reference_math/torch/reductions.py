@@ -34,9 +34,23 @@ def token_weights(
     return mask / rows
 
 
-def reduce(per_token_loss, completion_mask, **options):
-    """sum_bt weight_bt * per_token_loss_bt, a 0-d tensor; padding is never read."""
-    weights = token_weights(completion_mask, **{"dtype": per_token_loss.dtype} | options)
+def reduce(
+    per_token_loss,
+    completion_mask,
+    *,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    dtype=None,
+):
+    """Weighted sum of the per-token losses, a 0-d tensor; padding is never read."""
+    weights = token_weights(
+        completion_mask,
+        reduction=reduction,
+        max_completion_length=max_completion_length,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+        dtype=per_token_loss.dtype if dtype is None else dtype,
+    )
     if per_token_loss.shape not in (weights.shape, (len(weights), 1)):
         raise ValueError(
             f"per_token_loss must have shape {tuple(weights.shape)} or ({len(weights)}, 1), "

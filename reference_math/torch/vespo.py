@@ -1,13 +1,13 @@
 """VESPO on any device; autograd for the gradient.
 
-Twin of   reference_math.vespo     Proof   tests/parity/test_grpo.py, tests/parity/test_trl_grpo.py
+Twin of   reference_math.vespo     Proof   tests/parity/test_grpo.py, tests/parity/test_grpo_trainer.py
 
 Shapes    as in `grpo`.
 """
 
 import torch
 
-from reference_math.torch import _checks, objective, ratios
+from reference_math.torch import _checks, grpo_terms, ratios
 from reference_math.vespo import HIGHEST, LOWEST
 
 
@@ -23,7 +23,13 @@ def loss(
     lambda_pos,
     k_neg,
     lambda_neg,
-    **terms,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
+    factor=1.0,
+    beta=0.0,
+    ref_per_token_logps=None,
+    use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     tokens = per_token_logps, old_per_token_logps, completion_mask
@@ -32,7 +38,11 @@ def loss(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     c = per_token_loss(logps, log_w, advantages, **gamma)
-    return objective.total(c, s, per_token_logps, completion_mask, **terms)
+    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
+    terms |= {"use_bias_correction_kl": use_bias_correction_kl}
+    return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
 def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):

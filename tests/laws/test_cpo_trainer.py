@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 
-from reference_math import alphapo, cpo, cpo_trainer, dpo_loss, sft, simpo
+from reference_math import alphapo, cpo, cpo_trainer, dpo_trainer, sft, simpo
+
+
+def both(*args, **options):
+    return cpo_trainer.loss(*args, **options), cpo_trainer.loss_grad(*args, **options)
+
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # a few roundings of terms of order one
 names = pytest.mark.parametrize("name", cpo_trainer.LOSS_TYPES)
 
 
-def answers(seed=0, B=3, T=5):
+def some_answers(seed=0, B=3, T=5):
     """Log-probs (2B, T) and a mask; no answer is empty."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(T) < rng.integers(1, T + 1, size=(2 * B, 1))).astype(float)
@@ -20,21 +25,21 @@ def answers(seed=0, B=3, T=5):
 @pytest.mark.parametrize("cpo_alpha", [0.0, 0.7])
 @names
 def test_the_gradient_is_the_slope_of_the_loss(numeric_grad, name, cpo_alpha, alpha):
-    logps, mask = answers()
+    logps, mask = some_answers()
     options = {"loss_type": name, "cpo_alpha": cpo_alpha, "alpha": alpha, "beta": 0.4}
     options |= {"label_smoothing": 0.1, "simpo_gamma": 0.3}
-    _, grad = cpo_trainer.loss_and_grad(logps, mask, **options)
-    slope = numeric_grad(lambda x: cpo_trainer.loss_and_grad(x, mask, **options)[0], logps)
+    grad = cpo_trainer.loss_grad(logps, mask, **options)
+    slope = numeric_grad(lambda x: cpo_trainer.loss(x, mask, **options), logps)
     np.testing.assert_allclose(grad, slope, rtol=1e-8, atol=1e-8 * np.abs(grad).max())
     assert np.abs(grad).max() > 1e-3
 
 
 @names
 def test_the_padding_is_never_read_and_never_pushed(name):
-    logps, mask = answers()
-    loss, grad = cpo_trainer.loss_and_grad(logps, mask, loss_type=name)
+    logps, mask = some_answers()
+    loss, grad = both(logps, mask, loss_type=name)
     dirty = np.where(mask == 1, logps, np.nan)
-    again, grad_again = cpo_trainer.loss_and_grad(dirty, mask, loss_type=name)
+    again, grad_again = both(dirty, mask, loss_type=name)
     assert again == loss
     np.testing.assert_array_equal(grad_again, grad)
     assert (grad[mask == 0] == 0).all()
@@ -42,10 +47,8 @@ def test_the_padding_is_never_read_and_never_pushed(name):
 
 @names
 def test_the_nll_is_that_of_the_chosen_answers_and_weighs_cpo_alpha(name):
-    logps, mask = answers()
-    values, grads = zip(
-        *(cpo_trainer.loss_and_grad(logps, mask, loss_type=name, cpo_alpha=w) for w in (0, 1, 3))
-    )
+    logps, mask = some_answers()
+    values, grads = zip(*(both(logps, mask, loss_type=name, cpo_alpha=w) for w in (0, 1, 3)))
     chosen = logps[:3], mask[:3]
     nll = sft.nll(*chosen, reduction="batch_token")
     np.testing.assert_allclose(np.diff(values), [nll, 2 * nll], **CLOSE)
@@ -57,31 +60,29 @@ def test_the_nll_is_that_of_the_chosen_answers_and_weighs_cpo_alpha(name):
 
 @pytest.mark.parametrize("name, is_mean", [("sigmoid", 0), ("hinge", 0), ("ipo", 1), ("simpo", 1)])
 def test_each_token_twice_is_the_same_to_a_mean_and_twice_to_a_sum(name, is_mean):
-    logps, mask = answers()
+    logps, mask = some_answers()
     twice = np.repeat(logps, 2, axis=1), np.repeat(mask, 2, axis=1)
     options = {"loss_type": name, "cpo_alpha": 0.0, "simpo_gamma": 0.0}
-    got, _ = cpo_trainer.loss_and_grad(*twice, beta=0.1, **options)
+    got = cpo_trainer.loss(*twice, beta=0.1, **options)
     beta = 0.1 if is_mean else 0.2
-    np.testing.assert_allclose(
-        got, cpo_trainer.loss_and_grad(logps, mask, beta=beta, **options)[0], **CLOSE
-    )
+    np.testing.assert_allclose(got, cpo_trainer.loss(logps, mask, beta=beta, **options), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "hinge", "ipo"])
 def test_it_is_the_preference_loss_against_a_reference_that_says_nothing(name):
-    logps, mask = answers()
+    logps, mask = some_answers()
     options = {"loss_type": name, "beta": 0.3}
-    value, grad = cpo_trainer.loss_and_grad(logps, mask, cpo_alpha=0.0, **options)
-    expected = dpo_loss.loss_and_grad(logps, np.zeros_like(logps), mask, **options)
-    np.testing.assert_allclose(value, expected[0], **CLOSE)
-    np.testing.assert_allclose(grad, expected[1], **CLOSE)
+    value, grad = both(logps, mask, cpo_alpha=0.0, **options)
+    answers = logps, np.zeros_like(logps), mask
+    np.testing.assert_allclose(value, dpo_trainer.loss(*answers, **options), **CLOSE)
+    np.testing.assert_allclose(grad, dpo_trainer.loss_grad(*answers, **options), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "simpo"])
 def test_of_one_token_each_it_is_the_pair_loss_of_alphapos_reward(name):
-    logps, _ = answers(T=1)
+    logps, _ = some_answers(T=1)
     options = {"beta": 0.7, "label_smoothing": 0.2}
-    got, _ = cpo_trainer.loss_and_grad(
+    got = cpo_trainer.loss(
         logps, np.ones_like(logps), loss_type=name, alpha=0.5, cpo_alpha=0, **options
     )
     pair = np.split(alphapo.reward(logps[:, 0], alpha=0.5), 2)
@@ -95,14 +96,14 @@ def test_of_one_token_each_it_is_the_pair_loss_of_alphapos_reward(name):
 @names
 @pytest.mark.parametrize("empty", [[0], [3], [0, 3], range(6)])  # chosen, rejected, both, all
 def test_an_empty_answer_has_log_probability_0(name, empty):
-    logps, mask = answers()
+    logps, mask = some_answers()
     mask[list(empty)] = 0
-    value, grad = cpo_trainer.loss_and_grad(logps, mask, loss_type=name, beta=0.5)
+    value, grad = both(logps, mask, loss_type=name, beta=0.5)
     assert np.isfinite(value) and not grad[list(empty)].any()
     sure = np.where(mask.any(axis=1, keepdims=True), logps, 0.0)  # one token that was certain
     there = np.where(mask.any(axis=1, keepdims=True), mask, np.arange(5) == 0)
     if 0 not in empty:  # a chosen one would change the nll's count
-        again, _ = cpo_trainer.loss_and_grad(sure, there, loss_type=name, beta=0.5)
+        again = cpo_trainer.loss(sure, there, loss_type=name, beta=0.5)
         np.testing.assert_allclose(value, again, **CLOSE)
 
 
@@ -115,15 +116,15 @@ def test_the_options_are_trls_where_none_is_given(name):
         "simpo_gamma": 0.5,
         "alpha": 0.0,
     }
-    plain = cpo_trainer.loss_and_grad(*answers(), loss_type=name)[0]
-    assert plain == cpo_trainer.loss_and_grad(*answers(), loss_type=name, **given)[0]
+    plain = cpo_trainer.loss(*some_answers(), loss_type=name)
+    assert plain == cpo_trainer.loss(*some_answers(), loss_type=name, **given)
     if name == "sigmoid":
-        assert plain == cpo_trainer.loss_and_grad(*answers())[0]
+        assert plain == cpo_trainer.loss(*some_answers())
 
 
 @names
 def test_no_pairs_have_loss_0(name):
-    value, grad = cpo_trainer.loss_and_grad(np.zeros((0, 3)), np.zeros((0, 3)), loss_type=name)
+    value, grad = both(np.zeros((0, 3)), np.zeros((0, 3)), loss_type=name)
     assert value == 0.0 and grad.shape == (0, 3)
 
 
@@ -132,7 +133,7 @@ def test_no_pairs_have_loss_0(name):
 def test_answers_far_away_leave_everything_finite(name, alpha):
     logps = np.array([[-1e4, -1e4], [-2.0, -1.0]])
     for rows in (logps, logps[::-1]):
-        value, grad = cpo_trainer.loss_and_grad(rows, np.ones((2, 2)), loss_type=name, alpha=alpha)
+        value, grad = both(rows, np.ones((2, 2)), loss_type=name, alpha=alpha)
         assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -155,4 +156,4 @@ def test_answers_far_away_leave_everything_finite(name, alpha):
 def test_what_is_wrong_is_named(wrong, message):
     right = {"per_token_logps": np.full((2, 2), -1.0), "completion_mask": np.ones((2, 2))}
     with pytest.raises(ValueError, match=message):
-        cpo_trainer.loss_and_grad(**right | wrong)
+        both(**right | wrong)

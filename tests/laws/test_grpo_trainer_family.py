@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference_math import cispo, grpo, objective, ratios, reinforce, sapo, vespo
+from reference_math import cispo, grpo, grpo_terms, ratios, reinforce, sapo, vespo
 
 MASK = np.array([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
 ADVANTAGES = np.array([1.3, -0.7, -0.4, 0.9])
@@ -79,7 +79,7 @@ def test_the_gradient_by_hand_is_the_numeric_one_with_the_weight_held(
     def value(x):
         c = module.per_token_loss(x, held, ADVANTAGES, **options)
         s = ratios.log_weights(x, old, MASK, level)
-        return objective.total(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
+        return grpo_terms.loss(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
 
     loss, grad = both(member, level, **some_terms()[terms])
     np.testing.assert_allclose(loss, value(logps), rtol=1e-14)

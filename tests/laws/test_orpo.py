@@ -7,6 +7,11 @@ import pytest
 
 from reference_math import cpo, orpo, sft
 
+
+def both(*args, **options):
+    return orpo.loss(*args, **options), orpo.loss_grad(*args, **options)
+
+
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # a few roundings of terms of order one
 
 
@@ -33,8 +38,8 @@ def test_the_gradient_of_the_whole_is_its_slope(numeric_grad, own_nll):
     logps, mask = answers()
     nll_mask = np.ones_like(mask) if own_nll else None
     options = {"beta": 0.4, "nll_mask": nll_mask}
-    _, grad = orpo.loss_and_grad(logps - 0.05, mask, **options)
-    slope = numeric_grad(lambda x: orpo.loss_and_grad(x, mask, **options)[0], logps - 0.05)
+    grad = orpo.loss_grad(logps - 0.05, mask, **options)
+    slope = numeric_grad(lambda x: orpo.loss(x, mask, **options), logps - 0.05)
     np.testing.assert_allclose(grad, slope, rtol=1e-7, atol=1e-10)
 
 
@@ -105,7 +110,7 @@ def test_a_tie_costs_ln_2_and_a_pair_turned_round_its_log_odds():
 
 def test_without_beta_it_is_fine_tuning_on_the_chosen_answers():
     logps, mask = answers()
-    value, grad = orpo.loss_and_grad(logps, mask, beta=0.0)
+    value, grad = both(logps, mask, beta=0.0)
     chosen = logps[:3], mask[:3]
     np.testing.assert_allclose(value, sft.nll(*chosen, reduction="batch_token"), **CLOSE)
     np.testing.assert_allclose(grad[:3], sft.nll_grad(*chosen, reduction="batch_token"), **CLOSE)
@@ -118,9 +123,9 @@ def test_trls_nll_counts_what_its_mask_counts_and_the_odds_do_not():
     with_prompt = np.hstack([np.full((6, 2), -2.0), logps])
     answer_mask = np.hstack([np.zeros((6, 2)), mask])
     nll_mask = np.hstack([np.ones((6, 2)), mask])
-    plain, _ = orpo.loss_and_grad(with_prompt, answer_mask)
-    assert plain == orpo.loss_and_grad(logps, mask)[0]
-    value, grad = orpo.loss_and_grad(with_prompt, answer_mask, nll_mask=nll_mask)
+    plain = orpo.loss(with_prompt, answer_mask)
+    assert plain == orpo.loss(logps, mask)
+    value, grad = both(with_prompt, answer_mask, nll_mask=nll_mask)
     nll = sft.nll(with_prompt[:3], nll_mask[:3], reduction="batch_token")
     own = sft.nll(logps[:3], mask[:3], reduction="batch_token")
     np.testing.assert_allclose(value - plain, nll - own, **CLOSE)
@@ -129,29 +134,29 @@ def test_trls_nll_counts_what_its_mask_counts_and_the_odds_do_not():
 
 def test_the_odds_see_the_mean_of_an_answers_tokens():
     logps, mask = answers()
-    once, grad = orpo.loss_and_grad(logps, mask, beta=0.5)
+    once, grad = both(logps, mask, beta=0.5)
     twice = np.repeat(logps, 2, axis=1), np.repeat(mask, 2, axis=1)
-    again, grad_again = orpo.loss_and_grad(*twice, beta=0.5)
+    again, grad_again = both(*twice, beta=0.5)
     np.testing.assert_allclose(again, once, **CLOSE)
     np.testing.assert_allclose(grad_again[:, ::2] + grad_again[:, 1::2], grad, **CLOSE)
 
 
 def test_beta_is_trls_where_none_is_given():
     logps, mask = answers()
-    assert orpo.loss_and_grad(logps, mask)[0] == orpo.loss_and_grad(logps, mask, beta=0.1)[0]
+    assert orpo.loss(logps, mask) == orpo.loss(logps, mask, beta=0.1)
 
 
 def test_a_batch_costs_its_mean_pair():
     logps, _ = answers()
     ones = np.ones_like(logps)
-    alone = [orpo.loss_and_grad(logps[[i, 3 + i]], ones[:2])[0] for i in range(3)]
-    np.testing.assert_allclose(orpo.loss_and_grad(logps, ones)[0], np.mean(alone), **CLOSE)
+    alone = [orpo.loss(logps[[i, 3 + i]], ones[:2]) for i in range(3)]
+    np.testing.assert_allclose(orpo.loss(logps, ones), np.mean(alone), **CLOSE)
 
 
 def test_the_padding_is_never_read_and_never_pushed():
     logps, mask = answers()
-    loss, grad = orpo.loss_and_grad(logps, mask)
-    again, grad_again = orpo.loss_and_grad(np.where(mask == 1, logps, np.nan), mask)
+    loss, grad = both(logps, mask)
+    again, grad_again = both(np.where(mask == 1, logps, np.nan), mask)
     assert again == loss
     np.testing.assert_array_equal(grad_again, grad)
     assert (grad[mask == 0] == 0).all()
@@ -161,13 +166,13 @@ def test_the_padding_is_never_read_and_never_pushed():
 def test_empty_answers_leave_everything_finite(empty):
     logps, mask = answers()
     mask[list(empty)] = 0
-    value, grad = orpo.loss_and_grad(logps, mask)
+    value, grad = both(logps, mask)
     assert np.isfinite(value) and np.isfinite(grad).all()
     assert (grad[list(empty)] == 0).all()
 
 
 def test_no_pairs_have_loss_0():
-    value, grad = orpo.loss_and_grad(np.zeros((0, 3)), np.zeros((0, 3)))
+    value, grad = both(np.zeros((0, 3)), np.zeros((0, 3)))
     assert value == 0.0 and grad.shape == (0, 3)
 
 
@@ -204,7 +209,7 @@ def test_what_is_wrong_with_a_pair_is_named(chosen, rejected, message):
 def test_what_is_wrong_is_named(wrong, message):
     right = {"per_token_logps": np.full((2, 2), -1.0), "completion_mask": np.ones((2, 2))}
     with pytest.raises(ValueError, match=message):
-        orpo.loss_and_grad(**right | wrong)
+        both(**right | wrong)
 
 
 def test_every_answers_weights_add_up_to_one():

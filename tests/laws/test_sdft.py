@@ -111,7 +111,7 @@ def test_a_batch_in_which_nothing_counts_has_loss_0():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"alpha": 1.5}, "beta must be <= 1"),
+        ({"alpha": 1.5}, "alpha must be <= 1"),
         ({"topk": 0}, "topk must be >= 1"),
         ({"topk": 6}, "topk must be <= 5"),
         ({"student_logits": np.zeros((3, 3))}, "student_logits must have 3 axes"),

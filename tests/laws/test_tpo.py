@@ -5,6 +5,11 @@ import pytest
 
 from reference_math import dpo, sft, tpo
 
+
+def both(*args, **options):
+    return tpo.loss(*args, **options), tpo.loss_grad(*args, **options)
+
+
 MASK = np.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 1, 1], [1, 1, 0]])
 LOSSES = pytest.mark.parametrize("loss_type", tpo.LOSS_TYPES)
 
@@ -16,8 +21,8 @@ def logps(seed=0):
 @LOSSES
 def test_the_gradient_by_hand_is_the_numeric_one(numeric_grad, loss_type):
     options = {"beta": 0.7, "label_smoothing": 0.2, "loss_type": loss_type, "tpo_alpha": 0.3}
-    expected = numeric_grad(lambda x: tpo.loss_and_grad(x, MASK, **options)[0], logps())
-    got = tpo.loss_and_grad(logps(), MASK, **options)[1]
+    expected = numeric_grad(lambda x: tpo.loss(x, MASK, **options), logps())
+    got = tpo.loss_grad(logps(), MASK, **options)
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-11)
     assert not got[MASK == 0].any()
 
@@ -33,7 +38,7 @@ def test_it_is_the_pairs_loss_without_a_reference_and_the_gold_answers_nll(loss_
     pairs = getattr(dpo, name)(chosen, rejected, beta=0.7).mean()
     nll = sft.nll(x[4:], MASK[4:], reduction="batch_token")
     for alpha in (0.0, 0.3):
-        got, _ = tpo.loss_and_grad(x, MASK, tpo_alpha=alpha, **options)
+        got = tpo.loss(x, MASK, tpo_alpha=alpha, **options)
         np.testing.assert_allclose(got, pairs + alpha * nll, rtol=1e-14)
 
 
@@ -42,51 +47,51 @@ def test_labels_half_of_which_are_wrong_prefer_neither(loss_type):
     options = {"beta": 0.7, "loss_type": loss_type, "tpo_alpha": 0.0, "tpo_l_gamma": 0.0}
     x = np.tile(logps()[:1], (6, 1))
     ones = np.ones_like(MASK)
-    fair, grad = tpo.loss_and_grad(x, ones, label_smoothing=0.5, **options)
+    fair, grad = both(x, ones, label_smoothing=0.5, **options)
     assert np.isclose(fair, np.log(2)) and np.abs(grad).max() < 1e-16
-    right, slope = tpo.loss_and_grad(x, ones, label_smoothing=0.0, **options)
-    wrong, other = tpo.loss_and_grad(x, ones, label_smoothing=1.0, **options)
+    right, slope = both(x, ones, label_smoothing=0.0, **options)
+    wrong, other = both(x, ones, label_smoothing=1.0, **options)
     assert right == wrong and (slope == -other).all() and (slope[:2] < 0).all()
 
 
 @pytest.mark.parametrize("loss_type", ["hinge", "ipo"])
 def test_the_other_losses_have_no_label_smoothing_and_no_margin(loss_type):
-    one = tpo.loss_and_grad(logps(), MASK, loss_type=loss_type, beta=0.7)
+    one = both(logps(), MASK, loss_type=loss_type, beta=0.7)
     options = {"label_smoothing": 0.4, "tpo_l_gamma": 3.0}
-    other = tpo.loss_and_grad(logps(), MASK, loss_type=loss_type, beta=0.7, **options)
+    other = both(logps(), MASK, loss_type=loss_type, beta=0.7, **options)
     assert one[0] == other[0] and (one[1] == other[1]).all()
 
 
 def test_the_margin_is_for_tpo_l_alone_and_asks_for_more():
-    one, _ = tpo.loss_and_grad(logps(), MASK, tpo_l_gamma=0.0, loss_type="tpo-l", beta=0.7)
-    more, _ = tpo.loss_and_grad(logps(), MASK, tpo_l_gamma=1.0, loss_type="tpo-l", beta=0.7)
+    one = tpo.loss(logps(), MASK, tpo_l_gamma=0.0, loss_type="tpo-l", beta=0.7)
+    more = tpo.loss(logps(), MASK, tpo_l_gamma=1.0, loss_type="tpo-l", beta=0.7)
     assert more > one
-    one, _ = tpo.loss_and_grad(logps(), MASK, tpo_l_gamma=0.0, beta=0.7)
-    assert tpo.loss_and_grad(logps(), MASK, tpo_l_gamma=1.0, beta=0.7)[0] == one
+    one = tpo.loss(logps(), MASK, tpo_l_gamma=0.0, beta=0.7)
+    assert tpo.loss(logps(), MASK, tpo_l_gamma=1.0, beta=0.7) == one
 
 
 @LOSSES
 def test_what_stands_in_the_padding_is_never_read(loss_type):
     options = {"loss_type": loss_type, "beta": 0.7}
-    one = tpo.loss_and_grad(logps(), MASK, **options)
-    other = tpo.loss_and_grad(np.where(MASK == 1, logps(), np.nan), MASK, **options)
+    one = both(logps(), MASK, **options)
+    other = both(np.where(MASK == 1, logps(), np.nan), MASK, **options)
     assert one[0] == other[0] and (one[1] == other[1]).all()
 
 
 @LOSSES
 def test_empty_answers_and_no_answers_are_defined(loss_type):
-    value, grad = tpo.loss_and_grad(logps(), 0 * MASK, loss_type=loss_type, beta=0.7)
+    value, grad = both(logps(), 0 * MASK, loss_type=loss_type, beta=0.7)
     assert np.isfinite(value) and not grad.any()
     none = np.zeros((0, 3))
-    value, grad = tpo.loss_and_grad(none, none, loss_type=loss_type)
+    value, grad = both(none, none, loss_type=loss_type)
     assert value == 0.0 and grad.shape == (0, 3)
 
 
 def test_the_defaults_are_trls():
     x, options = logps(), {"beta": 0.01, "tpo_alpha": 1.0, "label_smoothing": 0.0}
-    assert tpo.loss_and_grad(x, MASK)[0] == tpo.loss_and_grad(x, MASK, **options)[0]
-    one = tpo.loss_and_grad(x, MASK, loss_type="tpo-l")[0]
-    assert one == tpo.loss_and_grad(x, MASK, loss_type="tpo-l", tpo_l_gamma=0.5)[0]
+    assert tpo.loss(x, MASK) == tpo.loss(x, MASK, **options)
+    one = tpo.loss(x, MASK, loss_type="tpo-l")
+    assert one == tpo.loss(x, MASK, loss_type="tpo-l", tpo_l_gamma=0.5)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +111,4 @@ def test_the_defaults_are_trls():
 )
 def test_what_is_wrong_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        tpo.loss_and_grad(**{"per_token_logps": -MASK, "completion_mask": MASK} | wrong)
+        both(**{"per_token_logps": -MASK, "completion_mask": MASK} | wrong)

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import reference_math
-from reference_math import conformance, dpo_loss, grpo_trainer
+from reference_math import conformance, dpo_trainer, grpo_trainer
 from reference_math.conformance import checking, report, rows
 from reference_math.conformance.departures import DEPARTURES
 from reference_math.conformance.objectives import OBJECTIVES
@@ -391,7 +391,7 @@ def test_every_row_of_the_report_is_within_its_dtypes_reach(device):
         else:
             assert max(record["value"], record.get("gradient", 0.0)) < reach(record), record
     assert {r["option"].split(",")[0] for r in records if r["objective"] == "dpo"} == set(
-        dpo_loss.LOSS_TYPES
+        dpo_trainer.LOSS_TYPES
     )
     assert {r["option"].split(",")[0] for r in records if r["objective"] == "grpo"} == set(
         grpo_trainer.LOSS_TYPES

@@ -11,6 +11,11 @@ pytest.importorskip("trl")
 from reference_math import alphapo, cpo_trainer, logprobs, orpo
 from reference_math.conformance import trl_cpo
 
+
+def both(*args, **options):
+    return cpo_trainer.loss(*args, **options), cpo_trainer.loss_grad(*args, **options)
+
+
 EXACT = {"rtol": 1e-11, "atol": 1e-13}  # float64; AlphaPO's powers of summed logps carry 20 eps
 names = pytest.mark.parametrize("name", cpo_trainer.LOSS_TYPES)
 
@@ -33,7 +38,7 @@ def trls(logits, tokens, mask, **options):
 
 def ours(logits, tokens, mask, **options):
     logps = logprobs.per_token_logps(logits, tokens)
-    value, grad = cpo_trainer.loss_and_grad(logps, mask, **options)
+    value, grad = both(logps, mask, **options)
     return value, logprobs.logits_grad(logits, tokens, grad)
 
 

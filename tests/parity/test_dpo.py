@@ -7,9 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import dpo, dpo_loss, f_divergences, implicit_rewards, logprobs, sft, wpo
+from reference_math import dpo, dpo_trainer, f_divergences, implicit_rewards, logprobs, sft, wpo
 from reference_math.conformance import trl_dpo
 from reference_math.torch import dpo as twin
+
+
+def both(*args, **options):
+    return dpo_trainer.loss(*args, **options), dpo_trainer.loss_grad(*args, **options)
+
 
 # float64, the same operations in another order; atol: what cancels from terms of order one
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
@@ -87,7 +92,7 @@ def test_the_twin_refuses_what_does_not_fit(call, message):
 def grid():
     """Every combination that DPOConfig accepts, of each option's default and another value."""
     for name, beta, smoothing, ld_alpha, weighting in itertools.product(
-        dpo_loss.LOSS_TYPES, (0.1, 0.8), (0.0, 0.15), (None, 0.4), (False, True)
+        dpo_trainer.LOSS_TYPES, (0.1, 0.8), (0.0, 0.15), (None, 0.4), (False, True)
     ):
         if (name == "exo_pair" and not smoothing) or (
             weighting and name in ("aot", "aot_unpaired")
@@ -115,7 +120,7 @@ def compare(options, dtype=np.float64, **close):
     got.backward()
     ours = {key: value for key, value in options.items() if key != "use_weighting"}
     ours["log_sum_sq_probs"] = log_sum_sq if options.get("use_weighting") else None
-    value, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, **ours)
+    value, grad = both(logps, ref_logps, mask, **ours)
     close = close or EXACT
     np.testing.assert_allclose(got.item(), value, **close)
     np.testing.assert_allclose(x.grad, grad, **close)
@@ -126,7 +131,7 @@ def in_words(options):
     return " ".join(f"{key}={value}" for key, value in options.items())
 
 
-@pytest.mark.parametrize("name", dpo_loss.LOSS_TYPES)
+@pytest.mark.parametrize("name", dpo_trainer.LOSS_TYPES)
 def test_trls_loss_and_gradient_over_every_combination_of_options(name):
     cases = [options for options in grid() if options["loss_type"] == name]
     assert len(cases) >= 8
@@ -164,7 +169,7 @@ def test_trls_alpha_divergence_in_float32(name, coef, ld_alpha, weighting):
     [
         (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),  # MPO, arXiv 2411.10442
         (["sigmoid", "sft"], None),  # RPO
-        (list(dpo_loss.LOSS_TYPES), list(np.linspace(-1, 1, 15))),
+        (list(dpo_trainer.LOSS_TYPES), list(np.linspace(-1, 1, 15))),
     ],
 )
 def test_trls_weighted_mixtures(names, weights):
@@ -209,12 +214,12 @@ def test_an_empty_answer_has_log_probability_zero(name, empty):
     x = torch.tensor(logps, requires_grad=True)
     got = trl_dpo.loss(x, torch.tensor(ref_logps), torch.tensor(mask), loss_type=name)
     got.backward()
-    value, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name)
+    value, grad = both(logps, ref_logps, mask, loss_type=name)
     np.testing.assert_allclose(got.item(), value, **EXACT)
     np.testing.assert_allclose(x.grad, grad, **EXACT)
 
 
-@pytest.mark.parametrize("name", sorted(set(dpo_loss.LOSS_TYPES) - {"sft"}))
+@pytest.mark.parametrize("name", sorted(set(dpo_trainer.LOSS_TYPES) - {"sft"}))
 def test_a_batch_without_a_single_token_is_a_tie_without_gradient(name):
     """sft: test_sft_without_a_chosen_token_is_nan_in_trl."""
     logps, ref_logps, _, mask = a_batch()
@@ -222,7 +227,7 @@ def test_a_batch_without_a_single_token_is_a_tie_without_gradient(name):
     options = {"loss_type": name, "label_smoothing": 0.15}
     got = trl_dpo.loss(x, torch.tensor(ref_logps), torch.tensor(0 * mask), **options)
     got.backward()
-    value, grad = dpo_loss.loss_and_grad(logps, ref_logps, 0 * mask, **options)
+    value, grad = both(logps, ref_logps, 0 * mask, **options)
     # exo: TRL rounds eps and its two logs to float32
     np.testing.assert_allclose(got.item(), value, rtol=2e-7 if name == "exo_pair" else 1e-12)
     assert (x.grad == 0).all() and (grad == 0).all()
@@ -267,9 +272,7 @@ def test_wpo_with_hinge_or_sft_stops_in_trl(name):
         trl_value_and_grad(
             logps, ref_logps, mask, log_sum_sq_probs=torch.tensor(log_sum_sq), **options
         )
-    value, grad = dpo_loss.loss_and_grad(
-        logps, ref_logps, mask, loss_type=name, log_sum_sq_probs=log_sum_sq
-    )
+    value, grad = both(logps, ref_logps, mask, loss_type=name, log_sum_sq_probs=log_sum_sq)
     assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -296,7 +299,7 @@ def test_forward_kl_of_two_answers_that_drifted_far_is_nan_in_trl():
     batch = far_apart(-89.0, -89.0)
     value, _ = trl_value_and_grad(*batch, f_divergence_type="forward_kl")
     assert np.isnan(value)
-    ours, grad = dpo_loss.loss_and_grad(*batch, f_divergence_type="forward_kl")
+    ours, grad = both(*batch, f_divergence_type="forward_kl")
     np.testing.assert_allclose(ours, np.log(2.0), rtol=1e-15)
     assert np.isfinite(grad).all()
 
@@ -307,7 +310,7 @@ def test_discopop_of_a_hopeless_pair_is_nan_in_trl():
     batch = far_apart(-500.0, 500.0)
     value, grad = trl_value_and_grad(*batch, loss_type="discopop")
     assert np.isnan(value) and np.isnan(grad).all()
-    ours, grad = dpo_loss.loss_and_grad(*batch, loss_type="discopop")
+    ours, grad = both(*batch, loss_type="discopop")
     np.testing.assert_allclose(ours, 100.0, rtol=1e-15)
     np.testing.assert_allclose(grad, [[-0.1], [0.1]], rtol=1e-15)
 
@@ -317,7 +320,7 @@ def test_sigmoid_stays_finite_and_equal_where_those_fail(f_divergence_type):
     batch = far_apart(-500.0, 500.0, dtype=np.float64)
     options = {"f_divergence_type": f_divergence_type}
     value, grad = trl_value_and_grad(*batch, **options)
-    ours, our_grad = dpo_loss.loss_and_grad(*batch, **options)
+    ours, our_grad = both(*batch, **options)
     np.testing.assert_allclose(value, ours, **EXACT)
     np.testing.assert_allclose(grad, our_grad, **EXACT)
 
@@ -328,7 +331,7 @@ def test_sft_without_a_chosen_token_is_nan_in_trl():
     mask[:4] = 0
     value, _ = trl_value_and_grad(logps, ref_logps, mask, loss_type="sft")
     assert np.isnan(value)
-    ours, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type="sft")
+    ours, grad = both(logps, ref_logps, mask, loss_type="sft")
     assert ours == 0.0 and (grad == 0).all()
 
 
@@ -339,7 +342,7 @@ def test_beta_zero_divides_by_zero_in_trl_and_is_refused_here(name):
     with pytest.raises(ZeroDivisionError):
         trl_value_and_grad(logps, ref_logps, mask, loss_type=name, beta=0.0)
     with pytest.raises(ValueError, match="beta must be > 0"):
-        dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name, beta=0.0)
+        both(logps, ref_logps, mask, loss_type=name, beta=0.0)
 
 
 @pytest.mark.library_defect
@@ -347,7 +350,7 @@ def test_exo_rounds_its_label_smoothing_to_float32_in_trl():
     logps, ref_logps, _, mask = a_batch()
     options = {"loss_type": "exo_pair", "label_smoothing": 0.15}
     value, _ = trl_value_and_grad(logps, ref_logps, mask, **options)
-    ours, _ = dpo_loss.loss_and_grad(logps, ref_logps, mask, **options)
+    ours = dpo_trainer.loss(logps, ref_logps, mask, **options)
     assert 1e-10 < abs(value / ours - 1) < 1e-6
 
 
@@ -358,11 +361,11 @@ def test_without_a_prompt_trl_counts_a_token_that_was_never_predicted(name):
     logps, ref_logps, _, mask = a_batch()
     mask[:] = 1
     value, _ = trl_value_and_grad(logps, ref_logps, mask, loss_type=name, prompt_length=0)
-    ours, _ = dpo_loss.loss_and_grad(logps, ref_logps, mask, loss_type=name)
+    ours = dpo_trainer.loss(logps, ref_logps, mask, loss_type=name)
     assert abs(value / ours - 1) > 1e-4
     padded = [np.pad(x, ((0, 0), (1, 0))) for x in (logps, ref_logps)]  # as if it had log p = 0
     one_more = np.pad(mask, ((0, 0), (1, 0)), constant_values=1)
-    counted, _ = dpo_loss.loss_and_grad(*padded, one_more, loss_type=name)
+    counted = dpo_trainer.loss(*padded, one_more, loss_type=name)
     np.testing.assert_allclose(value, counted, **EXACT)
 
 
@@ -430,7 +433,7 @@ def test_a_whole_trainers_loss_gradient_and_metrics(tiny_qwen2, tokenizer, train
     ours = {key: value for key, value in options.items() if key != "use_weighting"}
     if options.get("use_weighting"):
         ours["log_sum_sq_probs"] = logprobs.log_sum_sq_probs(logits)
-    value, grad = dpo_loss.loss_and_grad(logps, ref_logps, mask, beta=0.3, **ours)
+    value, grad = both(logps, ref_logps, mask, beta=0.3, **ours)
     # float32 model and head: answers' log-probs of up to 50 carry 1e-5, e^(u/2) of them a bit more
     np.testing.assert_allclose(got.item(), value, rtol=1e-4)
     to_logits = logprobs.logits_grad(logits, tokens, grad)

@@ -137,8 +137,8 @@ def test_trls_label_smoothing_and_its_gradient_to_the_logits(eps, n, mask):
     got.backward()
     options = {"reduction": "global_token" if n else "batch_token", "num_items_in_batch": n}
     options["label_smoothing_factor"] = eps
-    value = label_smoothing.label_smoothed_nll(logits, tokens, completion_mask, **options)
-    grad = label_smoothing.label_smoothed_nll_grad(logits, tokens, completion_mask, **options)
+    value = label_smoothing.loss(logits, tokens, completion_mask, **options)
+    grad = label_smoothing.loss_grad(logits, tokens, completion_mask, **options)
     # transformers sums the smoothing term over the vocabulary in float32, whatever the model
     np.testing.assert_allclose(got.item(), value, rtol=1e-6)
     # and hands the gradient through that float32: 1e-7 of the largest weight
@@ -152,7 +152,7 @@ def test_label_smoothing_of_a_batch_without_labels_is_nan_in_transformers():
     z, y, m = (torch.tensor(x) for x in (logits, tokens, 0 * mask))
     assert torch.isnan(trl_sft.loss(z, y, m, label_smoothing_factor=0.1))
     options = {"label_smoothing_factor": 0.1, "reduction": "batch_token"}
-    assert label_smoothing.label_smoothed_nll(logits, tokens, 0 * mask, **options) == 0.0
+    assert label_smoothing.loss(logits, tokens, 0 * mask, **options) == 0.0
 
 
 # A tiny model through the whole trainer --------------------------------------------------------

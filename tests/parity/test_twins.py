@@ -14,6 +14,7 @@ NUMPY = Path(reference_math.__file__).parent
 TWINS = sorted(path.stem for path in (NUMPY / "torch").glob("[a-z]*.py"))
 NO_ORIGINAL = {"lm_head"}  # logits that never exist are no concern of numpy's
 NO_TWIN = {"logprobs.log_softmax", "logprobs.log_sum_sq_probs"}  # torch's own is one line
+NO_TWIN |= {"dpo.pair", "dpo.margin", "dpo.chosen_mask"}  # input checks, and a mask for `sft`
 
 
 def functions(module):

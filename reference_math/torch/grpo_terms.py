@@ -1,6 +1,6 @@
-"""What every GRPO-family loss shares: switches, KL, reduction; on any device.
+"""Turn a surrogate of the GRPO family into a loss, on any device.
 
-Twin of   reference_math.objective     Proof   tests/parity/test_grpo.py
+Twin of   reference_math.grpo_terms     Proof   tests/parity/test_grpo.py
 
 Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.
 """
@@ -8,20 +8,28 @@ Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.
 from reference_math.torch import _checks, kl_term, reductions
 
 
-def total(
+def loss(
     surrogate,
     log_weights,
     per_token_logps,
     completion_mask,
     *,
+    reduction,
+    max_completion_length=None,
+    tokens_per_micro_batch=None,
     factor=1.0,
     beta=0.0,
     ref_per_token_logps=None,
     use_bias_correction_kl=None,
-    **reduction,
 ):
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
-    weights = reductions.token_weights(completion_mask, dtype=surrogate.dtype, **reduction)
+    weights = reductions.token_weights(
+        completion_mask,
+        reduction=reduction,
+        max_completion_length=max_completion_length,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+        dtype=surrogate.dtype,
+    )
     value = (weights * factor * surrogate).sum()
     if not _checks.number("beta", beta, at_least=0):
         return value

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference_math import objective, ratios
+from reference_math import grpo_terms, ratios
 
 MASK = np.array([[1.0, 1, 1], [1, 0, 0]])
 LOGPS = np.array([[-1.0, -2.0, -0.5], [-0.2, -9.0, -9.0]])
@@ -14,12 +14,12 @@ KL = {"ref_per_token_logps": REF, "use_bias_correction_kl": True}
 
 
 def total(c=C, **terms):
-    return objective.total(c, S, LOGPS, MASK, **{"reduction": "luspo"} | terms)
+    return grpo_terms.loss(c, S, LOGPS, MASK, **{"reduction": "luspo"} | terms)
 
 
 def grad(dc_dlogps=0.0, dc_ds=0.0, **terms):
     terms = {"reduction": "luspo"} | terms
-    return objective.total_grad(dc_dlogps, dc_ds, S, LOGPS, MASK, **terms)
+    return grpo_terms.loss_grad(dc_dlogps, dc_ds, S, LOGPS, MASK, **terms)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_surrogate():
@@ -70,7 +70,7 @@ def test_the_two_paths_of_a_gradient_add():
 
 def test_at_sequence_level_a_row_shares_what_comes_through_its_ratio():
     rows = {"reduction": "luspo"}
-    got = objective.total_grad(0.0, [[6.0], [2.0]], S[:, :1], LOGPS, MASK, **rows)
+    got = grpo_terms.loss_grad(0.0, [[6.0], [2.0]], S[:, :1], LOGPS, MASK, **rows)
     # each of the 3 tokens carries a weight of 1/2 of its row's 6; the sum is shared by 3
     np.testing.assert_allclose(got, [[3.0, 3.0, 3.0], [1.0, 0.0, 0.0]], rtol=1e-15)
 
@@ -85,19 +85,19 @@ def test_the_gradient_is_the_numeric_one_on_every_path(numeric_grad, level, slop
 
     def value(x):
         s = ratios.log_weights(x, old, MASK, level)
-        return objective.total(slope * s + 3.0 * x, s, x, MASK, **terms)
+        return grpo_terms.loss(slope * s + 3.0 * x, s, x, MASK, **terms)
 
     s = ratios.log_weights(LOGPS, old, MASK, level)
-    got = objective.total_grad(3.0, slope, s, LOGPS, MASK, **terms)
+    got = grpo_terms.loss_grad(3.0, slope, s, LOGPS, MASK, **terms)
     np.testing.assert_allclose(got, numeric_grad(value, LOGPS), rtol=1e-9, atol=1e-11)
 
 
 def test_the_kl_reads_no_padding():
     holes = np.where(MASK == 1, 0.0, np.nan)
-    clean = objective.total_grad(0.0, C, S, LOGPS, MASK, reduction="grpo", beta=0.5, **KL)
+    clean = grpo_terms.loss_grad(0.0, C, S, LOGPS, MASK, reduction="grpo", beta=0.5, **KL)
     dirty = KL | {"ref_per_token_logps": REF + holes}
     tokens = S, LOGPS + holes, MASK
-    got = objective.total_grad(0.0, C, *tokens, reduction="grpo", beta=0.5, **dirty)
+    got = grpo_terms.loss_grad(0.0, C, *tokens, reduction="grpo", beta=0.5, **dirty)
     np.testing.assert_array_equal(got, clean)
 
 
