@@ -26,7 +26,7 @@ def test_loss_and_grad_warns_and_returns_both(module, tokens):
         value, grad = module.loss_and_grad(*tokens, beta=0.5)
     assert value == module.loss(*tokens, beta=0.5) and type(value) is float
     np.testing.assert_array_equal(grad, module.loss_grad(*tokens, beta=0.5))
-    assert np.abs(grad).max() > 0.1
+    assert grad.any()
 
 
 @pytest.mark.parametrize("old, new", _renamed.MODULES.items())
