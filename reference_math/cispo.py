@@ -3,7 +3,7 @@
     c = -sg[ min(w, epsilon_max) ] A log p
 
 Source    MiniMax-M1, arXiv 2506.13585, section 3.1; the single cap: ScaleRL, arXiv 2510.13786
-Torch     reference_math.torch.cispo     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.cispo     Lesson   none
 Proof     tests/laws/test_cispo.py, tests/parity/test_grpo.py
 
 Shapes    as in `grpo`.

@@ -1,4 +1,4 @@
-"""Who computes what in the GRPO family: the small print that makes two "GRPO"s differ.
+"""Table of the conventions in which papers and libraries of the GRPO family differ.
 
     from reference_math.conventions import TABLE
     [row for row in TABLE if row["ddof"] == 0]
@@ -24,7 +24,7 @@ TRL's rows are its defaults (version 1.16), which tests/parity/test_grpo_trainer
 installed library. With them TRL's loss_type="grpo" is not the paper's GRPO: no KL, std with 1e-4.
 
 Lesson        notebooks/03_grpo.ipynb
-Proof         tests/laws/test_conventions.py
+Proof         tests/laws/test_conventions.py, tests/parity/test_grpo_trainer.py (the rows of TRL)
 """
 
 COLUMNS = (
@@ -33,20 +33,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _row(name, kind, surrogate, source, **said):
+def _row(name, kind, surrogate, source, **columns):
     return dict.fromkeys(COLUMNS) | dict(
-        name=name, kind=kind, surrogate=surrogate, source=source, **said
+        name=name, kind=kind, surrogate=surrogate, source=source, **columns
     )
 
 
-def _trl(loss_type, surrogate, **said):
+def _trl(loss_type, surrogate, **columns):
     source = "trl 1.16, trainer/grpo_trainer.py and grpo_config.py"
     usual = {"scale": "group", "ddof": 1, "eps": 1e-4, "level": "token", "beta": 0.0, "kl": "w k3"}
-    return _row(f"TRL {loss_type}", "trl", surrogate, source, **usual | said)
+    return _row(f"TRL {loss_type}", "trl", surrogate, source, **usual | columns)
 
 
-def _library(name, source, **said):
-    return _row(name, "library", "grpo", f"github.com/{source}", level="token", **said)
+def _library(name, source, **columns):
+    return _row(name, "library", "grpo", f"github.com/{source}", level="token", **columns)
 
 
 _CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}

@@ -1,6 +1,7 @@
 """DoRA: LoRA on the direction of each weight row, a trained magnitude for its length.
 
 Source    Liu et al., "DoRA", arXiv 2402.09353, equation 5; the detached norm, section 4.3
+Lesson    none
 Proof     tests/laws/test_dora.py, tests/parity/test_dora.py
 
 Shapes    as in lora.py; magnitude m (out,), one length a row (an output neuron).

@@ -2,8 +2,8 @@
 
 Source    robust: Chowdhury et al., arXiv 2403.00409;  exo_pair: Ji et al., arXiv 2402.00856, eq. 16
           discopop: Lu et al., arXiv 2406.08414, eq. 5;  aot: Melnyk et al., arXiv 2406.05882
-Lesson    notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Lesson    none
+Proof     tests/laws/test_dpo_margin.py, tests/parity/test_dpo.py
 
 Shapes    B pairs: log-ratios (B,) or their f-divergence scores -> losses (B,);
           each gradient is the pair (d/d chosen, d/d rejected), each (B,).

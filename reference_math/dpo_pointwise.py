@@ -5,8 +5,8 @@
 Source    nca_pair: Chen et al., arXiv 2402.05369;  bco_pair: Jung et al., arXiv 2404.04656
           sppo_hard: Wu et al., arXiv 2405.00675, eq. 4.7, with win probabilities 1 and 0
           apo_zero, apo_down: D'Oosterlinck et al., arXiv 2408.06266, eqs. 7 and 8
-Lesson    notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Lesson    none
+Proof     tests/laws/test_dpo_pointwise.py, tests/parity/test_dpo.py
 
 Shapes    B pairs: log-ratios (B,) -> losses (B,); each gradient is (d/d chosen, d/d rejected).
 """

@@ -4,7 +4,7 @@
 
 Source    TRL 1.16, DPOTrainer._compute_loss; each loss's own paper stands in its module
 Torch     reference_math.torch.dpo (sigmoid, hinge, ipo)     Lesson   notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Proof     tests/laws/test_dpo_trainer.py, tests/parity/test_dpo.py
 
 Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
 """

@@ -2,7 +2,7 @@
 
 Source    high_entropy_mask   Wang et al., Beyond the 80/20 Rule, arXiv 2506.01939
           bonus, next_coef    Skywork-OR1, arXiv 2505.22312
-Torch     reference_math.torch.entropy_control     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.entropy_control     Lesson   none
 Proof     tests/laws/test_entropy_control.py, tests/parity/test_entropy_control.py
 
 Shapes    B completions, T tokens each. Entropies of the whole distribution at each position, in

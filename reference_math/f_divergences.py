@@ -3,8 +3,8 @@
 Reverse KL, plain DPO, is the only one whose score goes on growing both ways.
 
 Source    Wang et al. (f-DPO), arXiv 2309.16240, table 1 (constants that cancel in a margin left out)
-Lesson    notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Lesson    none
+Proof     tests/laws/test_f_divergences.py, tests/parity/test_dpo.py
 
 Shapes    u (N,) log-ratios, log p_policy - log p_ref of an answer, in nats -> (N,); any shape does.
 Range     exact to |u| = 709, where e^u leaves float64; TRL in float32 ends at 88

@@ -5,7 +5,7 @@
 
 Source    Zhao et al., Geometric-Mean Policy Optimization, arXiv 2507.20673
           TRL: experimental GMPOTrainer (1.16), epsilons 0.4: ratios from e^-0.4 to e^0.4
-Lesson    notebooks/05_gallery.ipynb
+Lesson    none
 Proof     tests/laws/test_gmpo.py, tests/parity/test_gmpo.py
 
 Shapes    B completions, T positions.

@@ -8,7 +8,7 @@
     W   the weights of `reductions.token_weights`
 
 Source    TRL's GRPOTrainer._compute_loss
-Torch     reference_math.torch.grpo_terms     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.grpo_terms     Lesson   none
 Proof     tests/laws/test_grpo_terms.py, tests/parity/test_grpo.py
 
 Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.

@@ -4,7 +4,7 @@
 
 Source    Rafailov et al., arXiv 2305.18290, eq. 5; Z(x) is left out: it cancels in every margin
 Lesson    notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Proof     tests/laws/test_implicit_rewards.py, tests/parity/test_dpo.py
 
 Shapes    N answers, B pairs.    TRL logs the plain rewards whatever the loss: neither its
           f-divergence nor its length normalisation enters them.

@@ -3,7 +3,7 @@
     K = w k3        k3 = e^d - 1 - d        d = log p_ref - log p        w = e^s
 
 Source    k3: see `kl`. times w: DeepSeek-V3.2, arXiv 2512.02556 (TRL: use_bias_correction_kl)
-Torch     reference_math.torch.kl_term     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.kl_term     Lesson   none
 Proof     tests/laws/test_kl_term.py, tests/parity/test_grpo.py
 
 Shapes    B completions, T tokens each; s is (B, T), or (B, 1) at sequence level.

@@ -3,8 +3,8 @@
     c = (1 - eps) (-log p_token) + eps (-1/V sum_v log p_v)
 
 Source    Szegedy et al., arXiv 1512.00567, section 7; transformers' LabelSmoother
-Lesson    notebooks/01_sft.ipynb
-Proof     tests/laws/test_sft.py, tests/parity/test_sft.py
+Lesson    none
+Proof     tests/laws/test_label_smoothing.py, tests/parity/test_sft.py
 
 Shapes    B sequences, T positions, V tokens of vocabulary.    Losses in nats.
 """

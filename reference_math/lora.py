@@ -2,7 +2,7 @@
 
 Source    Hu et al., "LoRA", arXiv 2106.09685, section 4.1
           Kalajdzievski, "rsLoRA", arXiv 2312.03732 (scaling by 1/sqrt(r))
-Torch     reference_math.torch.lora
+Torch     reference_math.torch.lora     Lesson   notebooks/04_before_and_after.ipynb
 Proof     tests/laws/test_lora.py, tests/parity/test_lora.py
 
 Shapes    x (..., in); weight W (out, in); lora_A (r, in); lora_B (out, r): W stands as

@@ -4,6 +4,7 @@ Source    default and gaussian: Hu et al., arXiv 2106.09685, section 4.1, as PEF
           PiSSA: Meng et al., arXiv 2404.02948, equations 2 to 4
           OLoRA: Büyükakyüz, arXiv 2406.01775, algorithm 1
           orthogonal: datta0.github.io/posts/rethink-lora-init
+Lesson    none
 Proof     tests/laws/test_lora_init.py, tests/parity/test_lora_init.py
 
 Shapes    weight (out, in); lora_A (r, in); lora_B (out, r).

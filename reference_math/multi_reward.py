@@ -2,7 +2,7 @@
 
 Source    weighted_sum, sum_then_normalize   TRL's GRPOTrainer
           normalize_then_sum                 Liu et al., GDPO, arXiv 2601.05242
-Torch     reference_math.torch.multi_reward     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.multi_reward     Lesson   none
 Proof     tests/laws/test_multi_reward.py, tests/parity/test_advantages.py
 
 Shapes    B completions in groups of num_generations, K reward functions.

@@ -1,7 +1,7 @@
 """NF4: a weight as 4-bit indices into 16 fixed values, one float32 scale a block.
 
 Source    Dettmers et al., "QLoRA", arXiv 2305.14314, section 3 and appendix E (the 16 values)
-Torch     reference_math.torch.nf4
+Torch     reference_math.torch.nf4     Lesson   notebooks/04_before_and_after.ipynb
 Proof     tests/laws/test_nf4.py, tests/parity/test_nf4.py: every bit equals bitsandbytes'
 
 Shapes    weight any shape, read row by row (C order) as n values; blocks of `blocksize` of them,

@@ -1,7 +1,7 @@
 """Off-policy sequence masking: a bad completion that the policy has left behind is not pushed further.
 
 Source    DeepSeek-V3.2, arXiv 2512.02556, eq. 9
-Torch     reference_math.torch.off_policy     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.off_policy     Lesson   none
 Proof     tests/laws/test_off_policy.py, tests/parity/test_off_policy.py
 
 Shapes    B completions, T tokens each.

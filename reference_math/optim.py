@@ -2,6 +2,7 @@
 
 Source    Loshchilov and Hutter, "Decoupled weight decay", arXiv 1711.05101, algorithm 2
           Pascanu et al., arXiv 1211.5063, algorithm 1 (clipping by the norm)
+Lesson    none
 Proof     tests/laws/test_optim.py, tests/parity/test_optim.py
 
 Shapes    param, grad, m, v: one shape, any. The steps count from 1 in adamw_step (the first

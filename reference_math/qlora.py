@@ -2,6 +2,7 @@
 
 Source    Dettmers et al., "QLoRA", arXiv 2305.14314, equations 5 and 6
 Torch     reference_math.torch.nf4.linear, reference_math.torch.lora
+Lesson    none
 Proof     tests/laws/test_qlora.py, tests/parity/test_qlora.py
 
 Shapes    as in lora.py and nf4.py; `shape` is the weight's (out, in). Where the scales are

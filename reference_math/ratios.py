@@ -2,7 +2,7 @@
 
 Source    token      Schulman et al., PPO, arXiv 1707.06347, section 3
           sequence   Zheng et al., GSPO, arXiv 2507.18071: the geometric mean of a row's token ratios
-Torch     reference_math.torch.ratios     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.ratios     Lesson   none
 Proof     tests/laws/test_ratios.py, tests/parity/test_grpo.py
 
 Shapes    B completions, T tokens each. A ratio is (B, T) at token level, (B, 1) at sequence level.

@@ -7,7 +7,7 @@ Source    grpo      Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3; also SAP
           dapo      Yu et al., DAPO, arXiv 2503.14476; also CISPO, VESPO
           luspo     LUSPO, arXiv 2602.05261
           bnpo      TRL's name for dapo with the tokens of the local micro-batch alone
-Torch     reference_math.torch.reductions     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.reductions     Lesson   none
 Proof     tests/laws/test_reductions.py, tests/parity/test_grpo.py
 
 Shapes    B completions of a micro-batch, T tokens each; n_b of them count.

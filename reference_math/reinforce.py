@@ -4,7 +4,7 @@
 
 Source    Williams, "Simple statistical gradient-following algorithms", 1992
           Sutton & Barto, "Reinforcement Learning", section 13.4 (the baseline)
-Torch     reference_math.torch.reinforce     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.reinforce     Lesson   none
 Proof     tests/laws/test_reinforce.py, tests/parity/test_rloo.py
 
 Shapes    B completions, T tokens each.

@@ -5,7 +5,7 @@
 
 Source    Ahmadian et al., Back to Basics, arXiv 2402.14740: plain REINFORCE, w = 1.
           The clipped ratio, once it has moved, is TRL's; on-policy the gradient is the paper's.
-Torch     reference_math.torch.rloo     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.rloo     Lesson   notebooks/05_gallery.ipynb
 Proof     tests/laws/test_rloo.py, tests/parity/test_rloo.py
 
 Shapes    B completions, T tokens each.

@@ -1,6 +1,7 @@
 """From logits to the distribution that is sampled, and the log-probs that are reported of it.
 
 Source    transformers GenerationMixin._get_logits_processor; vllm.v1.sample.sampler.Sampler
+Lesson    none
 Proof     tests/laws/test_sampler.py, tests/parity/test_sampler.py
 
 Shapes    logits (B, V), one next token a row; input_ids (B, T), prompt and completion so far.

@@ -2,6 +2,7 @@
 
 Source    top-p: Holtzman et al., arXiv 1904.09751, section 3.1; min-p: Nguyen et al., arXiv
           2407.01082, section 3; repetition penalty: Keskar et al., arXiv 1909.05858, section 4.1
+Lesson    none
 Proof     tests/laws/test_sampling.py, tests/parity/test_sampling.py
 
 Shapes    logits (B, V), one next token a row; a removed token is -inf, and stays so.

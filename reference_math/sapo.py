@@ -3,7 +3,7 @@
     c = -(4 / tau) sigmoid( tau (w - 1) ) A        tau = temperature_pos if A > 0 else temperature_neg
 
 Source    Soft Adaptive Policy Optimization, arXiv 2511.20347
-Torch     reference_math.torch.sapo     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.sapo     Lesson   none
 Proof     tests/laws/test_sapo.py, tests/parity/test_grpo.py
 
 Shapes    as in `grpo`. At w = 1 the gradient is that of every other member of the family: -A.

@@ -3,7 +3,7 @@
     c = -sg[ phi(w) ] A log p       phi(w) = w^k e^(lambda (1 - w))       w = prod_t p / p_old
 
 Source    VESPO, arXiv 2602.10693; bounds of its reference implementation, kept by TRL
-Torch     reference_math.torch.vespo     Lesson   notebooks/03_grpo.ipynb
+Torch     reference_math.torch.vespo     Lesson   none
 Proof     tests/laws/test_vespo.py, tests/parity/test_grpo.py
 
 Shapes    as in `grpo`. Never overflows: log w is held in [log 1e-8, 20], as is each of its factors.

@@ -3,8 +3,8 @@
     w(y) = exp( mean_t (log p_t - log sum_v p_v^2) )        weight of a pair = sg[w(chosen) w(rejected)]
 
 Source    Zhou et al., arXiv 2406.11827, eq. 2
-Lesson    notebooks/02_dpo.ipynb
-Proof     tests/laws/test_dpo.py, tests/parity/test_dpo.py
+Lesson    none
+Proof     tests/laws/test_wpo.py, tests/parity/test_dpo.py
 
 Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
 """

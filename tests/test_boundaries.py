@@ -41,7 +41,7 @@ def imports(path):
 def test_reference_math_imports_numpy_and_nothing_else():
     third_party = python(
         "import importlib, json, pkgutil, sys\n"
-        "import numpy\n"
+        "import numpy, numpy.random\n"
         "before = set(sys.modules)\n"
         "import reference_math\n"
         "for module in pkgutil.iter_modules(reference_math.__path__):\n"
@@ -53,14 +53,22 @@ def test_reference_math_imports_numpy_and_nothing_else():
     assert third_party == ["reference_math"]
 
 
-def test_reference_math_costs_under_a_tenth_of_a_second_on_top_of_numpy():
+def test_all_of_reference_math_loads_in_less_time_than_numpy_alone():
+    """Every module, not the package's first file: a table built at import, or a heavy library that a
+    module brings in, would show. The ratio to numpy's own import leaves the machine's speed out."""
     script = (
-        "import numpy, time\n"
+        "import importlib, pkgutil, time\n"
         "start = time.perf_counter()\n"
+        "import numpy, numpy.random\n"
+        "middle = time.perf_counter()\n"
         "import reference_math\n"
-        "print(time.perf_counter() - start)"
+        "names = [name for name in dir(reference_math) if name not in ('torch', 'conformance')]\n"
+        "assert len(names) > 50 and all(getattr(reference_math, name) for name in names)\n"
+        "print((time.perf_counter() - middle) / (middle - start))"
     )
-    assert min(python(script) for _ in range(3)) < 0.1  # the best of three: machines stall
+    assert (
+        min(python(script) for _ in range(3)) < 1.0
+    )  # 0.3 measured; best of three: machines stall
 
 
 def test_rewards_never_bring_torch_in():

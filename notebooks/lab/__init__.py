@@ -11,30 +11,14 @@ os.environ.setdefault("TRACKIO_DIR", str(Path(_runs).absolute() / "trackio"))
 # two to three times as long for a step.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__all__ = [
-    "batch",
-    "callbacks",
-    "chain",
-    "check",
-    "evaluate",
-    "gallery",
-    "guards",
-    "loaders",
-    "model",
-    "pairs",
-    "plots",
-    "recipes",
-    "report",
-    "runs",
-    "show",
-    "tasks",
-    "train",
-    "validate",
-    "vllm",
-]
+_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def __dir__():
+    return _MODULES
 
 
 def __getattr__(name):
-    if name in __all__:
+    if name in _MODULES:
         return importlib.import_module(f"lab.{name}")
     raise AttributeError(f"module 'lab' has no attribute {name!r}")

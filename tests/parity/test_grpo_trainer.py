@@ -8,7 +8,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from reference_math import cispo, entropy_control, grpo, grpo_trainer, kl_term, ratios, vespo
+from reference_math import (
+    cispo,
+    conventions,
+    entropy_control,
+    grpo,
+    grpo_trainer,
+    kl_term,
+    ratios,
+    vespo,
+)
 from reference_math.conformance import trl_grpo
 from reference_math.torch import entropy_control as twin
 
@@ -147,6 +156,25 @@ def test_the_defaults_are_those_of_grpo_config(tmp_path):
         else:
             assert getattr(config, names.get(name, name)) == value, name
     assert config.loss_type == "dapo"
+
+
+def test_the_conventions_of_trls_rows_are_the_defaults_of_its_configs(tmp_path):
+    from trl import GRPOConfig, RLOOConfig
+
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    config, leave_one_out = GRPOConfig(**options), RLOOConfig(**options)
+    rows = {row["name"]: row for row in conventions.TABLE if row["kind"] == "trl"}
+    rloo = rows.pop("TRL RLOOTrainer")
+    assert (rloo["beta"], rloo["epsilon_low"]) == (leave_one_out.beta, leave_one_out.epsilon)
+    assert leave_one_out.epsilon_high is None and rloo["epsilon_high"] == rloo["epsilon_low"]
+    assert not leave_one_out.normalize_advantages and rloo["scale"] == "none"
+    for row in rows.values():
+        assert (row["scale"], row["beta"]) == (config.scale_rewards, config.beta)
+        assert row["level"] == config.importance_sampling_level
+        assert (row["kl"] == "w k3") == config.use_bias_correction_kl
+        if row["surrogate"] == "grpo":
+            assert row["epsilon_low"] == row["epsilon_high"] == config.epsilon
+    assert "default" in rows[f"TRL {config.loss_type}"]["note"]
 
 
 # What TRL logs ---------------------------------------------------------------------------------

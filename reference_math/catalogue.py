@@ -1,0 +1,489 @@
+"""List every method of the package: its names, its function, its paper, example inputs.
+
+    import reference_math
+    reference_math.find("GSPO")     the function, its arguments, the paper, the proof, the lesson
+
+README.md, the lazy attributes of the package, the contract tests (tests/laws/test_contract.py), the
+parity cases (tests/parity/test_catalogue.py) and the plain rows of `conformance` come from this list.
+No method module imports it.  Proof   tests/laws/test_contract.py, tests/laws/test_catalogue.py
+"""
+
+import importlib
+import inspect
+import re
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Objective(NamedTuple):
+    """One method: an objective with a loss and a gradient, or a part of one (`loss` is empty).
+
+    family           heading of the index
+    names            what papers and libraries call it, the most usual name first
+    formula          "module.function" in which the formula stands
+    paper            where it comes from
+    loss             "module.function" that returns a float; its gradient is the function <loss>_grad
+    options          keywords that make the loss this method, with example values
+    held             what the gradient holds constant; empty: it is the slope of the loss
+    wrt              the arrays the gradient is to; empty: the loss's first argument
+    arrays           example arrays that replace those of ARRAYS, or are passed besides
+    driver           "module.function" of reference_math.conformance that calls the library's own loss
+    driver_options   keywords of the driver; None: those of the loss
+    """
+
+    family: str
+    names: tuple
+    formula: str
+    paper: str
+    loss: str = ""
+    options: dict = {}  # noqa: RUF012 - never changed
+    held: str = ""
+    wrt: tuple = ()
+    arrays: dict = {}  # noqa: RUF012
+    driver: str = ""
+    driver_options: dict | None = None
+
+    @property
+    def lesson(self):
+        """The notebook that uses the method, or ""."""
+        return next(
+            (f"notebooks/{k}.ipynb" for k, names in LESSONS.items() if self.names[0] in names), ""
+        )
+
+    def value(self, **given):
+        """The loss, or for a part its formula, of example inputs unless others are given."""
+        return function(self.loss or self.formula)(**self.inputs() | self.options | given)
+
+    def gradient(self, **given):
+        """The gradient to `wrt`: an array, or a tuple of one array for each of them."""
+        f = function(f"{self.loss or self.formula}_grad")
+        return f(**self.inputs() | self.options | given)
+
+    def inputs(self):
+        """Example arrays by the names of the arguments."""
+        required = [p.name for p in self._parameters() if p.default is p.empty]
+        names = [name for name in required if name in ARRAYS]
+        return {name: ARRAYS[name] for name in names} | self.arrays
+
+    def to(self):
+        """The names of the arrays that the gradient is to."""
+        return self.wrt or (next(iter(self.inputs())),)
+
+    def signature(self):
+        """The call, with its arguments: "grpo.loss(per_token_logps, ..., *, epsilon_low, ...)"."""
+        name = self.loss or self.formula
+        return f"{name}{inspect.signature(function(name))}"
+
+    def _parameters(self):
+        return inspect.signature(function(self.loss or self.formula)).parameters.values()
+
+
+def function(name):
+    """The function "module.name" of this package.
+
+    >>> function("kl.k3").__name__
+    'k3'
+    """
+    module, _, attribute = name.partition(".")
+    return getattr(importlib.import_module(f"reference_math.{module}"), attribute)
+
+
+# Example inputs ----------------------------------------------------------------------------------
+
+
+def _arrays(rows=6, tokens=5, vocabulary=7):
+    """One array for each argument name: 6 rows are 3 pairs, 2 triples or 3 groups of 2."""
+    rng = np.random.default_rng(0)
+    shape = rows, tokens
+    mask = (np.arange(tokens) < np.array([5, 3, 1, 4, 5, 2])[:, None]).astype(float)
+    logps = -rng.exponential(size=shape)
+    arrays = {"completion_mask": mask, "state_mask": mask, "per_token_logps": logps}
+    for name, scale in {"old": 0.3, "ref": 0.5, "teacher": 0.5}.items():
+        arrays[f"{name}_per_token_logps"] = logps + scale * rng.normal(size=shape)
+    arrays |= {name: rng.normal(size=rows) for name in ("advantages", "rewards")}
+    arrays |= {name: rng.random(rows) for name in ("optimal_values", "win_probability")}
+    arrays |= {
+        "label": np.array([1.0, 0, 0, 1, 1, 0]),
+        "tokens": rng.integers(0, vocabulary, shape),
+    }
+    arrays |= {"logps": (logps * mask).sum(axis=1)}
+    for name in ("old", "ref"):
+        arrays[f"{name}_logps"] = (arrays[f"{name}_per_token_logps"] * mask).sum(axis=1)
+    for name in ("logits", "student_logits", "teacher_logits"):
+        arrays[name] = rng.normal(scale=1.5, size=(*shape, vocabulary))
+    arrays["labels"] = np.where(mask == 1, arrays["tokens"], -100)
+    for name in ("chosen_logratios", "rejected_logratios", "chosen_rewards", "rejected_rewards"):
+        arrays[name] = rng.normal(scale=2.0, size=rows)
+    for name in ("values", "old_values", "returns"):
+        arrays[name] = rng.normal(size=shape)
+    arrays |= {
+        "student_hidden": rng.normal(size=(rows, 4)),
+        "teacher_hidden": rng.normal(size=(rows, 3)),
+    }
+    for name, width in {"student": 4, "teacher": 3}.items():
+        arrays[f"{name}_weight"] = rng.normal(size=(vocabulary, width))
+    return arrays | {"log_sum_sq_probs": -rng.exponential(size=shape)}
+
+
+ARRAYS = _arrays()
+
+
+# The list ----------------------------------------------------------------------------------------
+
+CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+GRPO = {"importance_sampling_level": "token", "reduction": "grpo"}
+GAMMA = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+MINILLM = {
+    "clip": 0.2,
+    "gamma": 0.9,
+    "length_normalization": False,
+    "single_step_decomposition": True,
+}
+SMOOTHED = {"label_smoothing": 0.15}
+BATCH = {"reduction": "batch_token"}
+
+
+def _part(family, names, formula, paper, **options):
+    return Objective(family, tuple(names), formula, paper, options=options)
+
+
+def _sft(names, loss, paper, driver_options, held="", **options):
+    options = BATCH | options
+    more = {"held": held, "driver": "trl_sft.loss", "driver_options": driver_options}
+    return Objective("supervised", names, loss, paper, loss, options, **more)
+
+
+def _dpo(names, formula, paper, held="", arrays=None, **options):
+    options = {"beta": 0.3} | options
+    more = {"held": held, "arrays": arrays or {}, "driver": "trl_dpo.loss"}
+    return Objective("preference pairs", names, formula, paper, "dpo_trainer.loss", options, **more)
+
+
+def _pairs(names, formula, paper, loss, driver, **options):
+    return Objective("preference pairs", names, formula, paper, loss, options, driver=driver)
+
+
+def _policy(names, loss, paper, held="", driver="", formula="", arrays=None, **options):
+    more = {"held": held, "driver": driver, "arrays": arrays or {}}
+    return Objective("policy gradients", names, formula or loss, paper, loss, options, **more)
+
+
+def _teacher(names, loss, paper, driver="", **more):
+    return Objective("distillation", names, loss, paper, loss, driver=driver, **more)
+
+
+OBJECTIVES = (
+    # ------------------------------------------------------------------------- supervised
+    _sft(("SFT", "nll", "cross-entropy", "supervised fine-tuning"), "sft.nll",
+         "maximum likelihood", {"loss_type": "nll"}),
+    _sft(("DFT", "dynamic fine-tuning"), "sft.dft", "arXiv 2508.05629", {"loss_type": "dft"},
+         held="each token's probability"),
+    _sft(("label smoothing",), "label_smoothing.loss", "arXiv 1512.00567, section 7",
+         {"label_smoothing_factor": 0.1}, label_smoothing_factor=0.1),
+    # ------------------------------------------------------------------------- preference pairs
+    _dpo(("DPO", "sigmoid", "direct preference optimisation"), "dpo.sigmoid", "arXiv 2305.18290, eq. 7"),
+    _dpo(("IPO", "ipo"), "dpo.ipo", "arXiv 2310.12036, eq. 17", loss_type="ipo"),
+    _dpo(("SLiC", "hinge", "SLiC-HF"), "dpo.hinge", "arXiv 2305.10425", loss_type="hinge"),
+    _dpo(("LN-DPO", "sigmoid_norm", "length-normalised DPO"), "dpo.sigmoid",
+         "arXiv 2411.15124", loss_type="sigmoid_norm"),
+    _dpo(("robust DPO", "robust", "rDPO"), "dpo_margin.robust", "arXiv 2403.00409",
+         loss_type="robust", **SMOOTHED),
+    _dpo(("EXO", "exo_pair"), "dpo_margin.exo_pair", "arXiv 2402.00856, eq. 16",
+         loss_type="exo_pair", **SMOOTHED),
+    _dpo(("DiscoPOP", "discopop"), "dpo_margin.discopop", "arXiv 2406.08414, eq. 5",
+         loss_type="discopop", discopop_tau=1.0),
+    _dpo(("AOT", "aot"), "dpo_margin.aot", "arXiv 2406.05882", loss_type="aot", **SMOOTHED),
+    _dpo(("AOT unpaired", "aot_unpaired"), "dpo_margin.aot", "arXiv 2406.05882",
+         loss_type="aot_unpaired", **SMOOTHED),
+    _dpo(("NCA", "nca_pair", "NCA-pair"), "dpo_pointwise.nca_pair", "arXiv 2402.05369", loss_type="nca_pair"),
+    _dpo(("BCO-pair", "bco_pair"), "dpo_pointwise.bco_pair", "arXiv 2404.04656", loss_type="bco_pair"),
+    _dpo(("SPPO", "sppo_hard"), "dpo_pointwise.sppo_hard", "arXiv 2405.00675, eq. 4.7", loss_type="sppo_hard"),
+    _dpo(("APO-zero", "apo_zero"), "dpo_pointwise.apo_zero", "arXiv 2408.06266, eq. 7", loss_type="apo_zero"),
+    _dpo(("APO-down", "apo_down"), "dpo_pointwise.apo_down", "arXiv 2408.06266, eq. 8", loss_type="apo_down"),
+    _dpo(("chosen NLL", "sft of the chosen answer", "RPO"), "sft.nll", "arXiv 2404.19733", loss_type="sft"),
+    _dpo(("LD-DPO", "ld_alpha"), "dpo.sequence_weights", "arXiv 2409.06411", ld_alpha=0.4),
+    _dpo(("MPO", "mixture of losses", "loss_weights"), "dpo_trainer.loss", "arXiv 2411.10442",
+         loss_type=("sigmoid", "bco_pair", "sft"), loss_weights=(0.8, 0.2, 1.0)),
+    _dpo(("f-DPO", "forward_kl", "forward KL DPO"), "f_divergences.forward_kl", "arXiv 2309.16240",
+         f_divergence_type="forward_kl"),
+    _dpo(("JS-divergence DPO", "js_divergence"), "f_divergences.js_divergence", "arXiv 2309.16240",
+         f_divergence_type="js_divergence"),
+    _dpo(("alpha-divergence DPO", "alpha_divergence"), "f_divergences.alpha_divergence",
+         "arXiv 2309.16240", f_divergence_type="alpha_divergence")._replace(driver=""),  # float64: refused
+    _dpo(("WPO", "use_weighting", "weighted preference optimisation"), "wpo.pair_weights",
+         "arXiv 2406.11827, eq. 2", held="each pair's weight",
+         arrays={"log_sum_sq_probs": ARRAYS["log_sum_sq_probs"]}),
+    _part("preference pairs", ("implicit reward", "DPO rewards and margins"), "implicit_rewards.rewards",
+          "arXiv 2305.18290, eq. 5"),
+    _pairs(("CPO",), "cpo.pair_loss", "arXiv 2401.08417, eq. 3", "cpo_trainer.loss", "trl_cpo.cpo",
+           beta=0.5, label_smoothing=0.1),
+    _pairs(("CPO, hinge",), "dpo.hinge", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
+           loss_type="hinge", beta=0.5),
+    _pairs(("CPO, IPO",), "dpo.ipo", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
+           loss_type="ipo", beta=0.5),
+    _pairs(("SimPO", "simpo"), "simpo.pair_loss", "arXiv 2405.14734, eq. 6", "cpo_trainer.loss", "trl_cpo.cpo",
+           loss_type="simpo", beta=2.0, simpo_gamma=1.0, cpo_alpha=0.0),
+    _pairs(("CPO-SimPO",), "simpo.pair_loss", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
+           loss_type="simpo", beta=0.5),
+    _pairs(("AlphaPO", "alphapo"), "alphapo.reward", "arXiv 2501.03884", "cpo_trainer.loss", "trl_cpo.cpo",
+           loss_type="simpo", beta=0.5, alpha=0.1, cpo_alpha=0.0),
+    _pairs(("ORPO", "odds ratio"), "orpo.pair_loss", "arXiv 2403.07691, eqs. 4 and 7", "orpo.loss",
+           "trl_cpo.orpo", beta=0.4),
+    _pairs(("TPO", "triple preference optimisation"), "tpo.loss", "arXiv 2405.16681", "tpo.loss",
+           "trl_experimental.tpo", beta=0.3),
+    _pairs(("TPO, hinge",), "tpo.loss", "TRL's TPOTrainer", "tpo.loss", "trl_experimental.tpo",
+           loss_type="hinge", beta=0.3),
+    _pairs(("TPO, IPO",), "tpo.loss", "TRL's TPOTrainer", "tpo.loss", "trl_experimental.tpo",
+           loss_type="ipo", beta=0.3),
+    _pairs(("TPO-L", "tpo-l"), "tpo.loss", "TRL's TPOTrainer", "tpo.loss", "trl_experimental.tpo",
+           loss_type="tpo-l", beta=0.3, label_smoothing=0.2),
+    # ------------------------------------------------------------------------- single labels
+    Objective("labels of single answers", ("KTO",), "kto.loss", "arXiv 2402.01306, eqs. 7 and 8",
+              "kto.loss", {"kl": 0.3, "beta": 0.3, "desirable_weight": 1.5}),
+    Objective("labels of single answers", ("APO-zero unpaired", "apo_zero_unpaired"), "kto.loss",
+              "arXiv 2408.06266, eq. 7", "kto.loss", {"kl": 0.0, "beta": 0.3}),
+    Objective("labels of single answers", ("BCO", "binary classifier optimisation"), "bco.loss",
+              "arXiv 2404.04656", "bco.loss", {"delta": 0.2, "beta": 0.3}),
+    # ------------------------------------------------------------------------- reward models
+    Objective("reward models", ("reward model", "Bradley-Terry", "RM"), "reward_model.loss",
+              "arXiv 2203.02155, eq. 1", "reward_model.loss", {"center_rewards_coefficient": 0.01},
+              wrt=("chosen_rewards", "rejected_rewards"), driver="trl_reward.loss"),
+    Objective("reward models", ("PRM", "process reward model", "stepwise rewards"), "prm.loss",
+              "arXiv 2305.20050", "prm.loss", driver="transformers_prm.loss"),
+    # ------------------------------------------------------------------------- policy gradients
+    _policy(("GRPO",), "grpo.loss", "arXiv 2402.03300, eq. 3", **GRPO, **CLIP),
+    _policy(("DAPO", "dapo", "clip-higher"), "grpo.loss", "arXiv 2503.14476", **GRPO
+            | {"reduction": "dapo", "tokens_per_micro_batch": 20.0}, epsilon_low=0.2, epsilon_high=0.28),
+    _policy(("Dr. GRPO", "dr_grpo"), "grpo.loss", "arXiv 2503.20783", **GRPO
+            | {"reduction": "dr_grpo", "max_completion_length": 8}, **CLIP),
+    _policy(("BNPO", "bnpo"), "grpo.loss", "TRL's GRPOTrainer", **GRPO | {"reduction": "bnpo"}, **CLIP),
+    _policy(("LUSPO", "luspo"), "grpo.loss", "arXiv 2602.05261",
+            importance_sampling_level="sequence", reduction="luspo", **CLIP),
+    _policy(("GSPO", "sequence-level importance sampling"), "grpo.loss", "arXiv 2507.18071, eq. 5",
+            importance_sampling_level="sequence", reduction="grpo", epsilon_low=0.2, epsilon_high=0.3),
+    _policy(("two-sided clip", "INTELLECT-2", "delta"), "grpo.loss", "arXiv 2505.07291", **GRPO, **CLIP, delta=1.5),
+    _policy(("GRPO with KL", "GRPO's KL penalty"), "grpo.loss", "arXiv 2402.03300, eq. 4", **GRPO, **CLIP,
+            beta=0.3, use_bias_correction_kl=True,
+            arrays={"ref_per_token_logps": ARRAYS["ref_per_token_logps"]}),
+    _policy(("CISPO", "cispo"), "cispo.loss", "arXiv 2506.13585, section 3.1",
+            held="the importance ratio", **GRPO, epsilon_max=1.2),
+    _policy(("SAPO", "sapo"), "sapo.loss", "arXiv 2511.20347", **GRPO, temperature_pos=1.0, temperature_neg=1.4),
+    _policy(("VESPO", "vespo"), "vespo.loss", "arXiv 2602.10693", held="the weight phi(w)", **GRPO, **GAMMA),
+    _policy(("GMPO", "geometric-mean policy optimisation"), "gmpo.loss", "arXiv 2507.20673",
+            driver="trl_experimental.gmpo", epsilon_low=0.4, epsilon_high=0.4),
+    _policy(("REINFORCE", "vanilla policy gradient"), "reinforce.loss", "Williams, 1992"),
+    _policy(("RLOO", "leave-one-out"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
+    _policy(("PPO", "PPO's policy loss"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),
+    Objective("policy gradients", ("PPO's value loss", "critic"), "ppo.value_loss",
+              "arXiv 1707.06347, eq. 9", "ppo.value_loss", {"cliprange_value": 0.2}),
+    _policy(("A*-PO", "A2PO", "a2po"), "a2po.loss", "arXiv 2505.20686", driver="trl_experimental.a2po", beta2=0.3),
+    _policy(("online DPO", "OAIF"), "online_dpo.loss", "arXiv 2402.04792",
+            driver="trl_experimental.online_dpo", beta=0.3),
+    _policy(("online IPO",), "online_dpo.loss", "arXiv 2402.04792", driver="trl_experimental.online_dpo",
+            loss_type="ipo", beta=0.3),
+    _policy(("XPO", "exploratory preference optimisation"), "xpo.loss", "arXiv 2405.21046, algorithm 1",
+            alpha=0.05, beta=0.3),
+    _policy(("Nash-MD", "Nash learning from human feedback"), "nash_md.loss", "arXiv 2312.00886",
+            held="all but log p", beta=0.3, kl_level="sequence"),
+    # ------------------------------------------------------------------------- around the loss
+    _part("rewards, advantages, KL", ("GRPO advantage", "group advantage"), "advantages.group",
+          "arXiv 2402.03300, section 4.1.2"),
+    _part("rewards, advantages, KL", ("Lite PPO", "batch std"), "advantages.batch", "arXiv 2508.08221"),
+    _part("rewards, advantages, KL", ("Dr. GRPO advantage",), "advantages.dr_grpo", "arXiv 2503.20783"),
+    _part("rewards, advantages, KL", ("leave-one-out baseline", "RLOO advantage"), "advantages.leave_one_out",
+          "arXiv 2402.14740"),
+    _part("rewards, advantages, KL", ("REINFORCE++", "batch whitening"), "advantages.whiten", "arXiv 2501.03262"),
+    _part("rewards, advantages, KL", ("GDPO", "normalize_then_sum"), "multi_reward.normalize_then_sum",
+          "arXiv 2601.05242"),
+    _part("rewards, advantages, KL", ("several rewards", "sum_then_normalize"), "multi_reward.sum_then_normalize",
+          "TRL's GRPOTrainer"),
+    _part("rewards, advantages, KL", ("GAE", "generalised advantage estimation"), "gae.advantages",
+          "arXiv 1506.02438, eqs. 11 and 16"),
+    _part("rewards, advantages, KL", ("KL in the reward", "reward shaping by KL"), "rloo.penalized_rewards",
+          "arXiv 1909.08593, eq. 2"),
+    _part("rewards, advantages, KL", ("k1",), "kl.k1", "joschu.net/blog/kl-approx.html"),
+    _part("rewards, advantages, KL", ("k2",), "kl.k2", "joschu.net/blog/kl-approx.html"),
+    _part("rewards, advantages, KL", ("k3", "Schulman's KL estimator"), "kl.k3", "joschu.net/blog/kl-approx.html"),
+    _part("rewards, advantages, KL", ("exact KL",), "kl.exact", "over the whole vocabulary"),
+    _part("rewards, advantages, KL", ("bias-corrected KL", "use_bias_correction_kl"), "kl_term.per_token_kl",
+          "DeepSeek-V3.2, arXiv 2512.02556"),
+    _part("rewards, advantages, KL", ("importance ratio",), "ratios.log_weights", "arXiv 1707.06347, section 3"),
+    _part("rewards, advantages, KL", ("loss aggregation", "reductions"), "reductions.token_weights",
+          "arXiv 2503.20783, arXiv 2503.14476"),
+    _part("rewards, advantages, KL", ("TIS", "truncated importance sampling", "MIS"), "importance_sampling.ratio",
+          "TRL's vllm_importance_sampling_mode"),
+    _part("rewards, advantages, KL", ("off-policy sequence masking",), "off_policy.keep_mask",
+          "DeepSeek-V3.2, arXiv 2512.02556, eq. 9"),
+    _part("rewards, advantages, KL", ("80/20 rule", "top_entropy_quantile"), "entropy_control.high_entropy_mask",
+          "arXiv 2506.01939"),
+    _part("rewards, advantages, KL", ("entropy bonus", "Skywork-OR1"), "entropy_control.bonus", "arXiv 2505.22312"),
+    _part("rewards, advantages, KL", ("GRPO's shared terms",), "grpo_terms.loss", "TRL's GRPOTrainer"),
+    _part("rewards, advantages, KL", ("TRL's GRPO loss", "GRPOTrainer"), "grpo_trainer.loss", "TRL's GRPOTrainer"),
+    _part("rewards, advantages, KL", ("conventions", "who computes what"), "conventions.TABLE", "each row's own"),
+    # ------------------------------------------------------------------------- distillation
+    _teacher(("GKD", "generalised Jensen-Shannon divergence", "JSD"), "gkd.loss", "arXiv 2306.13649, eq. 1",
+             "trl_distillation.gkd", options={"beta": 0.5, "temperature": 2.0}),
+    _teacher(("forward KL distillation", "knowledge distillation"), "gkd.loss", "arXiv 2306.13649",
+             "trl_distillation.gkd", options={"beta": 0.0, "temperature": 2.0}),
+    _teacher(("reverse KL distillation", "on-policy distillation"), "gkd.loss", "arXiv 2306.13649",
+             "trl_distillation.gkd", options={"beta": 1.0}),
+    *(
+        _teacher((name, *more), "distillation.loss", "arXiv 2306.13649; arXiv 1805.02867",
+                 "trl_distillation.distillation", options={"beta": beta, "vocab_chunk": 3},
+                 wrt=("student_hidden", "student_weight"))
+        for beta, name, *more in [(0.5, "chunked distillation", "DistillationTrainer"),
+                                  (0.0, "chunked forward KL"), (1.0, "chunked reverse KL")]
+    ),
+    _teacher(("MiniLLM",), "minillm.loss", "arXiv 2306.08543, section 2.2", options=MINILLM,
+             held="the advantages"),
+    _teacher(("SDFT", "self-distillation fine-tuning"), "sdft.loss", "arXiv 2601.19897",
+             "trl_distillation.sdft", options={"alpha": 0.5}),
+    _teacher(("SDFT, top-k",), "sdft.loss", "arXiv 2601.19897", "trl_distillation.sdft",
+             options={"alpha": 0.5, "topk": 3}),
+    _teacher(("SDFT, top-k and tail",), "sdft.loss", "arXiv 2601.19897", "trl_distillation.sdft",
+             options={"alpha": 0.5, "topk": 3, "add_tail": True}),
+    _teacher(("ULD", "GOLD", "universal logit distance"), "uld.loss", "arXiv 2402.12030", "trl_distillation.uld",
+             arrays={"student_logits": ARRAYS["student_logits"][0], "teacher_logits": ARRAYS["logits"][0, :, :5]}),
+    # ------------------------------------------------------------------------- tokens
+    _part("tokens and sampling", ("log-softmax",), "logprobs.log_softmax", "log p = z - log sum exp z"),
+    _part("tokens and sampling", ("token log-probabilities",), "logprobs.per_token_logps", "log p of each token"),
+    _part("tokens and sampling", ("entropy",), "logprobs.entropy", "Shannon, 1948"),
+    _part("tokens and sampling", ("temperature",), "sampling.temperature", "softmax temperature"),
+    _part("tokens and sampling", ("top-k",), "sampling.top_k", "arXiv 1805.04833"),
+    _part("tokens and sampling", ("top-p", "nucleus sampling"), "sampling.top_p", "arXiv 1904.09751, section 3.1"),
+    _part("tokens and sampling", ("min-p",), "sampling.min_p", "arXiv 2407.01082, section 3"),
+    _part("tokens and sampling", ("repetition penalty", "CTRL"), "sampling.repetition_penalty",
+          "arXiv 1909.05858, section 4.1"),
+    _part("tokens and sampling", ("order of the filters", "vLLM sampler"), "sampler.process",
+          "transformers' and vLLM's order"),
+    # ------------------------------------------------------------------------- adapters
+    _part("adapters and weights", ("LoRA",), "lora.forward", "arXiv 2106.09685, section 4.1"),
+    _part("adapters and weights", ("rsLoRA", "use_rslora"), "lora.scaling", "arXiv 2312.03732"),
+    _part("adapters and weights", ("PiSSA",), "lora_init.pissa", "arXiv 2404.02948, eqs. 2 to 4"),
+    _part("adapters and weights", ("OLoRA",), "lora_init.olora", "arXiv 2406.01775, algorithm 1"),
+    _part("adapters and weights", ("orthogonal initialisation",), "lora_init.orthogonal",
+          "datta0.github.io/posts/rethink-lora-init"),
+    _part("adapters and weights", ("DoRA", "use_dora"), "dora.forward", "arXiv 2402.09353, eq. 5"),
+    _part("adapters and weights", ("QLoRA",), "qlora.forward", "arXiv 2305.14314, eqs. 5 and 6"),
+    _part("adapters and weights", ("NF4", "4-bit NormalFloat"), "nf4.quantize", "arXiv 2305.14314, section 3"),
+    _part("adapters and weights", ("double quantisation", "bnb_4bit_use_double_quant"), "double_quant.quantize",
+          "arXiv 2305.14314, section 3"),
+    # ------------------------------------------------------------------------- optimiser
+    _part("optimiser", ("AdamW",), "optim.adamw_step", "arXiv 1711.05101, algorithm 2"),
+    _part("optimiser", ("gradient clipping", "max_grad_norm"), "optim.clip_grad_norm", "arXiv 1211.5063, algorithm 1"),
+    _part("optimiser", ("linear schedule", "warm-up"), "optim.linear_schedule", "transformers"),
+    _part("optimiser", ("cosine schedule",), "optim.cosine_schedule", "arXiv 1608.03983, eq. 5"),
+)  # fmt: skip
+
+
+LESSONS = {
+    "01_sft": ("SFT", "token log-probabilities"),
+    "02_dpo": ("DPO", "MPO", "implicit reward"),
+    "03_grpo": ("GRPO", "DAPO", "Dr. GRPO", "BNPO", "GRPO advantage", "k3", "TIS", "TRL's GRPO loss",
+                "conventions"),
+    "04_before_and_after": ("LoRA", "NF4"),
+    "05_gallery": ("IPO", "CPO", "SimPO", "AlphaPO", "ORPO", "KTO", "APO-zero unpaired", "BCO",
+                   "reward model", "PRM", "RLOO", "PPO", "PPO's value loss", "leave-one-out baseline",
+                   "GAE", "KL in the reward", "online DPO", "XPO", "Nash-MD", "GKD",
+                   "chunked reverse KL", "MiniLLM"),
+}  # fmt: skip
+
+
+# Looking up --------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """What `find` tells of one method.  Print it."""
+
+    names: tuple
+    formula: str
+    call: str  # the function to call, with all its arguments
+    options: dict  # which of them make it this method
+    paper: str
+    proof: tuple  # test files
+    torch: str  # its torch twin, or ""
+    lesson: str  # the notebook that uses it, or ""
+
+    def __str__(self):
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        lines = {
+            "names": ", ".join(self.names),
+            "formula": f"reference_math.{self.formula}",
+            "call": f"reference_math.{self.call}",
+            "with": options,
+            "paper": self.paper,
+            "proof": ", ".join(self.proof),
+            "torch": self.torch,
+            "lesson": self.lesson,
+        }
+        return "\n".join(f"{key:8s} {text}" for key, text in lines.items() if text)
+
+    __repr__ = __str__  # what Jupyter shows below a cell
+
+
+def find(name):
+    """Tell which function computes a method: by any name that a paper or TRL gives it.
+
+    Case, spaces and punctuation do not matter.  An unknown name is an error that says which
+    known names are near.
+
+    >>> entry = find("dr grpo")
+    >>> entry.formula, entry.options["reduction"], entry.paper
+    ('grpo.loss', 'dr_grpo', 'arXiv 2503.20783')
+    """
+    known = _names()
+    if _key(name) not in known:
+        near = get_close_matches(_key(name), known, n=3, cutoff=0.5)
+        near = ", ".join(dict.fromkeys(repr(known[key].names[0]) for key in near))
+        raise ValueError(f"no method is called {name!r}; near: {near or 'see README.md'}")
+    return describe(known[_key(name)])
+
+
+def describe(objective):
+    """The `Entry` of one objective; its proof and its twin stand in the header of its module."""
+    name = objective.loss or objective.formula
+    is_function = callable(function(name))
+    header = headers(objective.formula.partition(".")[0])
+    return Entry(
+        names=objective.names,
+        formula=objective.formula,
+        call=objective.signature() if is_function else name,
+        options=objective.options,
+        paper=objective.paper,
+        proof=header["Proof"],
+        torch=header["Torch"],
+        lesson=objective.lesson,
+    )
+
+
+def headers(module):
+    """What the header of a module names: {"Proof": (files), "Torch": a module, "Lesson": a file}.
+
+    >>> headers("kl")["Torch"], headers("kl")["Lesson"]
+    ('reference_math.torch.kl', 'notebooks/03_grpo.ipynb')
+    """
+    text = importlib.import_module(f"reference_math.{module}").__doc__
+    proof = re.findall(r"tests/(?:laws|parity)/test_\w+\.py", text)
+    twins = re.findall(r"^Torch\s+(reference_math\.torch\.\w+)", text, re.MULTILINE)
+    lessons = re.findall(r"Lesson\s+(notebooks/\w+\.ipynb)", text)
+    one = {"Torch": twins, "Lesson": lessons}
+    return {"Proof": tuple(proof)} | {key: next(iter(x), "") for key, x in one.items()}
+
+
+def _names():
+    """{every name, without case and punctuation: its objective}; the first of the list wins."""
+    known = {}
+    for objective in OBJECTIVES:
+        for name in objective.names:
+            known.setdefault(_key(name), objective)
+    for objective in OBJECTIVES:  # then the names of the functions and of the modules
+        module, _, function_name = objective.formula.partition(".")
+        for name in filter(None, (function_name, module, objective.loss.partition(".")[0])):
+            known.setdefault(_key(name), objective)
+    return known
+
+
+def _key(name):
+    return re.sub(r"[^a-z0-9+*]", "", name.lower())
