@@ -1,5 +1,6 @@
 # make lab      the whole chain on the embedded tiny model: base, SFT, DPO, GRPO, and a table
 # make test     every test, the doctests and the notebooks
+# make gpu      what the kit claims of an NVIDIA GPU, measured: at most 40 minutes, into build/gpu
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
 # make lint     ruff, and no outputs left in the notebooks
@@ -22,7 +23,7 @@ JUPYTER ?=
 # its tests have a process of their own, as each notebook has.
 ENGINE_TESTS := tests/lab/test_vllm.py
 
-.PHONY: lab test jupyter mutants lint clean environment
+.PHONY: lab test gpu jupyter mutants lint clean environment
 
 lab: environment
 	@$(BIN)/python -m lab.chain
@@ -30,12 +31,17 @@ lab: environment
 # The tests need no network: whatever reached for the hub would fail on a machine that is offline.
 test: export HF_HUB_OFFLINE = 1
 test: export CI = 1
+# A machine with a GPU would take its own profile, whose models and data are on the hub.
+test: export LAB_PROFILE = tiny
 test: environment
 	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests --ignore=$(ENGINE_TESTS)
 	$(BIN)/python -m pytest $(ENGINE_TESTS)
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(NBMAKE) $(NOTEBOOKS)
 endif
+
+gpu: environment
+	$(BIN)/python tests/benchmarks/gpu.py
 
 jupyter: environment
 	$(BIN)/python -m jupyter lab $(JUPYTER) notebooks/00_start_here.ipynb

@@ -83,6 +83,7 @@ def save_manifest(recipe, base_model, history, wall_s, scores):
         "commit": commit(),
         "wall_s": round(wall_s, 1),
         "peak_rss_mb": peak_rss_mb(),
+        **gpu(),
         **scores,
     }
     partial = folder / "manifest.json.partial"
@@ -114,6 +115,19 @@ def commit():
         return out.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def gpu():
+    """The card's name and the most of its memory that torch has held in this run, in MiB.
+
+    Both None on a machine without one.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"gpu": None, "peak_gpu_mb": None}
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"gpu": torch.cuda.get_device_name(), "peak_gpu_mb": round(peak)}
 
 
 def peak_rss_mb():

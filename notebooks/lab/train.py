@@ -6,6 +6,7 @@ accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_
 """
 
 import argparse
+import os
 import time
 
 from lab import vllm  # first: it sets what torch and vLLM read when they load
@@ -45,6 +46,7 @@ def load(recipe):
 
     The base in NF4 under the adapter of the stage before, which goes on training; a fresh
     adapter where there is none. Without `quantization` and `lora` in the recipe, plain weights.
+    A recipe's own `adapter`, a folder or a hub id, stands in for the one of the stage before.
     """
     set_seed(recipe["seed"])
     base = base_model(recipe)
@@ -54,14 +56,26 @@ def load(recipe):
         base,
         dtype=getattr(torch, recipe.get("dtype", "float32")),
         quantization_config=BitsAndBytesConfig(**quantization) if quantization else None,
+        device_map=device_map(recipe),
     )
     before = recipes.parent(recipe)
-    if before and before["stage"] != "base":
-        adapter = runs.path(before["stage"])
+    if recipe.get("adapter") or (before and before["stage"] != "base"):
+        adapter = recipe.get("adapter") or runs.path(before["stage"])
         return PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tok
     if recipe.get("lora"):
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **recipe["lora"]))
     return loaded, tok
+
+
+def device_map(recipe):
+    """Where this process loads its weights: the CPU if the recipe says so, else its own GPU.
+
+    Left to transformers, a 4-bit model goes to the first GPU: in a run with `use_cpu` too, and in
+    every process of `accelerate launch`.
+    """
+    if recipe.get("args", {}).get("use_cpu") or not torch.cuda.is_available():
+        return {"": "cpu"}
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))}
 
 
 def dataset(recipe, policy, tok):
@@ -104,15 +118,15 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     if stage == "grpo":
         args["use_vllm"] = args.get("use_vllm", True) and vllm.available()
         options.setdefault("reward_funcs", [accuracy_reward, format_reward])
-    # One bar, and trackio by our own callback: see lab.callbacks.
-    config = Config(**args, report_to=[], disable_tqdm=True)
+    # One bar, and trackio by our own callback (lab.callbacks), unless the recipe asks for more.
+    config = Config(**({"report_to": [], "disable_tqdm": True} | args))
     exact = {param: param.data for param in policy.parameters() if param.requires_grad}
     built = Trainer(model=policy, args=config, train_dataset=rows, processing_class=tok, **options)
-    # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, in a float32 or
-    # float16 run too.
-    if not config.bf16:
-        for param, data in exact.items():
-            param.data = data
+    # peft#2889: TRL rounds the adapters of a 4-bit base to bfloat16, whatever the run computes in.
+    # Under bf16 autocast too the weights that AdamW moves belong in float32: an update below 2^-8
+    # of a weight rounds to nothing.
+    for param, data in exact.items():
+        param.data = data
     built.remove_callback(PrinterCallback)  # a dict a step, between the bar and the reader
     built.add_callback(callbacks.Progress(stage))
     built.add_callback(callbacks.Trackio(recipe))
@@ -126,16 +140,26 @@ def run(built, recipe, began=None):
     A run of the same recipe that was interrupted goes on from its newest complete checkpoint.
     """
     began = began or time.perf_counter()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the manifest holds the peak of this stage
     chief = built.accelerator.is_main_process
     folder = runs.begin(recipe) if chief else runs.path(recipe["stage"])
     built.accelerator.wait_for_everyone()
     guards.resume(built) if any(folder.glob("checkpoint-*")) else built.train()
-    if not chief:
-        return None
+    manifest = _save(built, recipe, folder, began) if chief else None
+    # The next stage reads, in every process, what the chief has written.
+    built.accelerator.wait_for_everyone()
+    return manifest
+
+
+def _save(built, recipe, folder, began):
+    """Save the adapter (or the weights) and score it: the manifest."""
     policy = built.accelerator.unwrap_model(built.model)
-    kept = {"selected_adapters": ["default"]} if isinstance(policy, PeftModel) else {}
-    policy.save_pretrained(folder, **kept)
+    adapters = {"selected_adapters": ["default"]} if isinstance(policy, PeftModel) else {}
+    policy.save_pretrained(folder, **adapters)
     built.processing_class.save_pretrained(folder)
+    if built.args.push_to_hub:
+        built.push_to_hub()
     scores = {}
     if recipe["profile"] == "tiny":
         plain = vllm.served(policy)
@@ -159,23 +183,41 @@ def make_base(recipe):
     return runs.save_manifest(recipe, "made from scratch", history, wall_s, scores)
 
 
+def is_chief():
+    """Whether this process makes what one process makes: the only one, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def await_manifest(recipe, every_s=1.0, at_most_s=3600):
+    """The manifest of a stage that another process is making."""
+    began = time.perf_counter()
+    while not runs.is_current(recipe):
+        if time.perf_counter() - began > at_most_s:
+            raise TimeoutError(
+                f"{recipe['stage']}: no manifest in {runs.path(recipe['stage'])} after {at_most_s} s; "
+                f"make it first, with one process: python -m lab.train {recipe['stage']}"
+            )
+        time.sleep(every_s)
+    return runs.manifest(recipe["stage"])
+
+
 def make(recipe):
     """Make one stage from its recipe, whatever stands; the stage before it must."""
     if recipe["stage"] == "base":
-        return make_base(recipe)
+        return make_base(recipe) if is_chief() else await_manifest(recipe)
     began = time.perf_counter()
     built = trainer(recipe)
-    kept = run(built, recipe, began)
+    manifest = run(built, recipe, began)
     if getattr(built, "use_vllm", False):
         vllm.release(built)
-    return kept
+    return manifest
 
 
 def ensure(stage, of=None, seed=None, say=print):
     """The manifest of a stage that is up to date: found if it stands, else made, parents first."""
     recipe = recipes.load(stage, of, seed)
     before = recipes.parent(recipe)
-    if before:
+    if before and not recipe.get("adapter"):
         ensure(before["stage"], before["profile"], before["seed"], say)
     if runs.is_current(recipe):
         say(f"{stage}: found in {runs.shown(runs.path(stage))}")
@@ -194,11 +236,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
     recipe = recipes.load(args.stage, args.config, args.seed)
     before = recipes.parent(recipe)
-    if before:
+    if before and not recipe.get("adapter"):
         ensure(before["stage"], before["profile"], before["seed"])
-    kept = make(recipe)
-    if kept:  # the other processes of `accelerate launch` keep nothing
-        print(kept)
+    manifest = make(recipe)
+    if is_chief():
+        print(manifest)
     if torch.distributed.is_initialized():
         # Together: gloo may abort a process whose peer has gone while it still evaluates.
         torch.distributed.barrier()

@@ -361,10 +361,10 @@ class GRPOTrainer(trl.GRPOTrainer):
         backend = functools.partial(generation, engine=engine)
         with patch.object(grpo_trainer, "VLLMGeneration", backend):
             super().__init__(model, *args, **kwargs)
-        # peft#2889: TRL casts the adapters of a 4-bit base to bfloat16 in a float32 or float16 run
-        # too, which rounds what an earlier stage learnt, and every update below 2^-8 of a weight
-        # to nothing.
-        if getattr(self.model, "is_loaded_in_4bit", False) and not self.args.bf16:
+        # peft#2889: TRL casts the adapters of a 4-bit base to bfloat16 whatever the run computes in,
+        # which rounds what an earlier stage learnt, and every update below 2^-8 of a weight to
+        # nothing. Autocast computes in bfloat16 from float32 adapters just as well.
+        if getattr(self.model, "is_loaded_in_4bit", False):
             for param in self.model.parameters():
                 if param.requires_grad:
                     param.data = found.get(param, param.data).float()

@@ -3,8 +3,10 @@
     python tests/benchmarks/token_logps.py                            a CPU: 512 positions, float32
     python tests/benchmarks/token_logps.py --device cuda --dtype bfloat16 --positions 8192
 
-Prints the table of README.md beside it.  Each row is measured in a process of its own; figures are ratios to
-the naive form's within one run, so that they mean the same on a fast machine and on a slow one.
+Prints the table of README.md beside it, and with --json writes its figures to a file.  On a CPU each row is
+measured in a process of its own, whose resident peak is its own; on a GPU torch counts its memory itself.
+Figures are ratios to the naive form's within one run, so that they mean the same on a fast machine and on a
+slow one.
 
 peak     the most memory beyond the inputs, the gradients that the caller asked for included.
          CPU: the process's resident peak (Linux only); CUDA: torch.cuda.max_memory_allocated
@@ -83,6 +85,9 @@ def ours_head(hidden, weight, tokens, entropy):
 FROM_LOGITS = {"naive": naive, "TRL": trl_logits, "ours": ours_logits}
 FROZEN = "hidden, head frozen"  # as under LoRA
 FROM_HIDDEN = {"naive": naive_head, "TRL": trl_head, "Liger": liger_head, "ours": ours_head}
+
+
+CASE = ("start", "outputs", "backward", "who")
 
 
 def cases():
@@ -196,6 +201,7 @@ def main():
     parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--from", dest="start", default="", help="only cases that start so")
+    parser.add_argument("--json", help="write what was measured to this file, too")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     place = (options.device, options.dtype, options.positions, options.repeats)
@@ -207,11 +213,18 @@ def main():
         if not available(case[-1], options.device):
             print(f"{case[-1]} is not installed for {options.device}: left out", file=sys.stderr)
             continue
-        command = [sys.executable, *sys.argv, "--one", json.dumps(case)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        results[case] = json.loads(done.stdout.splitlines()[-1])
+        if options.device == "cuda":
+            results[case] = measure(*case, *place)
+        else:
+            command = [sys.executable, *sys.argv, "--one", json.dumps(case)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results[case] = json.loads(done.stdout.splitlines()[-1])
         print(*case, results[case], file=sys.stderr)
     table(results, options)
+    if options.json:
+        rows = [dict(zip(CASE, case)) | got for case, got in results.items()]
+        with open(options.json, "w") as file:
+            json.dump({"options": vars(options), "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

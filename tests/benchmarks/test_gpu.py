@@ -1,0 +1,90 @@
+"""`make gpu` on a machine without a GPU: the script itself, with tiny sizes."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "gpu.py"
+
+
+@pytest.fixture
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def step(label, code, limit_s=60, figures="none.json"):
+    """A step that runs a line of Python."""
+    return lambda out, small: [(label, limit_s, [sys.executable, "-c", code], {}, figures)]
+
+
+def test_no_step_that_fails_or_hangs_or_cannot_run_stops_the_next(gpu, tmp_path, monkeypatch):
+    def lacking(out, small):
+        raise gpu.Impossible("no vLLM in this environment")
+
+    writes = f"open({str(tmp_path / 'last.json')!r}, 'w').write('[1]')"
+    monkeypatch.setattr(
+        gpu,
+        "STEPS",
+        {
+            "dies": step("dies", "import os; print('why'); os.abort()"),
+            "hangs": step("hangs", "import time; time.sleep(60)", limit_s=1),
+            "lacks": lacking,
+            "last": step("last", writes, figures="last.json"),
+        },
+    )
+    result = gpu.measure(list(gpu.STEPS), tmp_path, small=True, minutes=5)
+    by_label = {record["label"]: record for record in result["steps"]}
+    assert by_label["dies"]["status"] == "failed" and "why" in by_label["dies"]["last_words"]
+    assert by_label["hangs"]["status"] == "stopped after 1 s"
+    assert by_label["lacks"]["status"] == "impossible: no vLLM in this environment"
+    assert by_label["last"]["status"] == "done" and by_label["last"]["figures"] == [1]
+    assert json.loads((tmp_path / "result.json").read_text())["steps"] == result["steps"]
+
+
+def test_no_step_starts_after_the_time_is_over(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "STEPS", {"late": step("late", "print()")})
+    [record] = gpu.measure(["late"], tmp_path, small=True, minutes=0)["steps"]
+    assert record["status"].startswith("left out") and not (tmp_path / "late.log").exists()
+
+
+def test_a_test_run_is_read_with_its_failures(gpu, tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        "import pytest\ndef test_a(): assert 1 == 2, 'one is not two'\ndef test_b(): pass\n"
+        "@pytest.mark.skip(reason='no card')\ndef test_c(): pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", str(tmp_path), f"--junitxml={tmp_path}/x.xml"]
+    record = gpu.run("x", 120, command, {}, "x.xml", tmp_path)
+    counts = {k: record["figures"][k] for k in ("tests", "passed", "failures", "skipped")}
+    assert counts == {"tests": 3, "passed": 1, "failures": 1, "skipped": 1}
+    [failed] = record["figures"]["failed"]
+    assert failed["test"].endswith("::test_a") and "one is not two" in failed["message"]
+    assert record["status"] == "failed" and record["figures"]["skip_reasons"] == ["no card"]
+
+
+def test_without_a_gpu_it_says_how_to_try_it(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "gpu_is_here", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--small" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_tiny_model_are_measured_in_order(gpu, tmp_path):
+    assert gpu.main(["--small", "--out", str(tmp_path), "--only", "card,stages"]) == 0
+    card, stages = json.loads((tmp_path / "result.json").read_text())["steps"]
+    assert card["status"] == stages["status"] == "done"
+    assert card["figures"]["versions"]["torch"]
+    rows = stages["figures"]["rows"]
+    assert [(row["stage"], row["way"]) for row in rows] == [
+        ("sft", "recipe"),
+        ("dpo", "recipe"),
+        ("grpo", "generate"),
+    ]
+    for row in rows:
+        assert row["step_s"] > 0 and row["adapters"] == ["float32"] and row["moved"] > 0.9
