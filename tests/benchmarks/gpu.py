@@ -78,9 +78,8 @@ def stages(out, small):
     for profile in ("tiny",) if small else ("a100", "t4"):
         name = f"stages-{profile}.json"
         command = [PYTHON, f"{HERE}/stages.py", profile, "--json", str(out / name)]
-        command += (
-            ["--small", "--steps", "2"] if small else ["--ways", "recipe,no-checkpointing,generate"]
-        )
+        all_ways = ["--steps", "3", "--ways", "recipe,no-checkpointing,generate"]
+        command += ["--small", "--steps", "2"] if small else all_ways
         environment = {"LAB_RUNS": str(out / "runs" / profile)}
         runs.append((f"stages-{profile}", 480, command, environment, name))
     return runs
