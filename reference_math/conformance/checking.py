@@ -1,7 +1,7 @@
 """Is a loss of yours the one you think it is, and if not, which known convention makes it differ?"""
 
 import inspect
-from functools import reduce
+from functools import partial, reduce
 from itertools import combinations
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ class Verdict(NamedTuple):
     agrees: bool
     value_error: float  # the largest difference over the largest number, of the worst batch
     gradient_error: float  # the same; nan where the objective has no gradient
-    explained_by: tuple  # the conventions that together make the reference into yours; or ()
+    explained_by: (
+        tuple  # what together makes the reference into yours: conventions, a number; or ()
+    )
     constant: float  # where yours is the reference times one constant: that; else nan
 
     def __str__(self):
@@ -54,7 +56,8 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
                 and those of the advantages; sft: loss_type, reduction ("batch_token");
                 kl: estimator ("k3"); rloo: epsilon_low, epsilon_high;
                 advantages: scale, ddof, eps ("group", 1, 1e-4)
-    returns     a Verdict
+    returns     a Verdict.  It names one convention, or two, or a number that differs from the one
+                asked for (beta: 0.5, not 0.1), alone or with one convention.
 
     >>> def mine(per_token_logps, ref_per_token_logps):
     ...     log_r = per_token_logps - ref_per_token_logps
@@ -73,18 +76,85 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
         return [_theirs(f, arrays, options, known["wrt"], framework) for arrays in batches[some]]
 
     def explain(variants):
-        one = slice(1)  # nearly all fall by the first batch
-        return _same(mine[one], theirs(variants, one), rtol) and _same(mine, theirs(variants), rtol)
+        one = slice(1)  # nearly all fall by the value of the first batch; a gradient costs more
+        if _worst_value(mine[one], theirs(variants, one)) > rtol:
+            return False
+        return _same(mine, theirs(variants), rtol)
 
     right = theirs(())
     errors = _worst_value(mine, right), _worst_gradient(mine, right)
     if _same(mine, right, rtol):
         return Verdict(True, *errors, (), 1.0)
     conventions = known["conventions"](options)
-    for names in [*combinations(conventions, 1), *combinations(conventions, 2)]:
-        if explain([conventions[name] for name in names]):
-            return Verdict(False, *errors, names, float("nan"))
-    return Verdict(False, *errors, (), _constant(mine, right, rtol))
+    numbers = known["hyperparameters"](options)
+
+    def fit(names, coarse=1, batches=2):
+        """(a number in place of the one asked for, *names) if together they explain; else ()."""
+        others = [conventions[name] for name in names]
+        for name, number in numbers.items():
+            values = partial(_value, theirs, number, others)
+            for x in _roots(values, mine[:batches], number.grid[::coarse]):
+                if explain([number.variant(x), *others]):
+                    return (f"{name}: {x:.4g}, not {number.asked}{number.note}", *names)
+        return ()
+
+    def explanations():
+        singles, pairs = ([*combinations(conventions, n)] for n in (1, 2))
+        yield from (names for names in singles if explain([conventions[name] for name in names]))
+        yield fit(())
+        yield from (names for names in pairs if explain([conventions[name] for name in names]))
+        if not np.isfinite(constant):
+            yield from (fit(names, coarse=6, batches=1) for names in singles)
+
+    constant = _constant(mine, right, rtol)
+    names = next(filter(None, explanations()), ())
+    return Verdict(False, *errors, names, float("nan") if names else constant)
+
+
+def _value(theirs, number, others, batch, x):
+    """The reference's value of one batch, x in place of the number asked for."""
+    ((value, _),) = theirs([number.variant(x), *others], slice(batch, batch + 1))
+    return _one_number(value)
+
+
+def _roots(values, mine, grid):
+    """Yields each x for which values(batch, x) is my value in one of the batches.
+
+    A loss need not be monotone in x (beta in DPO's sigmoid).  Two roots between two points of the
+    grid leave no change of sign there, but hardly ever in two batches at once.
+    """
+    for batch, (value, _) in enumerate(mine):
+        target = _one_number(value)
+        gap = partial(_gap, values, batch, target)
+        gaps = np.array([gap(x) for x in grid])
+        for i in np.flatnonzero(np.sign(gaps[:-1]) * np.sign(gaps[1:]) <= 0):
+            if gaps[i] or gaps[i + 1]:  # both 0: a stretch on which x changes nothing
+                yield _bisect(gap, grid[i], grid[i + 1], gaps[i], gaps[i + 1])
+
+
+def _gap(values, batch, target, x):
+    return values(batch, x) - target
+
+
+def _one_number(value):
+    return float(value) if np.ndim(value) == 0 else float(np.sum(np.square(value)))
+
+
+def _bisect(gap, low, high, at_low, at_high):
+    """A zero of gap in [low, high], where it has opposite signs: regula falsi (Illinois)."""
+    for _ in range(60):
+        if at_low == at_high or not np.isfinite(at_low - at_high):
+            break
+        x = high - at_high * (high - low) / (at_high - at_low)
+        at_x = gap(x)
+        if at_x * at_high < 0:
+            low, at_low = high, at_high
+        else:
+            at_low /= 2
+        high, at_high = x, at_x
+        if at_x == 0 or abs(high - low) <= 1e-14 * abs(high):
+            break
+    return high
 
 
 def _yours(my_loss, arrays, wrt, framework):

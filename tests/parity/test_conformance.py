@@ -110,9 +110,9 @@ def cdpo(per_token_logps, ref_per_token_logps, completion_mask):
         (lambda **x: -nll(**x), "sft", {}, ["sign: negated"]),
         (summed_and_negated_nll, "sft", {}, ["sign: negated", "reduction: sum over the tokens"]),
         (undetached_dft, "sft", {"loss_type": "dft"}, ["detach: missing"]),
-        (dft, "sft", {}, []),
+        (dft, "sft", {}, ["loss_type: 'dft'"]),
         (lambda **x: dpo(**x) * 3, "dpo", {}, ["reduction: sum over the pairs"]),
-        (cdpo, "dpo", {}, ["label smoothing: eps = 0.1"]),
+        (cdpo, "dpo", {}, ["label smoothing: 0.1, not 0"]),
         (dpo, "dpo", {"loss_type": "sigmoid_norm"}, ["length: answers' summed"]),
         (lambda **x: -dpo(**x), "dpo", {}, ["sign: negated"]),
         (
@@ -261,7 +261,8 @@ def of_variant(objective, variant, options):
         ("advantages", {}),
     ],
 )
-def test_no_two_conventions_look_alike(objective, options):
+def test_no_two_conventions_look_alike(objective, options, monkeypatch):
+    monkeypatch.setattr(checking, "BATCHES", 2)  # half the time; two tell them apart as well
     found = OBJECTIVES[objective]["conventions"](options)
     verdicts = {
         name: conformance.check(of_variant(objective, variant, options), objective, **options)
@@ -270,6 +271,159 @@ def test_no_two_conventions_look_alike(objective, options):
     wrong = {n: v.explained_by for n, v in verdicts.items() if not v.agrees}
     assert {n: said for n, said in wrong.items() if said != (n,)} == {}
     assert len(wrong) >= 3  # the others change nothing under these options
+
+
+# Numbers that differ from those asked for, and departures written in plain torch -------------------
+
+
+def grpo_by_hand(
+    per_token_logps,
+    old_per_token_logps,
+    advantages,
+    completion_mask,
+    ref_per_token_logps=None,
+    *,
+    low=0.2,
+    high=0.2,
+    cap=None,
+    how="min",
+    level="token",
+    normaliser="tokens",
+    kl=None,
+    beta=0.0,
+):
+    """A clipped loss that reads no line of this package; its defaults are DAPO's."""
+    mask, s = completion_mask, (per_token_logps - old_per_token_logps) * completion_mask
+    n = mask.sum(1, keepdim=True).clamp(min=1)
+    s = {"token": s, "mean": s.sum(1, keepdim=True) / n, "sum": s.sum(1, keepdim=True)}[level]
+    w, A = s if how == "log-ratio" else s.exp(), advantages[:, None]
+    clipped = w.clamp(1 - low, 1 + high) * A
+    first = w.clamp(max=cap) * A if cap else w * A
+    surrogate = {"clip": clipped, "max": torch.max(first, clipped)}.get(how)
+    losses = -(torch.min(first, clipped) if surrogate is None else surrogate)
+    losses = losses.expand_as(mask)
+    if kl:
+        d = ref_per_token_logps - per_token_logps
+        losses = losses + beta * {"k1": -d, "k2": d**2 / 2, "k3": d.exp() - 1 - d}[kl]
+    if normaliser == "sequences":
+        return ((losses * mask).sum(1) / n[:, 0]).mean()
+    total = {"tokens": mask.sum(), "nothing": 1.0, "positions": mask.numel()}[normaliser]
+    return (losses * mask).sum() / total
+
+
+PAPER = {"beta": 0.3, "use_bias_correction_kl": False}
+GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+
+
+@pytest.mark.parametrize(
+    "fault, options, name",
+    [
+        ({"how": "clip"}, {}, "clip: without the min"),
+        ({"how": "clip", "low": 0.3, "high": 0.4}, {"epsilon_low": 0.3, "epsilon_high": 0.4},
+         "clip: without the min"),
+        ({"how": "max"}, {}, "clip: the larger of the two"),
+        ({"how": "log-ratio"}, {}, "ratio: the log-ratio itself, without exp"),
+        ({"high": 0.28}, {}, "epsilon_high: 0.28, not 0.2"),
+        ({"high": 0.35}, {}, "epsilon_high: 0.35, not 0.2"),
+        ({"high": 0.2}, {"epsilon_high": 0.28}, "clip: [0.8, 1.2]"),
+        ({"low": 0.1}, {}, "epsilon_low: 0.1, not 0.2"),
+        ({"low": 0.15, "high": 0.15}, {}, "epsilon, low and high: 0.15, not 0.2"),
+        ({"cap": 2.5}, {}, "delta: 2.5, not None"),
+        ({"normaliser": "nothing"}, {}, "reduction: sum over the tokens"),
+        ({"normaliser": "positions"}, {}, "reduction: mean over B x T positions"),
+        ({"kl": "k1", "beta": 0.3}, PAPER, "KL: k1, not k3"),
+        ({"kl": "k2", "beta": 0.3}, PAPER, "KL: k2, not k3"),
+        ({"kl": "k2", "beta": 0.04}, {"beta": 0.04}, "KL: k2, not k3"),
+        ({"kl": "k3", "beta": 0.04}, PAPER, "beta: 0.04, not 0.3"),
+        ({"kl": "k3", "beta": -0.3}, PAPER, "KL sign: subtracted"),
+        ({"level": "sum", "normaliser": "sequences"}, GSPO, "ratio: of the whole sequence, the pro"),
+        ({"level": "sum", "normaliser": "sequences", "low": 3e-4, "high": 4e-4},
+         GSPO | {"epsilon_low": 3e-4, "epsilon_high": 4e-4},
+         "ratio: of the whole sequence, the pro"),
+    ],
+)  # fmt: skip
+def test_a_usual_departure_of_grpo_is_named(fault, options, name):
+    def mine(**arrays):
+        arrays.pop("rewards")
+        return grpo_by_hand(**arrays, **fault)
+
+    verdict = conformance.check(mine, "grpo", **{"loss_type": "dapo"} | options)
+    assert not verdict.agrees and len(verdict.explained_by) == 1, verdict
+    assert verdict.explained_by[0].startswith(name), verdict
+
+
+def test_a_number_and_a_convention_are_named_together():
+    def mine(**arrays):
+        arrays.pop("rewards")
+        return grpo_by_hand(**arrays, high=0.3, normaliser="sequences")
+
+    said = conformance.check(mine, "grpo", loss_type="dapo").explained_by
+    assert len(said) == 2 and said[0].startswith("epsilon_high: 0.3, not 0.2"), said
+    assert said[1].startswith("reduction: of loss_type 'grpo'")
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "hinge", "ipo", "apo_zero"])
+@pytest.mark.parametrize("mine, asked", [(0.5, 0.1), (0.1, 0.5), (0.03, 0.1), (2.0, 0.1)])
+def test_another_beta_of_dpo_is_named_with_its_number(loss_type, mine, asked):
+    theirs = conformance_loss(loss_type, mine)
+    verdict = conformance.check(theirs, "dpo", loss_type=loss_type, beta=asked)
+    if (
+        loss_type == "hinge" and max(mine, asked) <= 0.1
+    ):  # no pair reaches the margin: L = 1 - beta h
+        assert not verdict.agrees
+    assert verdict.explained_by == (f"beta: {mine:.4g}, not {asked}",), verdict
+
+
+def conformance_loss(loss_type, beta):
+    """DPO by hand, from the answers' log-ratios."""
+
+    def loss(per_token_logps, ref_per_token_logps, completion_mask):
+        u = ((per_token_logps - ref_per_token_logps) * completion_mask).sum(1)
+        n = completion_mask.sum(1).clamp(min=1)
+        chosen, rejected = (u / n if loss_type == "ipo" else u).chunk(2)
+        h = chosen - rejected
+        losses = {
+            "sigmoid": -torch.nn.functional.logsigmoid(beta * h),
+            "hinge": torch.relu(1 - beta * h),
+            "ipo": (h - 1 / (2 * beta)) ** 2,
+            "apo_zero": 1 - (beta * chosen).sigmoid() + (beta * rejected).sigmoid(),
+        }
+        return losses[loss_type].mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("eps, asked", [(1e-5, 1e-4), (1e-3, 1e-8)])
+def test_another_eps_of_the_std_is_named_with_its_number(eps, asked):
+    def mine(rewards):
+        return twin_advantages.group(rewards, 4, ddof=1, eps=eps)
+
+    said = conformance.check(mine, "advantages", eps=asked).explained_by
+    assert said == (f"eps: {eps:.4g}, not {asked}",)
+
+
+def without_log(per_token_logps, ref_per_token_logps, completion_mask):
+    u = ((per_token_logps - ref_per_token_logps) * completion_mask).sum(1)
+    chosen, rejected = u.chunk(2)
+    return -(0.1 * (chosen - rejected)).sigmoid().mean()
+
+
+@pytest.mark.parametrize(
+    "mine, objective, name",
+    [
+        (without_log, "dpo", "log: missing, -sigmoid in place of -log sigmoid"),
+        (lambda **x: dpo(**{k: v.detach() for k, v in x.items()}), "dpo", "detach: everything"),
+        (lambda per_token_logps, completion_mask: -(per_token_logps * completion_mask).mean(),
+         "sft", "reduction: mean over B x T positions"),
+        (lambda per_token_logps, completion_mask: nll(per_token_logps.exp(), completion_mask),
+         "sft", "log: missing"),
+        (lambda per_token_logps, ref_per_token_logps: (per_token_logps - ref_per_token_logps) ** 2,
+         "kl", "estimator: k2 without its half"),
+    ],
+)  # fmt: skip
+def test_a_usual_departure_of_the_other_losses_is_named(mine, objective, name):
+    verdict = conformance.check(mine, objective)
+    assert len(verdict.explained_by) == 1 and verdict.explained_by[0].startswith(name), verdict
 
 
 def test_a_constant_factor_is_found():

@@ -1,0 +1,123 @@
+"""What `check` changes in a reference: variants, and hyperparameters to fit.
+
+A variant takes a function (arrays, options) -> (value, gradient) to another of the same kind.  A
+gradient of None means: the slope of the value, nothing held constant.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from reference_math.conventions import TABLE
+
+HELD = "held"
+WRT = "per_token_logps"  # every loss's gradient is taken to it
+
+
+def given(change):
+    """f of changed arrays; change(arrays) says which and into what.  They stay constants.
+
+    A slope is taken with HELD among the arrays: where what moves stood before it moved.
+    """
+    return lambda f: (
+        lambda arrays, options: f(arrays | change(arrays | arrays.get(HELD, {})), options)
+    )
+
+
+def moving(change):
+    """The same, where what is changed depends on the policy: only the value can be had from f."""
+    return lambda f: lambda arrays, options: (f(arrays | change(arrays), options)[0], None)
+
+
+def optioned(**changed):
+    return lambda f: lambda arrays, options: f(arrays, options | changed)
+
+
+def times(factor):
+    """f times factor(arrays)."""
+
+    def variant(f):
+        def scaled(arrays, options):
+            c = factor(arrays)
+            value, grad = f(arrays, options)
+            return c * value, None if grad is None else c * grad
+
+        return scaled
+
+    return variant
+
+
+def undetached(f):
+    """What the reference holds constant moves with the policy."""
+    return lambda arrays, options: (f(arrays | {HELD: {}}, options)[0], None)
+
+
+def detached(f):
+    """The value of f, without any gradient."""
+    return lambda arrays, options: (f(arrays, options)[0], np.zeros_like(arrays[WRT]))
+
+
+class Hyperparameter(NamedTuple):
+    """A number of the objective that `check` fits where no convention explains the difference."""
+
+    asked: object  # the number that the options ask for, or None
+    variant: object  # variant(x) is the convention "x in place of `asked`"
+    grid: np.ndarray  # increasing; the fit looks between its points
+    note: str = ""
+
+
+def hyperparameter(name, options, default, grid, note=""):
+    """The option of that name as a Hyperparameter."""
+    asked = options.get(name, default)
+    return {name: Hyperparameter(asked, lambda x: optioned(**{name: x}), grid, note)}
+
+
+WEIGHTS = np.geomspace(1e-4, 100.0, 61)  # betas, temperatures, clips: from GSPO's 3e-4 upwards
+SHARES = np.linspace(0.0, 0.49, 50)  # label smoothing: 1/2 would weigh both answers the same
+STD_EPS = np.geomspace(1e-12, 1.0, 49)
+LENGTHS = np.geomspace(1.0, 1e6, 61)
+
+
+def swapped(one, other):
+    return moving(lambda arrays: {one: arrays[other], other: arrays[one]})
+
+
+SIGN = {"sign: negated": times(lambda arrays: -1.0)}
+DETACH = {
+    "detach: everything, no gradient reaches the policy": detached,
+    "detach: missing, the gradient flows through what is held constant": undetached,
+}
+PADDED_MEAN = "reduction: mean over B x T positions, the padding counts in the normaliser"
+
+
+def _shifted(by):
+    def change(arrays):
+        mask = np.roll(arrays["completion_mask"], by, axis=1)
+        mask[:, 0 if by > 0 else -1] = 0
+        return {"completion_mask": mask}
+
+    return given(change)
+
+
+MASK = {
+    "mask shift: one position too early": _shifted(-1),
+    "mask shift: one position too late": _shifted(1),
+    "mask: not applied, the padding counts": given(
+        lambda arrays: {"completion_mask": np.ones_like(arrays["completion_mask"])}
+    ),
+}
+
+
+def as_in(kind=("trl", "library"), **said):
+    """Who else does so, from the table of conventions."""
+    names = [
+        row["name"]
+        for row in TABLE
+        if row["kind"] in kind and all(row[key] == value for key, value in said.items())
+    ]
+    return f" (as in {', '.join(names)})" if names else ""
+
+
+def random_mask(rng, rows, tokens):
+    lengths = rng.integers(1, tokens, size=(rows, 1))
+    return (np.arange(tokens) < lengths).astype(float)
