@@ -76,6 +76,18 @@ def counted(name, x, mask):
     return finite(name, np.where(mask == 1, x, 0.0))
 
 
+def counted_logits(name, logits, mask):
+    """(B, T, V) logits, 0 where the mask (B, T) is 0: values there are not read.
+
+    >>> mask = np.array([[1.0, 0.0]])
+    >>> counted_logits("logits", [[[1.0, 2.0], [float("nan"), 0.0]]], mask).tolist()
+    [[[1.0, 2.0], [0.0, 0.0]]]
+    """
+    logits = array(name, logits, ndim=3)
+    array(name, logits, shape=(*mask.shape, None))
+    return counted(name, logits, np.broadcast_to(mask[..., None], logits.shape))
+
+
 def token_ids(name, ids, *, vocab_size, shape=None, ndim=None):
     """Integers from 0 to vocab_size - 1.
 

@@ -111,8 +111,9 @@ def _arrays(rows=6, tokens=5, vocabulary=7):
     arrays |= {"logps": (logps * mask).sum(axis=1)}
     for name in ("old", "ref"):
         arrays[f"{name}_logps"] = (arrays[f"{name}_per_token_logps"] * mask).sum(axis=1)
+    spaced = np.broadcast_to(np.linspace(-2.0, 2.5, vocabulary), (*shape, vocabulary))  # no ties
     for name in ("logits", "student_logits", "teacher_logits"):
-        arrays[name] = rng.normal(scale=1.5, size=(*shape, vocabulary))
+        arrays[name] = rng.permuted(spaced, axis=-1) + 0.1 * rng.random(spaced.shape)
     arrays["labels"] = np.where(mask == 1, arrays["tokens"], -100)
     for name in ("chosen_logratios", "rejected_logratios", "chosen_rewards", "rejected_rewards"):
         arrays[name] = rng.normal(scale=2.0, size=rows)
@@ -277,7 +278,7 @@ OBJECTIVES = (
     _policy(("RLOO", "leave-one-out"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
     _policy(("PPO", "PPO's policy loss"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),
     Objective("policy gradients", ("PPO's value loss", "critic"), "ppo.value_loss",
-              "arXiv 1707.06347, eq. 9", "ppo.value_loss", {"cliprange_value": 0.2}),
+              "arXiv 1707.06347, eq. 9", "ppo.value_loss", {"cliprange_value": 0.3}),
     _policy(("A*-PO", "A2PO", "a2po"), "a2po.loss", "arXiv 2505.20686", driver="trl_experimental.a2po", beta2=0.3),
     _policy(("online DPO", "OAIF"), "online_dpo.loss", "arXiv 2402.04792",
             driver="trl_experimental.online_dpo", beta=0.3),

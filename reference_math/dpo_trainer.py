@@ -131,6 +131,8 @@ def _both(
 ):
     """(the loss, its gradient)"""
     weights = dpo.sequence_weights(completion_mask, ld_alpha=ld_alpha)
+    mask = _checks.mask01("completion_mask", completion_mask)
+    ref_per_token_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, mask)
     logps, ref_logps = (
         dpo.sequence_logps(x, completion_mask, ld_alpha=ld_alpha)
         for x in (per_token_logps, ref_per_token_logps)

@@ -132,17 +132,6 @@ def loss_grad(
     return weights[..., None] * grad
 
 
-def counted(name, logits, completion_mask):
-    """(B, T, V) logits, 0 where no token counts: what stands there is never read, NaN or not.
-
-    >>> counted("logits", [[[1.0, 2.0], [float("nan"), 0.0]]], [[1, 0]]).tolist()
-    [[[1.0, 2.0], [0.0, 0.0]]]
-    """
-    logits = _checks.array(name, logits, ndim=3)
-    mask = _checks.mask01("completion_mask", completion_mask, shape=logits.shape[:2])
-    return _checks.counted(name, logits, np.broadcast_to(mask[..., None], logits.shape))
-
-
 def _log_probs(student_logits, teacher_logits, temperature):
     log_q = logprobs.log_softmax(student_logits, temperature=temperature)
     teacher_logits = _checks.finite("teacher_logits", teacher_logits, shape=log_q.shape)
@@ -153,5 +142,6 @@ def _batch(student_logits, teacher_logits, completion_mask, num_items_in_batch):
     reduction = "batch_token" if num_items_in_batch is None else "global_token"
     count = {"num_items_in_batch": num_items_in_batch}
     weights = sft.token_weights(completion_mask, reduction=reduction, **count)
-    student = counted("student_logits", student_logits, completion_mask)
-    return weights, student, counted("teacher_logits", teacher_logits, completion_mask)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    student = _checks.counted_logits("student_logits", student_logits, mask)
+    return weights, student, _checks.counted_logits("teacher_logits", teacher_logits, mask)

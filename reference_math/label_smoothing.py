@@ -39,8 +39,8 @@ def loss(
     """
     eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)
     weights = _weights(completion_mask, reduction, num_items_in_batch)
+    logits = _logits(logits, completion_mask)
     logps = logprobs.per_token_logps(logits, tokens)
-    _checks.same_shape(tokens=logps, completion_mask=weights)
     mean_logps = logprobs.log_softmax(logits).mean(axis=-1)
     return -float((weights * ((1.0 - eps) * logps + eps * mean_logps)).sum())
 
@@ -65,9 +65,16 @@ def loss_grad(
     """
     eps = _checks.number("label_smoothing_factor", label_smoothing_factor, at_least=0, at_most=1)
     weights = _weights(completion_mask, reduction, num_items_in_batch)
+    logits = _logits(logits, completion_mask)
     to_token = logprobs.logits_grad(logits, tokens, -(1.0 - eps) * weights)
     p = np.exp(logprobs.log_softmax(logits))
     return to_token + eps * weights[..., None] * (p - 1.0 / p.shape[-1])
+
+
+def _logits(logits, completion_mask):
+    return _checks.counted_logits(
+        "logits", logits, _checks.mask01("completion_mask", completion_mask)
+    )
 
 
 def _weights(completion_mask, reduction, num_items_in_batch):

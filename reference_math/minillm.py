@@ -153,8 +153,9 @@ def _batch(
     single_step_decomposition,
     discount_from,
 ):
-    student = gkd.counted("student_logits", student_logits, completion_mask)
-    teacher = gkd.counted("teacher_logits", teacher_logits, completion_mask)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    student = _checks.counted_logits("student_logits", student_logits, mask)
+    teacher = _checks.counted_logits("teacher_logits", teacher_logits, mask)
     logps = logprobs.per_token_logps(student, tokens)
     teacher_logps = logprobs.per_token_logps(teacher, tokens)
     a = advantages(

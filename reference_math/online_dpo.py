@@ -103,9 +103,9 @@ def loss_grad(
 
 
 def _log_ratios(per_token_logps, ref_per_token_logps, rewards, completion_mask):
-    logps, ref_logps = (
-        dpo.sequence_logps(x, completion_mask) for x in (per_token_logps, ref_per_token_logps)
-    )
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    ref_per_token_logps = _checks.counted("ref_per_token_logps", ref_per_token_logps, mask)
+    logps, ref_logps = (dpo.sequence_logps(x, mask) for x in (per_token_logps, ref_per_token_logps))
     order = better_first(_checks.finite("rewards", rewards, shape=logps.shape))
     return *np.split((logps - ref_logps)[order], 2), order
 

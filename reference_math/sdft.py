@@ -122,8 +122,9 @@ def clipped_ratio(per_token_logps, old_per_token_logps, completion_mask, *, clip
 
 
 def _batch(student_logits, teacher_logits, completion_mask, is_weights):
-    student = gkd.counted("student_logits", student_logits, completion_mask)
-    teacher = gkd.counted("teacher_logits", teacher_logits, completion_mask)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    student = _checks.counted_logits("student_logits", student_logits, mask)
+    teacher = _checks.counted_logits("teacher_logits", teacher_logits, mask)
     weights = reductions.token_weights(completion_mask, reduction="grpo")
     is_weights = _checks.finite("is_weights", np.broadcast_to(is_weights, weights.shape))
     return student, teacher, weights * is_weights

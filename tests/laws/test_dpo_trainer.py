@@ -49,17 +49,6 @@ def test_the_gradient_is_the_slope_of_the_loss(numeric_grad, case):
     assert np.abs(grad).max() > 1e-4
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_the_padding_is_never_read_and_never_pushed(case):
-    logps, ref_logps, mask = answers()
-    loss, grad = both(logps, ref_logps, mask, **case)
-    dirty = [np.where(mask == 1, x, np.nan) for x in (logps, ref_logps)]
-    again, grad_again = both(*dirty, mask, **case)
-    assert again == loss
-    np.testing.assert_array_equal(grad_again, grad)
-    assert (grad[mask == 0] == 0).all()
-
-
 @pytest.mark.parametrize("name", sorted(set(dpo_trainer.LOSS_TYPES) - {"sft", "discopop"}))
 def test_a_policy_that_is_its_reference_is_pushed_towards_the_chosen_answer(name):
     logps, _, mask = answers()

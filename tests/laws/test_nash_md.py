@@ -129,44 +129,6 @@ def test_two_win_probabilities_of_one_pair_add_up_to_1():
     assert ((p > 0.5) == (r > other)).all()
 
 
-@LEVELS
-def test_what_stands_in_the_padding_is_never_read(kl_level):
-    logps, ref = two_policies()
-    nan = [np.where(MASK == 1, x, np.nan) for x in (logps, ref)]
-    for f in (nash_md.loss, nash_md.loss_grad):
-        expected = f(logps, ref, WIN, MASK, beta=0.3, kl_level=kl_level)
-        np.testing.assert_array_equal(f(*nan, WIN, MASK, beta=0.3, kl_level=kl_level), expected)
-
-
-def test_no_completions_have_loss_0():
-    none, options = np.zeros((0, 3)), {"beta": 0.1, "kl_level": "token"}
-    assert nash_md.loss(none, none, [], none, **options) == 0.0
-    assert nash_md.loss_grad(none, none, [], none, **options).shape == (0, 3)
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ({"per_token_logps": np.full(MASK.shape, np.inf)}, "per_token_logps must be finite"),
-        ({"ref_per_token_logps": MASK[:1]}, "ref_per_token_logps must have shape"),
-        ({"win_probability": [0.5]}, r"win_probability must have shape \(3,\)"),
-        ({"win_probability": [0.5, 0.5, 1.5]}, "win_probability must lie in 0..1, got 0.5..1.5"),
-        ({"win_probability": [-0.5, 0.5, 0.5]}, "win_probability must lie in 0..1, got -0.5..0.5"),
-        ({"completion_mask": MASK / 2}, "completion_mask must hold only 0 and 1"),
-        ({"completion_mask": MASK[0]}, "completion_mask must have 2 axes"),
-        ({"beta": -0.1}, "beta must be >= 0"),
-        ({"kl_level": "answer"}, "kl_level must be one of 'sequence', 'token'"),
-    ],
-)
-def test_what_is_wrong_is_named(wrong, message):
-    tokens = {"per_token_logps": -MASK, "ref_per_token_logps": -MASK, "completion_mask": MASK}
-    arguments = tokens | {"win_probability": [0.0, 1.0, 0.5], "beta": 0.1, "kl_level": "token"}
-    for f in (nash_md.loss, nash_md.loss_grad):
-        f(**arguments)  # 0 and 1 are probabilities
-        with pytest.raises(ValueError, match=message):
-            f(**arguments | wrong)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [

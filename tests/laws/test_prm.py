@@ -110,13 +110,6 @@ def test_micro_batches_add_up_where_the_steps_labels_are_counted():
     np.testing.assert_allclose(sum(parts), prm.loss(logits, labels), **CLOSE)
 
 
-def test_a_batch_in_which_nothing_is_judged_has_loss_0_and_no_gradient():
-    logits, labels = judged()
-    nothing = np.full_like(labels, -100)
-    assert prm.loss(logits, nothing) == 0.0
-    assert not prm.loss_grad(logits, nothing).any()
-
-
 @pytest.mark.parametrize("gap", [700.0, 1e4])
 def test_a_sure_and_wrong_judgement_costs_its_distance(gap):
     assert prm.loss([[[gap, 0.0]]], [[1]]) == gap

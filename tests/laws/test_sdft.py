@@ -93,41 +93,6 @@ def test_the_ratio_is_clipped_above_only_and_1_in_the_padding():
     np.testing.assert_allclose(free, [[5.0, 0.2, 1.5]], rtol=1e-14)
 
 
-@SUPPORTS
-def test_what_stands_in_the_padding_is_never_read(support):
-    student, teacher = two_models()
-    nan = [np.where(MASK[..., None] == 1, x, np.nan) for x in (student, teacher)]
-    for f in (sdft.loss, sdft.loss_grad):
-        expected = f(student, teacher, MASK, alpha=0.5, **support)
-        np.testing.assert_array_equal(f(*nan, MASK, alpha=0.5, **support), expected)
-
-
-def test_a_batch_in_which_nothing_counts_has_loss_0():
-    student, teacher = two_models()
-    assert sdft.loss(student, teacher, 0 * MASK, alpha=0.5) == 0.0
-    assert not sdft.loss_grad(student, teacher, 0 * MASK, alpha=0.5).any()
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ({"alpha": 1.5}, "alpha must be <= 1"),
-        ({"topk": 0}, "topk must be >= 1"),
-        ({"topk": 6}, "topk must be <= 5"),
-        ({"student_logits": np.zeros((3, 3))}, "student_logits must have 3 axes"),
-        ({"teacher_logits": np.zeros((3, 3))}, "teacher_logits must have 3 axes"),
-        ({"completion_mask": MASK / 2}, "completion_mask must hold only 0 and 1"),
-        ({"is_weights": np.nan}, "is_weights must be finite"),
-    ],
-)
-def test_what_is_wrong_is_named(wrong, message):
-    student, teacher = two_models()
-    arguments = {"student_logits": student, "teacher_logits": teacher, "completion_mask": MASK}
-    for f in (sdft.loss, sdft.loss_grad):
-        with pytest.raises(ValueError, match=message):
-            f(**arguments | {"alpha": 0.5} | wrong)
-
-
 def test_a_clip_of_0_is_refused():
     with pytest.raises(ValueError, match="clip must be > 0"):
         sdft.clipped_ratio(-MASK, -MASK, MASK, clip=0.0)

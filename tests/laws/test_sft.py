@@ -141,17 +141,6 @@ def test_dft_is_nll_weighted_by_the_probability_and_vanishes_at_both_ends():
     assert sft.dft_grad([[0.0]], mask, reduction="batch_token") == -1.0
 
 
-def test_nothing_to_learn_is_zero_and_not_nan():
-    nothing = np.zeros((2, 3), dtype=int)
-    logits = np.random.default_rng(0).normal(size=(2, 3, 4))
-    for reduction in REDUCTIONS:
-        kwargs = counted_over(reduction, nothing)
-        for f in (sft.nll, sft.nll_grad, sft.dft, sft.dft_grad):
-            np.testing.assert_array_equal(f(np.full((2, 3), -1.0), nothing, **kwargs), 0.0)
-    assert sft.mean_entropy(np.ones((2, 3)), nothing) == 0.0
-    assert sft.mean_token_accuracy(logits, nothing, nothing) == 0.0
-
-
 def test_metrics_are_means_over_what_counts():
     entropy = np.array([[1.0, 2.0, np.nan], [3.0, 100.0, 100.0]])
     assert sft.mean_entropy(entropy, [[1, 1, 0], [1, 0, 0]]) == 2.0
