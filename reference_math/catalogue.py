@@ -252,7 +252,7 @@ OBJECTIVES = (
               "arXiv 2203.02155, eq. 1", "reward_model.loss", {"center_rewards_coefficient": 0.01},
               wrt=("chosen_rewards", "rejected_rewards"), driver="trl_reward.loss"),
     Objective("reward models", ("PRM", "process reward model", "stepwise rewards"), "prm.loss",
-              "arXiv 2305.20050", "prm.loss", driver="transformers_prm.loss"),
+              "arXiv 2305.20050", "prm.loss", driver="trl_reward.prm"),
     # ------------------------------------------------------------------------- policy gradients
     _policy(("GRPO",), "grpo.loss", "arXiv 2402.03300, eq. 3", **GRPO, **CLIP),
     _policy(("DAPO", "dapo", "clip-higher"), "grpo.loss", "arXiv 2503.14476", **GRPO
@@ -274,6 +274,8 @@ OBJECTIVES = (
     _policy(("VESPO", "vespo"), "vespo.loss", "arXiv 2602.10693", held="the weight phi(w)", **GRPO, **GAMMA),
     _policy(("GMPO", "geometric-mean policy optimisation"), "gmpo.loss", "arXiv 2507.20673",
             driver="trl_experimental.gmpo", epsilon_low=0.4, epsilon_high=0.4),
+    _policy(("GMPO with KL",), "gmpo.loss", "arXiv 2507.20673", epsilon_low=0.4, epsilon_high=0.4,
+            beta=0.3, arrays={"ref_per_token_logps": ARRAYS["ref_per_token_logps"]}),
     _policy(("REINFORCE", "vanilla policy gradient"), "reinforce.loss", "Williams, 1992"),
     _policy(("RLOO", "leave-one-out"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
     _policy(("PPO", "PPO's policy loss"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),

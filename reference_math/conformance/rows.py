@@ -1,9 +1,10 @@
-"""What is compared: one row an objective, an option and a library, each a function of a place.
+"""Define a row of the report: one objective, one option and one library, as a function of a place.
 
     run(place) -> {"value": (theirs, ours), "gradient": (theirs, ours)}        float64 numpy arrays
 
 The library gets the place's tensors; reference_math gets the same numbers, rounded to the place's
-dtype, as float64.  tests/parity holds each row to a tolerance, case by case; here they are measured.
+dtype, as float64. The rows themselves: `cases` (losses), `cases_golden` (trainers that TRL has
+dropped), `cases_around` (what stands before and after a loss).
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "parity" / "golden"
+GOLDEN = Path(__file__).with_name("golden")
 
 
 class Row(NamedTuple):
@@ -24,46 +25,46 @@ class Row(NamedTuple):
 
 def every_row():
     """All rows, in the order of the report."""
-    from reference_math.conformance import (
-        rows_adapters,
-        rows_distillation,
-        rows_dpo,
-        rows_online,
-        rows_policy,
-        rows_preference,
-        rows_scoring,
-        rows_steps,
-        rows_tokens,
-    )
+    from reference_math.conformance import cases, cases_around, cases_golden
 
-    modules = (rows_tokens, rows_dpo, rows_preference, rows_scoring, rows_policy)
-    modules += (rows_online, rows_distillation, rows_adapters, rows_steps)
-    return [row for module in modules for row in module.rows()]
+    return [row for module in (cases_around, cases, cases_golden) for row in module.rows()]
 
 
 def golden(name):
-    """{"case/array": array}, as tests/parity/golden/make.py wrote it; {} outside a checkout."""
-    path = GOLDEN / f"{name}.npz"
-    if not path.exists():
-        return {}
-    with np.load(path) as content:
+    """Arrays that a dropped trainer computed, {"case/array": array}; tests/parity/golden makes them."""
+    with np.load(GOLDEN / f"{name}.npz") as content:
         return {key: content[key] for key in content.files if key != "metadata.json"}
 
 
-def running(theirs, ours, arrays, wrt):
+def running(theirs, ours, arrays, *wrt):
     """A row's run: theirs(**tensors) by autograd against ours(**arrays) -> (value, gradient).
 
-    wrt   the name of the array that the gradient is taken to
+    wrt   names of the arrays that the gradient is to; of more than one, `ours` returns a tuple
     """
 
     def run(place):
-        tensors = {name: place.tensor(x, requires_grad=name == wrt) for name, x in arrays.items()}
+        tensors = {name: place.tensor(x, requires_grad=name in wrt) for name, x in arrays.items()}
         value = theirs(**tensors)
         value.sum().backward()
         expected, grad = ours(**{name: place.rounded(x) for name, x in arrays.items()})
+        got = [place.numpy(tensors[name].grad) for name in wrt]
         return {
             "value": (place.numpy(value), np.asarray(expected)),
-            "gradient": (place.numpy(tensors[wrt].grad), grad),
+            "gradient": (_flat(got), _flat(grad if isinstance(grad, tuple) else [grad])),
         }
 
     return run
+
+
+def comparing(theirs, ours, *arrays):
+    """A row's run of a value alone: theirs(place, *tensors) against ours(*arrays)."""
+
+    def run(place):
+        got = theirs(place, *(place.tensor(x) for x in arrays))
+        return {"value": (place.numpy(got), ours(*(place.rounded(x) for x in arrays)))}
+
+    return run
+
+
+def _flat(arrays):
+    return np.concatenate([np.ravel(x) for x in arrays])

@@ -30,3 +30,15 @@ def loss(
     if metrics is not None:
         metrics |= {name: values[-1] for name, values in trainer._metrics["train"].items()}
     return value
+
+
+def prm(logits, labels):
+    """The process reward model's loss: transformers' `ForTokenClassification`, a 0-d tensor.
+
+    logits   (B, T, C)  any dtype and device
+    labels   (B, T)     -100 where nothing is judged
+    """
+    from transformers.loss.loss_utils import ForTokenClassification
+
+    config = SimpleNamespace(num_labels=logits.shape[-1])
+    return ForTokenClassification(logits, labels, config)

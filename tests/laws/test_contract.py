@@ -34,22 +34,30 @@ REFUSED = {
     "label_smoothing.loss": [("label_smoothing_factor", 1.5), ("reduction", "mean"),
                              ("num_items_in_batch", 3)],
     "minillm.loss": [("gamma", 1.1), ("clip", -0.1), ("discount_from", "end")],
-    "nash_md.loss": [("beta", -0.1), ("kl_level", "answer"), ("win_probability", np.full(6, 1.5))],
+    "nash_md.loss": [("beta", -0.1), ("kl_level", "answer"), ("win_probability", np.full(6, 1.5)),
+                     ("win_probability", np.full(6, -0.5))],
     "online_dpo.loss": [("beta", -0.1), ("loss_type", "hinge")],
-    "orpo.loss": [("beta", -0.1), ("nll_mask", np.ones((6, 4))), ("nll_mask", np.full((6, 5), 2))],
+    "orpo.loss": [("beta", -0.1), ("completion_mask", np.ones((5, 5))), ("nll_mask", np.ones((6, 4))), ("nll_mask", np.full((6, 5), 2))],
     "ppo.policy_loss": [("cliprange", -0.1)],
     "ppo.value_loss": [("cliprange_value", -0.1)],
     "reward_model.loss": [("margin", [1.0]), ("center_rewards_coefficient", -1.0)],
     "rloo.loss": [("epsilon_low", -0.1), ("epsilon_high", -0.1)],
     "sapo.loss": [("temperature_pos", 0.0), ("temperature_neg", 0.0)],
-    "sdft.loss": [("alpha", 1.5), ("topk", 0), ("topk", 8), ("is_weights", np.nan)],
+    "sdft.loss": [("alpha", 1.5), ("alpha", -0.5), ("topk", 0), ("topk", 8), ("is_weights", np.nan)],
     "sft.nll": [("reduction", "mean"), ("num_items_in_batch", 3)],
-    "tpo.loss": [("loss_type", "dpo"), ("beta", 0.0), ("tpo_alpha", -1.0), ("label_smoothing", 1.5)],
+    "tpo.loss": [("loss_type", "dpo"), ("beta", 0.0), ("tpo_alpha", -1.0), ("label_smoothing", 1.5),
+                 ("label_smoothing", -0.5), ("completion_mask", np.ones((4, 5)))],
     "uld.loss": [("temperature", 0.0)],
     "vespo.loss": [("importance_sampling_ratio", np.ones((2, 2)))],
     "xpo.loss": [("alpha", -0.1), ("beta", -0.1), ("loss_type", "hinge")],
 }  # fmt: skip
 REFUSED["sft.dft"] = REFUSED["sft.nll"]
+ALLOWED = {
+    "distillation.loss": {"num_items_in_batch": 1},
+    "gmpo.loss": {"epsilon_low": 0.0, "epsilon_high": 0.0},
+    "minillm.loss": {"clip": 0.0},
+    "nash_md.loss": {"win_probability": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]},
+}
 
 
 def gradients(objective, **arrays):
@@ -160,7 +168,20 @@ def test_an_option_out_of_range_is_named(objective):
         for f in (objective.value, objective.gradient):
             with pytest.raises(ValueError) as error:
                 f(**{option: wrong})
-            assert str(error.value).startswith(f"{option} "), error.value
+            assert str(error.value).startswith((f"{option} must", f"{option} is")), error.value
+
+
+@pytest.mark.parametrize("loss", ALLOWED)
+def test_the_ends_of_a_range_are_allowed(loss):
+    objective = next(objective for objective in LOSSES if objective.loss == loss)
+    assert np.isfinite(objective.value(**ALLOWED[loss]))
+    assert all(np.isfinite(grad).all() for grad in gradients(objective, **ALLOWED[loss]))
+
+
+@EACH
+def test_loss_and_gradient_take_the_same_arguments_with_the_same_defaults(objective):
+    one, other = (catalogue.function(objective.loss + end) for end in ("", "_grad"))
+    assert inspect.signature(one) == inspect.signature(other)
 
 
 @EACH

@@ -7,11 +7,11 @@ golden       what a trainer computed that TRL has dropped
 trainer_args what every trainer of these tests is configured with
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+
+from reference_math.conformance import rows
 
 torch = pytest.importorskip("torch")
 
@@ -104,13 +104,8 @@ def trainer_args(tmp_path):
 
 @pytest.fixture(scope="session")
 def golden():
-    """golden("bco"): {"case/array": array} of tests/parity/golden/bco.npz; see make.py there."""
-
-    def load(name):
-        with np.load(Path(__file__).with_name("golden") / f"{name}.npz") as content:
-            return {key: content[key] for key in content.files if key != "metadata.json"}
-
-    return load
+    """golden("bco"): {"case/array": array}, made by golden/make.py."""
+    return rows.golden
 
 
 @pytest.fixture

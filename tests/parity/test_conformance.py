@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 import reference_math
 from reference_math import conformance, dpo_trainer, grpo_trainer
 from reference_math.conformance import checking, report, rows
+from reference_math.conformance.cases import OF_SCORES
 from reference_math.conformance.departures import DEPARTURES
 from reference_math.conformance.objectives import OBJECTIVES
-from reference_math.conformance.rows_dpo import OF_SCORES
 from reference_math.torch import advantages as twin_advantages
 from reference_math.torch import cispo as twin_cispo
 from reference_math.torch import dpo as twin_dpo

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reference_math.conformance import rows
+
 GOLDEN = Path(__file__).with_name("golden")
-FILES = sorted(GOLDEN.glob("*.npz"))
+FILES = sorted(Path(rows.__file__).with_name("golden").glob("*.npz"))
 
 
 @pytest.fixture
@@ -58,6 +60,7 @@ def test_a_file_keeps_its_date_while_its_numbers_stay(make, tmp_path, monkeypatc
     )
     (tmp_path / "make.py").write_text((GOLDEN / "make.py").read_text())
     monkeypatch.setattr(make, "HERE", tmp_path)
+    monkeypatch.setattr(make, "VECTORS", tmp_path)
     monkeypatch.setattr(make, "__file__", str(tmp_path / "make.py"))
     assert not make.make("few", sys.executable, check=True)
     assert not (tmp_path / "few.npz").exists()  # a check writes nothing

@@ -1,6 +1,6 @@
 """Golden vectors: what a trainer computed that TRL has since dropped, kept as numbers.
 
-    python tests/parity/golden/make.py bco prm        makes bco.npz and prm.npz, beside this file
+    python tests/parity/golden/make.py bco prm        makes bco.npz and prm.npz (VECTORS)
     python tests/parity/golden/make.py --check bco    makes it elsewhere: are the bytes the same?
     python tests/parity/golden/make.py                names what can be made, and from which release
 
@@ -32,6 +32,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+VECTORS = ROOT / "reference_math" / "conformance" / "golden"  # package data
 # Beside the release: a set that fits all the dropped trainers.  Not constraints.txt, which moves on.
 FITTING = (
     "torch==2.13.0",
@@ -122,7 +123,7 @@ def environment(folder, needs):
 
 def make(name, python, check):
     """Writes one file, or compares it; returns whether the bytes are those that stood there."""
-    path = HERE / f"{name}.npz"
+    path = VECTORS / f"{name}.npz"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     old = path.read_bytes() if path.exists() else None
     new = run(name, python, date_of(path) or today)
