@@ -544,12 +544,12 @@ def test_every_row_of_the_report_is_within_its_dtypes_reach(device):
             assert record["refused"].startswith(REFUSED[record["option"]]), record
         else:
             assert max(record["value"], record.get("gradient", 0.0)) < reach(record), record
-    assert {r["option"].split(",")[0] for r in records if r["objective"] == "dpo"} == set(
-        dpo_trainer.LOSS_TYPES
-    )
-    assert {r["option"].split(",")[0] for r in records if r["objective"] == "grpo"} == set(
-        grpo_trainer.LOSS_TYPES
-    )
+    for objective, loss_types in [
+        ("dpo", dpo_trainer.LOSS_TYPES),
+        ("grpo", grpo_trainer.LOSS_TYPES),
+    ]:
+        options = {r["option"].split(",")[0] for r in records if r["objective"] == objective}
+        assert set(loss_types) <= options
 
 
 def test_a_planted_difference_shows_in_the_report():
