@@ -1,4 +1,4 @@
-"""What stands at the door of every public function: one clear ValueError, or a clean array.
+"""Input validation for every public function: one clear ValueError, or a clean array.
 
 Each check names the argument, says what it got and what it expected, and returns the argument as
 an array, so that a function opens with one line per argument:
@@ -46,7 +46,7 @@ def finite(name, x, *, shape=None, ndim=None, dtype=np.float64):
 
 
 def maybe_missing(name, x, *, shape=None, ndim=None):
-    """Finite numbers, but for those that are missing: None or NaN, given back as NaN.
+    """Finite numbers; missing ones, None or NaN, are returned as NaN.
 
     >>> maybe_missing("rewards", [1.0, None])
     array([ 1., nan])
@@ -67,7 +67,7 @@ def mask01(name, m, *, shape=None, ndim=None):
 
 
 def counted(name, x, mask):
-    """`x` where the mask is 1 and 0 elsewhere: what stands in the padding is never read, NaN or not.
+    """`x` where the mask is 1 and 0 elsewhere: values in the padding are not read, NaN or not.
 
     >>> counted("per_token_logps", [[-1.0, float("nan")]], np.array([[1.0, 0.0]]))
     array([[-1.,  0.]])

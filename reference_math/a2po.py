@@ -68,7 +68,7 @@ def loss_grad(
     """
     tokens = per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask
     error, mask, beta2 = _error(*tokens, beta2)
-    return 2.0 * beta2 * mask * error[:, None] / len(mask)  # no completions: no quotient
+    return 2.0 * beta2 * mask * error[:, None] / len(mask)  # empty batch: nothing is divided by 0
 
 
 def _error(per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask, beta2):

@@ -1,4 +1,4 @@
-"""Advantages: how much better a completion did than its rivals, one number a completion.
+"""Advantages: the reward of a completion relative to the others of its group, one per completion.
 
 Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, section 4.1.2
           batch          Liu et al., Tricks or Traps? (Lite PPO), arXiv 2508.08221
@@ -100,7 +100,9 @@ def centered(x, axis):
     >>> centered(np.array([[1.0, 2.0, np.nan]]), axis=1)
     array([[-0.5,  0.5,  nan]])
     """
-    x = x - np.fmin.reduce(x, axis=axis, keepdims=True, initial=np.inf)  # from the lowest: see top
+    x = x - np.fmin.reduce(
+        x, axis=axis, keepdims=True, initial=np.inf
+    )  # equal values give exact zeros
     count = np.sum(~np.isnan(x), axis=axis, keepdims=True)
     return x - np.nansum(x, axis=axis, keepdims=True) / np.maximum(count, 1)
 

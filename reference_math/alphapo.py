@@ -1,4 +1,4 @@
-"""AlphaPO: SimPO whose reward bends with the probability, by one parameter.
+"""AlphaPO: SimPO with a reward that is a power of the probability, with one parameter alpha.
 
     r = (1 - p^-alpha) / alpha,   p the geometric mean of the tokens' probabilities;   alpha -> 0: log p
 

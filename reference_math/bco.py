@@ -1,4 +1,4 @@
-"""BCO: a classifier of single answers, whose logit is their implicit reward less a running mean.
+"""BCO: binary classification of single answers; the logit is the implicit reward minus a mean.
 
     L = mean w (-log sigmoid(r - delta))  desirable,   mean w (-log sigmoid(delta - r))  undesirable
     r = beta (log p - log p_ref)

@@ -34,7 +34,8 @@ def loss(
     ref_per_token_logps=None,
     use_bias_correction_kl=None,
 ):
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, the cap for its clip.
+    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_max
+    instead of epsilon_low, epsilon_high and delta.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
     >>> loss(logps, logps, [2.0], [[1, 1]], epsilon_max=5.0, reduction="grpo", **options)  # -2 ln .5

@@ -7,7 +7,7 @@ Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_cpo.py, tests/parity/test_cpo_trainer.py
 
 Shapes    B pairs.    `cpo_trainer` has the whole loss; dpo.hinge and dpo.ipo are its other shapes.
-Notation  eps = label_smoothing: how often the labels are taken to be swapped.
+Notation  eps = label_smoothing: assumed share of swapped labels.
 """
 
 from reference_math import _checks

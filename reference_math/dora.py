@@ -49,8 +49,8 @@ def forward_grad(x, weight, lora_A, lora_B, magnitude, grad_y, *, scaling):
     returns   (grad_x (..., in), grad_A (r, in), grad_B (out, r), grad_magnitude (out,))
 
     y = (m/|V|) u with u LoRA's output:  dL/du = (m/|V|) dL/dy,  dL/dm = sum dL/dy * u / |V|.
-    |V| is a constant for A and B, so these are not the derivatives of `forward`: the part
-    that would only turn V's growth back into m's business is left out.
+    |V| is detached, as in the paper and PEFT, so these are not the exact derivatives of
+    `forward`: the terms through d|V| are dropped.
 
     >>> *_, grad_m = forward_grad([1.0, 1.0], [[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], [1.0],
     ...                           scaling=1.0)

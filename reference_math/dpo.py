@@ -1,4 +1,4 @@
-"""Direct preference optimisation: prefer the chosen answer to the rejected one, as data, not reward.
+"""Direct preference optimisation: learn from pairs of a chosen and a rejected answer.
 
     h = beta ((log p - log p_ref)(chosen) - (log p - log p_ref)(rejected))        L = -log sigmoid(h)
 
@@ -20,7 +20,7 @@ from reference_math import _checks, _stable
 
 
 def sequence_weights(completion_mask, *, ld_alpha=None):
-    """What each token weighs in its answer's log-probability (LD-DPO: its tail weighs less).
+    """Weight of each token in its answer's log-probability (LD-DPO: the tail weighs less).
 
     completion_mask   (2B, T)  1 = the answer's tokens
     ld_alpha          0 to 1: weight of the tokens beyond the shorter answer's length; None = 1
@@ -71,8 +71,8 @@ def sigmoid(chosen_logratios, rejected_logratios, *, beta):
     """-log sigmoid(h), h = beta (chosen - rejected): finite at any margin.
 
     chosen_logratios, rejected_logratios   (B,)  or their f-divergence scores
-    beta                                   how dear distance from the reference is; >= 0
-    returns                                (B,)  one loss a pair
+    beta                                   strength of the penalty for moving away from the reference; >= 0
+    returns                                (B,)  one loss per pair
 
     >>> sigmoid([1.0], [1.0], beta=0.1).round(4)   # no preference yet: ln 2
     array([0.6931])
@@ -91,7 +91,7 @@ def sigmoid_grad(chosen_logratios, rejected_logratios, *, beta):
 
 
 def hinge(chosen_logratios, rejected_logratios, *, beta):
-    """max(0, 1 - h): content once the margin is 1.  Shapes as in `sigmoid`.
+    """max(0, 1 - h): zero once the margin reaches 1.  Shapes as in `sigmoid`.
 
     >>> hinge([3.0], [1.0], beta=0.1)   # 1 - 0.1 (3 - 1)
     array([0.8])
@@ -100,7 +100,7 @@ def hinge(chosen_logratios, rejected_logratios, *, beta):
 
 
 def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
-    """(-beta, +beta) while h < 1, else 0: the kink itself counts as content, as in torch.
+    """(-beta, +beta) while h < 1, else 0; at exactly h = 1 the gradient is 0, as in torch.
 
     >>> hinge_grad([3.0], [1.0], beta=0.1)
     (array([-0.1]), array([0.1]))
@@ -110,7 +110,9 @@ def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
 
 
 def ipo(chosen_logratios, rejected_logratios, *, beta):
-    """(chosen - rejected - 1/(2 beta))^2: a margin to reach, not to pass; beta is the paper's tau.
+    """Squared distance of the margin from its target: (chosen - rejected - 1/(2 beta))^2.
+
+    A larger margin is penalised too. beta is the paper's tau.
 
     The paper takes whole answers' log-ratios; TRL divides each by its token count first.
 

@@ -1,4 +1,4 @@
-"""Preference losses of the margin alone: h = beta (chosen - rejected), as in `dpo.sigmoid`.
+"""robust, EXO, DiscoPOP, AOT: preference losses of the margin h = beta (chosen - rejected).
 
 Source    robust: Chowdhury et al., arXiv 2403.00409;  exo_pair: Ji et al., arXiv 2402.00856, eq. 16
           discopop: Lu et al., arXiv 2406.08414, eq. 5;  aot: Melnyk et al., arXiv 2406.05882
@@ -7,7 +7,7 @@ Proof     tests/laws/test_dpo_margin.py, tests/parity/test_dpo.py
 
 Shapes    B pairs: log-ratios (B,) or their f-divergence scores -> losses (B,);
           each gradient is the pair (d/d chosen, d/d rejected), each (B,).
-Notation  eps = label_smoothing: how often the labels are taken to be swapped.
+Notation  eps = label_smoothing: assumed share of swapped labels.
 """
 
 import numpy as np
@@ -42,9 +42,11 @@ def robust_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
 
 
 def exo_pair(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
-    """KL between two coins, (sigmoid(h), sigmoid(-h)) against (1 - eps, eps); 0 < eps < 1.
+    """KL between two Bernoulli distributions, (sigmoid(h), sigmoid(-h)) from (1 - eps, eps).
 
-    >>> exo_pair([1.0], [1.0], beta=0.1, label_smoothing=0.5).round(4)   # fair against fair
+    0 < eps < 1.
+
+    >>> exo_pair([1.0], [1.0], beta=0.1, label_smoothing=0.5).round(4)   # both are (1/2, 1/2)
     array([0.])
     """
     eps = _checks.number("label_smoothing", label_smoothing, above=0, below=1)
@@ -67,12 +69,13 @@ def exo_pair_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing
 
 
 def discopop(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
-    """A loss found by a language model: logistic where h < 0, exponential where h > 0.
+    """DiscoPOP, a loss that a language model proposed: logistic where h < 0, exponential where h > 0.
 
     (1 - s) (-log sigmoid(h)) + s e^-h        s = sigmoid(h / tau)
 
     TRL multiplies s by e^-h: 0 inf = NaN at h < -88 in float32; here s e^-h is one exponential.
-    At h = 0 it climbs (tau < 0.1023): with tau = 0.05 a bump at h = 0.07 stands in the way.
+    For tau < 0.1023 the loss increases at h = 0; with tau = 0.05 it has a local maximum at
+    h = 0.07 that training must cross.
 
     >>> discopop([1.0], [1.0], beta=0.1, discopop_tau=0.05).round(4)   # 1/2 ln 2 + 1/2
     array([0.8466])
@@ -97,13 +100,13 @@ def discopop_grad(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
 
 
 def aot(upper, lower, *, beta, label_smoothing):
-    """Compare distributions, not pairs: the i-th smallest of `upper` should pass that of `lower`.
+    """Alignment via optimal transport: compare sorted values, the i-th smallest of each array.
 
     -(1 - eps) log sigmoid(h) - eps log sigmoid(-h)        h = beta (sort(upper) - sort(lower))
 
     upper, lower   (B,)  aot: log p(chosen) - log p(rejected), of the policy and of the reference;
                          aot_unpaired: the log-ratios of the chosen and of the rejected answers
-    returns        (B,)  one loss a rank; it depends on who shares the micro-batch
+    returns        (B,)  one loss per rank; it depends on the other pairs of the micro-batch
 
     >>> aot([3.0, 1.0], [1.0, 3.0], beta=0.1, label_smoothing=0.0).round(4)   # ranks agree: ln 2
     array([0.6931, 0.6931])
@@ -114,7 +117,7 @@ def aot(upper, lower, *, beta, label_smoothing):
 
 
 def aot_grad(upper, lower, *, beta, label_smoothing):
-    """+-beta (eps - sigmoid(-h)) of each one's rank, carried back to where it stood.
+    """+-beta (eps - sigmoid(-h)) of each value's rank, in the original order of the values.
 
     >>> aot_grad([3.0, 1.0], [1.0, 3.0], beta=0.1, label_smoothing=0.0)
     (array([-0.05, -0.05]), array([0.05, 0.05]))

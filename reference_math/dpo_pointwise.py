@@ -1,4 +1,4 @@
-"""Preference losses that judge each answer against a fixed target, not only against its rival.
+"""NCA, BCO-pair, SPPO, APO: preference losses that compare each answer with a fixed target.
 
     a, b = log p_policy - log p_ref of the chosen and of the rejected answer
 

@@ -1,4 +1,4 @@
-"""Entropy in the GRPO family: which tokens learn, a bonus for staying open, a controller for it.
+"""Entropy in the GRPO family: mask of high-entropy tokens, entropy bonus, coefficient controller.
 
 Source    high_entropy_mask   Wang et al., Beyond the 80/20 Rule, arXiv 2506.01939
           bonus, next_coef    Skywork-OR1, arXiv 2505.22312

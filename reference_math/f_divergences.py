@@ -1,6 +1,7 @@
 """DPO under other divergences: each answer's log-ratio u becomes the score F(u) = f'(e^u).
 
-Reverse KL, plain DPO, is the only one whose score goes on growing both ways.
+Reverse KL, plain DPO, is the only one whose score is unbounded in both
+directions.
 
 Source    Wang et al. (f-DPO), arXiv 2309.16240, table 1 (constants that cancel in a margin left out)
 Lesson    none
@@ -34,7 +35,8 @@ def reverse_kl_grad(u):
 
 
 def forward_kl(u):
-    """F(u) = 1 - e^-u, from f(t) = -log t: a likelier answer soon stops paying.
+    """F(u) = 1 - e^-u, from f(t) = -log t: the score saturates at 1 as the
+    answer becomes likelier.
 
     >>> forward_kl([np.log(2.0)])
     array([0.5])

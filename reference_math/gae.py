@@ -1,4 +1,4 @@
-"""Generalised advantage estimation: how much better each token did than the critic expected.
+"""Generalised advantage estimation: the advantage of each token over the value estimate.
 
     delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        R_t = A_t + V_t
 
@@ -19,13 +19,13 @@ from reference_math import _checks
 
 
 def advantages(rewards, values, state_mask, *, gamma, lam):
-    """A_t, the (gamma lam)-weighted sum of all surprises from t on.
+    """Compute A_t, the (gamma lam)-discounted sum of the TD errors from t on.
 
     rewards      (B, T)  `ppo.token_rewards`
     values       (B, T)  the critic's, when the completions were sampled
     state_mask   (B, T)  1 = a state, all of them first; what stands elsewhere is never read
     gamma        0 to 1  discount of the reward
-    lam          0 to 1  0: one step ahead, what the critic says; 1: all that came, less the critic
+    lam          0 to 1  0: one-step TD error. 1: Monte Carlo return minus the value
     returns      (B, T)  0 where there is no state
 
     >>> advantages([[0.0, 1.0]], [[0.5, 0.25]], [[1, 1]], gamma=1.0, lam=0.5)   # -1/4 + 3/4 / 2

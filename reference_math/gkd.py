@@ -66,7 +66,9 @@ def divergence_grad(student_logits, teacher_logits, *, beta, temperature=1.0):
 
 
 def shares(beta):
-    """What KL(P || M) and KL(Q || M) weigh in D: beta and 1 - beta, but 1 for what an end leaves.
+    """Weights of KL(P || M) and KL(Q || M) in D: (beta, 1 - beta).
+
+    At beta = 0 they are (1, 0), at beta = 1 (0, 1): D is the other KL alone there.
 
     >>> shares(0.25), shares(0), shares(1)
     ((0.25, 0.75), (1.0, 0.0), (0.0, 1.0))

@@ -101,7 +101,7 @@ def loss_grad(
 
 
 def per_token_loss(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
-    """The pessimistic one of two surrogates: no reward for going further than the clip.
+    """Minimum of the clipped and the unclipped surrogate: no gradient beyond the clip.
 
     log_weights    (B, T) or (B, 1)
     advantages     (B,), or (B, T)

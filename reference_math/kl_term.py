@@ -9,11 +9,11 @@ Proof     tests/laws/test_kl_term.py, tests/parity/test_grpo.py
 Shapes    B completions, T tokens each; s is (B, T), or (B, 1) at sequence level.
 
 Tokens of the old policy, weighted by w, stand for tokens of the policy itself: only then is the mean
-of K the KL. On-policy w = 1, and the value is k3's; but w has a gradient, so the push becomes that
-of KL(policy || reference), log p - log p_ref a token, where k3 alone pushes 1 - p_ref / p.
+of K the KL. On-policy w = 1, and the value is k3's; but w has a gradient, so the gradient becomes
+that of KL(policy || reference), log p - log p_ref per token, where k3 alone has 1 - p_ref / p.
 
-A token that the policy has come to hate has w -> 0 and k3 -> inf, and a product p_ref / p_old that is
-an ordinary number. TRL multiplies 0 by inf there: NaN. Here the exponents are added first; the term
+When a token's probability tends to 0, w -> 0 and k3 -> inf while w k3 tends to the finite
+p_ref / p_old; TRL evaluates 0 * inf = NaN. Here the exponents are added first; the term
 saturates at e^700, its gradient 0 beyond.
 """
 

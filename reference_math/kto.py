@@ -1,4 +1,4 @@
-"""KTO: single answers, each only called desirable or not, weighed as people weigh gain and loss.
+"""KTO: learn from single answers, each labelled desirable or not, with a saturating loss.
 
     L = mean lambda_y (1 - v)        v = sigmoid(beta (u - z))  desirable,  sigmoid(beta (z - u))  not
     u = log p(y|x) - log p_ref(y|x)          z = max(0, mean of u over mismatched x_i, y_j)   constant
@@ -23,10 +23,11 @@ from reference_math._stable import sigmoid
 
 
 def kl_partners(num_examples, *, batch_size):
-    """Whose answer each prompt meets for the baseline: its neighbour's before it, in a circle.
+    """Index of the answer that is paired with each prompt for the KL baseline.
 
-    The circles are the micro-batches as the data stand in them: the baseline's answers are then the
-    batch's own. The last may be short; an example alone meets itself, and z is its own u.
+    It is the previous example's answer within the same micro-batch; the first example takes the last
+    one's. The last micro-batch may be short; a single example is paired with itself, and z is its
+    own u.
 
     returns   (num_examples,)   prompt i goes with answer partners[i]
 
@@ -59,7 +60,7 @@ def loss(logps, ref_logps, label, *, kl, beta, desirable_weight=1.0, undesirable
     logps, ref_logps     (B,)  of whole answers
     label                (B,)  1 = desirable
     kl                   z of `kl_baseline`, a constant; 0 makes TRL's apo_zero_unpaired
-    beta                 >= 0: how soon a gain or a loss stops to matter
+    beta                 >= 0: how quickly gains and losses saturate
     desirable_weight, undesirable_weight   lambda >= 0. The paper keeps their ratio, times that of
                          the answers' numbers, between 1 and 4/3 (eq. 8)
 

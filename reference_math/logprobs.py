@@ -1,4 +1,4 @@
-"""What a language model says about the tokens: log-probabilities and entropy, from its logits.
+"""Log-probabilities and entropy of tokens, from a language model's logits.
 
     log p_v = z_v / tau - log sum_u exp(z_u / tau)        H = -sum_v p_v log p_v
 
@@ -87,7 +87,7 @@ def logits_grad(logits, tokens, grad_logps, *, temperature=1.0):
 
 
 def entropy(logits, *, temperature=1.0):
-    """How undecided the model is at each position, from 0 (sure) to ln V (uniform), in nats.
+    """Entropy of the distribution at each position, from 0 (certain) to ln V (uniform), in nats.
 
     logits        (..., V)
     returns       (...)

@@ -1,4 +1,4 @@
-"""Where an adapter starts: the initialisations of LoRA's A and B.
+"""Initialise LoRA's A and B: default, gaussian, PiSSA, OLoRA, orthogonal.
 
 Source    default and gaussian: Hu et al., arXiv 2106.09685, section 4.1, as PEFT draws them
           PiSSA: Meng et al., arXiv 2404.02948, equations 2 to 4
@@ -92,7 +92,7 @@ def olora(weight, r, *, scaling):
 
 
 def orthogonal(rng, r, in_features, out_features):
-    """Both factors random, yet B A = 0: they live on different rows of one orthogonal matrix.
+    """Both factors random with B A = 0: they use different rows of one orthogonal matrix.
 
     With Q from QR of a normal (r, r):  A = (G1 Q_odd)^T / 10,  B = G2^T Q_even / 10.
     Unlike B = 0, neither gradient starts at zero. The rank must be even.

@@ -1,4 +1,4 @@
-"""MiniLLM: distillation as reinforcement learning, the reward of a token being log p_teacher - log p.
+"""MiniLLM: distil by a policy gradient whose reward per token is log p_teacher - log p.
 
     r_t = log P(y_t) - log Q(y_t)         A_t = sum_{i >= t} gamma^(i - t) r_i       Q the student
 
@@ -44,8 +44,10 @@ def advantages(
     completion_mask             (B, T)  1 = counts
     gamma                       0 to 1; 0 leaves r_t alone
     length_normalization        divide by sum gamma^(i - t) over the same tokens: a mean, not a sum
-    single_step_decomposition   the sum starts after t, for `loss` has r_t already (TRL: at t)
-    discount_from               "token", or "start": times gamma^t (TRL, but for a ratio)
+    single_step_decomposition   True: sum from t + 1, because `loss` adds the exact term for t.
+                                TRL sums from t and so counts it twice
+    discount_from               "token": discount from t. "start": multiply by gamma^t too, as TRL
+                                does; it has no effect with length_normalization
     returns                     (B, T)  0 where masked, and where no token follows
 
     >>> q, p = np.log([[0.5, 0.25]]), np.log([[0.25, 0.5]])                       # -ln 2, ln 2

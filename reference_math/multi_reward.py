@@ -1,4 +1,4 @@
-"""Several reward functions, one advantage a completion.
+"""Combine several reward functions into one advantage per completion.
 
 Source    weighted_sum, sum_then_normalize   TRL's GRPOTrainer
           normalize_then_sum                 Liu et al., GDPO, arXiv 2601.05242
@@ -23,9 +23,8 @@ def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
     rewards_per_func  (B, K)  None or NaN = missing
     reward_weights    (K,)
     missing           what a missing reward counts as:
-                      "zero"  a reward of 0, as in TRL: beside rivals that the same function scored
-                              5, saying nothing means being 5 worse
-                      "mean"  the mean of that function in the group: saying nothing means nothing
+                      "zero"  a reward of 0, as in TRL: it is penalised next to scored rivals
+                      "mean"  the mean of that function in the group, so it is neutral
     returns           (B,)
 
     >>> rewards = [[1.0, 5.0], [0.0, None], [None, None], [0.0, 5.0]]
@@ -46,7 +45,7 @@ def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
 def sum_then_normalize(
     rewards_per_func, reward_weights, num_generations, *, scale_rewards, missing, ddof, eps
 ):
-    """One reward a completion first, then its advantage: a function with large rewards rules.
+    """Sum the rewards first, then take the advantage: a function with large rewards dominates.
 
     scale_rewards   "group", "batch" or "none": `advantages.group`, `.batch` or `.dr_grpo`
     returns         (B,)
@@ -65,7 +64,7 @@ def sum_then_normalize(
 
 
 def normalize_then_sum(rewards_per_func, reward_weights, num_generations, *, ddof, eps):
-    """GDPO: each function's own group advantage first, so that each is heard; sum; whiten.
+    """GDPO: take each function's group advantage first, then sum and whiten: no function dominates.
 
     A = whiten( sum_k w_k (R_ik - mean_group R_k) / (std_group R_k + eps) )
 

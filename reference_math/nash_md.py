@@ -1,4 +1,4 @@
-"""Nash-MD: answer so that you would be preferred to a mixture of yourself and the reference.
+"""Nash-MD: policy gradient of the win rate against a mixture of the policy and the reference.
 
     L = 1/B sum_b ( beta KL_b - (P_b - 1/2) log p(y_b) )       P = P(y beats y'),  y' of the mixture
     p_mix  ~  p_ref^c p^(1 - c)
@@ -101,4 +101,4 @@ def _grad_and_logps(per_token_logps, ref_per_token_logps, win, completion_mask, 
     if kl_level == "sequence":
         log_ratio = log_ratio.sum(axis=1, keepdims=True)
     grad = mask * (beta * log_ratio - (win[:, None] - 0.5))
-    return grad / len(mask), logps  # no completions: no quotient
+    return grad / len(mask), logps  # empty batch: nothing is divided by 0

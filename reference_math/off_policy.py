@@ -1,4 +1,6 @@
-"""Off-policy sequence masking: a bad completion that the policy has left behind is not pushed further.
+"""Off-policy sequence masking: drop completions of negative advantage that are too off-policy.
+
+Too off-policy: their mean log-ratio of the sampler to the policy exceeds a threshold.
 
 Source    DeepSeek-V3.2, arXiv 2512.02556, eq. 9
 Torch     reference_math.torch.off_policy     Lesson   none

@@ -1,4 +1,4 @@
-"""Online DPO: the policy answers twice, a reward says which answer is better, DPO does the rest.
+"""Online DPO: DPO on two sampled answers per prompt, ordered by their rewards.
 
     L = 1/B sum_b -log sigmoid(h_b)       h = beta (log-ratio(better) - log-ratio(worse))
 
@@ -98,7 +98,7 @@ def loss_grad(
     better, worse, order = _log_ratios(*tokens)
     grad = np.empty(len(order))
     slopes = getattr(dpo, loss_type + "_grad")(better, worse, beta=beta)
-    grad[order] = np.concatenate(slopes) / len(better)  # no pairs: no quotient
+    grad[order] = np.concatenate(slopes) / len(better)  # empty batch: nothing is divided by 0
     return grad[:, None] * _checks.mask01("completion_mask", completion_mask)
 
 

@@ -1,4 +1,4 @@
-"""The optimiser's step: AdamW, the clip of the gradient before it, the learning rate over time.
+"""AdamW step, gradient clipping by norm, and learning rate schedules.
 
 Source    Loshchilov and Hutter, "Decoupled weight decay", arXiv 1711.05101, algorithm 2
           Pascanu et al., arXiv 1211.5063, algorithm 1 (clipping by the norm)
@@ -47,7 +47,7 @@ def adamw_step(param, grad, m, v, *, step, lr, betas, eps, weight_decay):
     param = param * (1 - lr * number("weight_decay", weight_decay, at_least=0))
     m = b1 * m + (1 - b1) * grad
     v = b2 * v + (1 - b2) * square
-    m_hat, v_hat = m / (1 - b1**step), v / (1 - b2**step)  # both started at 0: undo the pull
+    m_hat, v_hat = m / (1 - b1**step), v / (1 - b2**step)  # bias correction: both started at 0
     return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
 
 

@@ -26,7 +26,7 @@ SCORE_AT = ("last_token", "next_state")
 
 
 def state_mask(completion_mask):
-    """The states that have a value: before each token, and after the last one where there is room.
+    """Mask of the states that have a value: before each token, and after the last if there is room.
 
     >>> state_mask([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
     array([[1., 1., 1., 0.],
@@ -47,7 +47,7 @@ def token_rewards(
     kl_estimator,
     score_at,
 ):
-    """-kl_coef KL on every token, and the completion's score on one of them.
+    """Compute the reward per token: -kl_coef KL everywhere, plus the score at one position.
 
     scores                (B,)    of the reward model, any missing_eos_penalty taken off
     per_token_logps       (B, T)  of the policy when it sampled
@@ -55,8 +55,9 @@ def token_rewards(
     completion_mask       (B, T)
     kl_coef               >= 0; 0.05 in TRL
     kl_estimator          "k1" or "k3" of `kl`
-    score_at              "last_token", or "next_state": the one after it (TRL), the last token's in
-                          a row without padding.  An empty completion has no last token: no score
+    score_at              "last_token": add the score at the last token; an empty completion gets
+                          none. "next_state" (TRL): add it at the position after the last token,
+                          or at the last token if the row is full
     returns               (B, T)
 
     >>> old, ref = np.log([[0.5, 0.5, 1.0]]), np.log([[0.25, 0.5, 1.0]])             # ln 2
@@ -103,7 +104,7 @@ def policy_loss_grad(
 
 
 def value_loss(values, old_values, returns, state_mask, *, cliprange_value):
-    """Half the mean of the worse of two squares: moving further than the clip is not rewarded.
+    """Half the mean of the larger of two squared errors, with and without the clip of the value.
 
     values            (B, T)  of the critic now
     old_values        (B, T)  when the completions were sampled

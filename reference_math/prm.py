@@ -36,10 +36,10 @@ def tokenize_row(
     prompt_ids              token ids
     steps_ids               a list of token ids for each step
     labels                  0 or 1 for each step
-    separator_ids           stand behind each step; the last one carries the label.  Without
-                            separator the step's own last token does; then no step may be empty
-                            (TRL's labels slip by one)
-    bos_token_id            stands in front where given
+    separator_ids           appended to each step; the step's label goes on their last token. If
+                            empty, the label goes on the step's last token, and empty steps are an
+                            error (TRL shifts the labels)
+    bos_token_id            put first where given
     max_completion_length   cuts prompt and steps apart first, max_length then cuts the whole
 
     >>> tokenize_row([1, 2], [[3, 4], [5]], [1, 0], separator_ids=[9])

@@ -1,4 +1,4 @@
-"""How far the policy has moved from the one that sampled: importance ratios, token or sequence.
+"""Importance ratios of the policy to the one that sampled, per token or per sequence.
 
 Source    token      Schulman et al., PPO, arXiv 1707.06347, section 3
           sequence   Zheng et al., GSPO, arXiv 2507.18071: the geometric mean of a row's token ratios

@@ -1,4 +1,4 @@
-"""From one loss a token to one number: how much each token weighs. Most of the GRPO family is this.
+"""Reduce per-token losses to one number: the weight of each token, by the name of the method.
 
     loss = sum_bt weight_bt * per_token_loss_bt          so d loss / d per_token_loss = weight
 

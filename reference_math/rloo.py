@@ -30,7 +30,7 @@ def penalized_rewards(
     beta,
     reward_clip_range=None,
 ):
-    """The reward less the distance from the reference: r - beta sum_t (log p_old - log p_ref).
+    """Subtract the KL penalty from the reward: r - beta sum_t (log p_old - log p_ref).
 
     rewards               (B,)    None or NaN = missing, and stays NaN
     old_per_token_logps   (B, T)  of the policy when it sampled: the penalty has no gradient

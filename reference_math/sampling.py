@@ -1,4 +1,4 @@
-"""What may be drawn next: temperature, repetition penalty, and the filters of the vocabulary.
+"""Sampling filters: temperature, repetition penalty, top-k, top-p, min-p.
 
 Source    top-p: Holtzman et al., arXiv 1904.09751, section 3.1; min-p: Nguyen et al., arXiv
           2407.01082, section 3; repetition penalty: Keskar et al., arXiv 1909.05858, section 4.1

@@ -1,4 +1,4 @@
-"""SAPO: a sigmoid gate in place of the clip, so that no token is ever switched off at once.
+"""SAPO: a sigmoid gate instead of the clip, so that no token loses its gradient abruptly.
 
     c = -(4 / tau) sigmoid( tau (w - 1) ) A        tau = temperature_pos if A > 0 else temperature_neg
 
@@ -32,7 +32,8 @@ def loss(
     ref_per_token_logps=None,
     use_bias_correction_kl=None,
 ):
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, and the two temperatures.
+    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with two
+    temperatures instead of epsilon_low, epsilon_high and delta.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(temperature_pos=1.0, temperature_neg=1.05)
     >>> options |= dict(importance_sampling_level="token", reduction="grpo")

@@ -1,4 +1,4 @@
-"""SDFT: the model teaches itself, its teacher being itself with a demonstration in the context.
+"""SDFT: self-distillation; the teacher is the same model with a demonstration in its context.
 
     L = 1/B sum_b 1/n_b sum_t min(w_t, clip) D_t        D_t of the k likeliest tokens and all the rest
 
@@ -62,7 +62,7 @@ def loss_grad(
 ):
     """d loss / d(student_logits), (B, T, V); the choice of the k tokens is constant.
 
-    The bucket's logit is a log-sum-exp of the rest, which hands its push on in proportion to e^z.
+    The logit of the bucket is the log-sum-exp of the rest: its gradient is shared in proportion to e^z.
 
     >>> student, even = [[[np.log(3.0), 0.0]]], [[[0.0, 0.0]]]
     >>> loss_grad(student, even, [[1]], alpha=0.0)                          # Q - P
@@ -84,7 +84,7 @@ def on_topk(logits, student_logits, *, topk=None, add_tail=False):
     topk             k, 1 to V; None: the whole vocabulary
     add_tail         True adds log sum e^z of the others; False drops them, and what is left is
                      normalised again
-    returns          (B, T, k or k + 1), and its slope in logits, (B, T, k or k + 1, V)
+    returns          (B, T, k or k + 1), and its Jacobian d/d(logits), (B, T, k or k + 1, V)
 
     >>> z = np.log([[[1.0, 4.0, 2.0]]])
     >>> np.exp(on_topk(z, z, topk=1, add_tail=True)[0])                     # 4, and 1 + 2

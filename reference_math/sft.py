@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: make the demonstrated tokens likelier.
+"""Supervised fine-tuning: maximise the likelihood of the demonstrated tokens (SFT, DFT).
 
     L = sum_bt w_bt c_bt        c = -log p (nll)   or   -sg[p] log p (dft)
 
@@ -34,7 +34,7 @@ def loss_mask(completion_mask, assistant_mask=None):
 
 
 def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
-    """What one token's loss weighs in the whole: a reduction is nothing but these weights.
+    """Weight of each token in the loss, by the name of the reduction.
 
     global_token   1 / num_items_in_batch: every token of the optimizer step the same, however it
                    is cut into micro-batches, whose losses then add up (TRL, transformers)
@@ -81,7 +81,7 @@ def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None)
 
 
 def nll_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
-    """d nll / d(per_token_logps) = -w  (B, T): every counted token is pushed the same.
+    """d nll / d(per_token_logps) = -w  (B, T): the same for every counted token.
 
     >>> nll_grad(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token")
     array([[-0.5, -0.5]])

@@ -92,7 +92,9 @@ def _both(
     gold = np.repeat([[0.0], [0.0], [1.0]], pairs, axis=0) * mask
     nll = sft.nll(logps, gold, reduction="batch_token")
     grad = tpo_alpha * sft.nll_grad(logps, gold, reduction="batch_token")
-    of_answer = np.concatenate([slope, -slope, np.zeros(pairs)]) / pairs  # none: no quotient
+    of_answer = (
+        np.concatenate([slope, -slope, np.zeros(pairs)]) / pairs
+    )  # empty batch: nothing is divided by 0
     value = float(losses.sum()) / max(pairs, 1) + tpo_alpha * float(nll)
     return value, grad + of_answer[:, None] * weights
 

@@ -1,4 +1,4 @@
-"""ULD, the universal logit distance: distil from a teacher with another vocabulary.
+"""ULD, the universal logit distance: distil from a teacher with a different vocabulary.
 
     D = sum_i | Q_(i) - P_(i) |        both sorted from the likeliest down, the shorter one padded with 0
 
@@ -55,7 +55,7 @@ def loss_grad(student_logits, teacher_logits, *, temperature=1.0):
     log_q = logprobs.log_softmax(student_logits, temperature=temperature)
     # softmax: dQ_u = Q_u (dz_u - sum_v Q_v dz_v) / temperature, as log_softmax's with g = Q s
     grad = logprobs.log_softmax_grad(student_logits, np.exp(log_q) * push, temperature=temperature)
-    return grad / len(q)  # no positions: no quotient
+    return grad / len(q)  # empty batch: nothing is divided by 0
 
 
 def _sorted(student_logits, teacher_logits, temperature):

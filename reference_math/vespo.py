@@ -36,7 +36,8 @@ def loss(
     ref_per_token_logps=None,
     use_bias_correction_kl=None,
 ):
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, gamma's for its clip.
+    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with k_pos ...
+    lambda_neg instead of epsilon_low, epsilon_high and delta.
 
     importance_sampling_level   of the KL's correction only: phi always weighs the sequence
     importance_sampling_ratio   of a separate sampler: a factor of w, so not to be put in `factor`

@@ -1,4 +1,4 @@
-"""Weighted preference optimisation: pairs that the policy itself would write count more.
+"""Weighted preference optimisation: pairs that are likely under the policy count more.
 
     w(y) = exp( mean_t (log p_t - log sum_v p_v^2) )        weight of a pair = sg[w(chosen) w(rejected)]
 
@@ -15,10 +15,10 @@ from reference_math import _checks
 
 
 def pair_weights(per_token_logps, log_sum_sq_probs, completion_mask):
-    """What each pair's loss is multiplied by; a constant, no gradient.
+    """Weight of each pair's loss; a constant without gradient.
 
-    log sum p^2 makes the weight 1 for an answer as likely, on average, as the policy's own draws
-    are to repeat themselves: a flat distribution is not punished for its low probabilities.
+    Dividing by sum p^2 (the chance that two draws agree) keeps flat distributions from getting low
+    weights; a uniform policy's own tokens weigh 1.
 
     per_token_logps    (2B, T)
     log_sum_sq_probs   (2B, T)  `logprobs.log_sum_sq_probs` at the same positions

@@ -1,9 +1,9 @@
-"""XPO: online DPO of the policy's answer against the reference's, with a bonus for leaving the latter.
+"""XPO: online DPO of the policy's answer against the reference's, with an exploration bonus.
 
     L = 1/B sum_b ( -log sigmoid(h_b) + alpha log p(y_ref) )
 
-h is that of `online_dpo`; y_ref is the reference's answer.  Making it less likely moves the policy to
-answers that nobody has seen yet: optimism, the paper's exploration.
+h is that of `online_dpo`; y_ref is the reference's answer.  Making it less likely moves the policy
+towards answers not seen yet: this is the exploration of the paper.
 
 Source    Xie et al., Exploratory Preference Optimization, arXiv 2405.21046, algorithm 1
 Lesson    notebooks/05_gallery.ipynb
@@ -72,4 +72,4 @@ def loss_grad(
 def _of_reference(rows):
     """(2B,)  1 / B for the answers of the reference, 0 for those of the policy."""
     pairs = len(rows) // 2
-    return np.repeat([0.0, 1.0], pairs) / pairs  # no pairs: no quotient
+    return np.repeat([0.0, 1.0], pairs) / pairs  # empty batch: nothing is divided by 0

@@ -1,4 +1,4 @@
-"""Runs every row in every place there is, and writes the matrix down.
+"""Run every row on every device and dtype, and write the matrix as text, HTML and JSON.
 
 relative error   the largest |theirs - ours| over the largest |ours|, of the value and of the gradient
 """

@@ -1,4 +1,4 @@
-"""What TRL's trainers make of rewards and log-probs, right after the completions were sampled.
+"""TRL's own advantages and sampler weights, from rewards and log-probs.
 
 `_generate_and_score_completions` of the real trainer, on a bare `self`: its generation, forward
 passes and reward functions hand out what the caller gives, in any dtype (TRL's own are float32).

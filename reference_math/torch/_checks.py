@@ -1,5 +1,5 @@
-"""What stands at the door of the twins: shapes. Values are not looked at, since that waits for the
-device; `reference_math` itself looks at them."""
+"""Input validation for the twins. Only shapes are checked: reading values would synchronise with the
+GPU; `reference_math` checks the values."""
 
 import torch
 
