@@ -56,20 +56,20 @@ def test_the_value_lies_between_the_mean_and_the_best_reward():
     np.testing.assert_allclose(equal, [3.0], rtol=1e-15)
 
 
-def test_the_loss_is_the_mean_of_the_squares_and_an_empty_completion_has_log_ratio_0():
-    logps, ref = two_policies()
-    s = ((logps - ref) * MASK).sum(axis=1)
-    expected = ((0.4 * s - (REWARDS - VALUES)) ** 2).mean()
-    got = a2po.loss(logps, ref, REWARDS, VALUES, MASK, beta2=0.4)
-    np.testing.assert_allclose(got, expected, rtol=1e-14)
-    assert s[2] == 0
+def test_a_batch_by_hand_with_an_empty_completion():
+    """Log-ratios 1 + 1 and, without a token, 0: errors 1 - 3/4 and 0 + 1/2."""
+    logps, ref = [[-1.0, -2.0], [-5.0, -5.0]], [[-2.0, -3.0], [-9.0, -9.0]]
+    batch = logps, ref, [1.0, 0.0], [0.25, 0.5], [[1, 1], [0, 0]]
+    assert a2po.loss(*batch, beta2=0.5) == (1 / 16 + 1 / 4) / 2
+    grad = a2po.loss_grad(*batch, beta2=0.5)
+    np.testing.assert_array_equal(grad, [[0.125, 0.125], [0.0, 0.0]])  # 2 beta2 / 4 / B
 
 
-def test_a_better_answer_than_expected_is_pushed_up():
-    logps, _ = two_policies()
-    grad = a2po.loss_grad(logps, logps, REWARDS, VALUES, MASK, beta2=0.4)
-    expected = -2 * 0.4 * (REWARDS - VALUES)[:, None] * MASK / 3
-    np.testing.assert_allclose(grad, expected, rtol=1e-14)
+def test_a_better_answer_than_expected_is_pushed_up_and_a_worse_one_down():
+    logps = [[-1.0, -2.0], [-3.0, -1.0]]
+    batch = logps, logps, [1.0, 0.0], [0.25, 0.5], [[1, 1], [1, 0]]  # rewards 3/4 above, 1/2 below
+    grad = a2po.loss_grad(*batch, beta2=0.5)
+    np.testing.assert_array_equal(grad, [[-0.375, -0.375], [0.25, 0.0]])
 
 
 @pytest.mark.parametrize(

@@ -99,15 +99,13 @@ def test_on_average_the_policys_gradient_is_that_of_the_score_less_the_kl(numeri
     np.testing.assert_allclose(-push, numeric_grad(objective, logits)[0], rtol=1e-9)
 
 
-def test_the_critics_loss_is_never_below_the_square_and_is_it_without_a_clip():
-    _, old, values = rollout()
-    returns, n = SCORES[:, None] * MASK, STATES.sum()
-    square = 0.5 * (STATES * (values - returns) ** 2).sum() / n
-    free = ppo.value_loss(values, old, returns, STATES, cliprange_value=np.inf)
-    np.testing.assert_allclose(free, square, rtol=1e-14)
-    grad = ppo.value_loss_grad(values, old, returns, STATES, cliprange_value=np.inf)
-    np.testing.assert_allclose(grad, STATES * (values - returns) / n, rtol=1e-14)
-    assert ppo.value_loss(values, old, returns, STATES, cliprange_value=0.1) > square
+def test_the_critics_loss_by_hand_with_and_without_a_clip():
+    """Errors 1 and -2 without a clip; with V' = 1/4 and -1/4, errors -3/4 and -9/4: the larger count."""
+    batch = [[2.0, 0.0, 9.0]], [[0.0, -0.5, 9.0]], [[1.0, 2.0, 0.0]], [[1, 1, 0]]
+    assert ppo.value_loss(*batch, cliprange_value=np.inf) == (1 + 4) / 4
+    grad = ppo.value_loss_grad(*batch, cliprange_value=np.inf)
+    np.testing.assert_array_equal(grad, [[0.5, -1.0, 0.0]])
+    assert ppo.value_loss(*batch, cliprange_value=0.25) == (1 + 81 / 16) / 4
 
 
 @pytest.mark.parametrize("v, grad", [(0.5, -1.5), (0.51, 0.0), (-0.5, -2.5), (-0.51, -2.51)])

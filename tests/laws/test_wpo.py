@@ -21,15 +21,12 @@ def test_a_flat_policys_own_words_weigh_one():
     np.testing.assert_allclose(weights, 1.0, rtol=1e-14)
 
 
-def test_a_pairs_weight_is_the_product_of_its_answers_mean_likelihoods():
-    logps, normaliser, mask = answers()
-    weights = wpo.pair_weights(logps, normaliser, mask)
-    for i in range(3):
-        product = 1.0
-        for row in (i, i + 3):
-            kept = mask[row] == 1
-            product *= np.exp((logps - normaliser)[row, kept].mean())
-        np.testing.assert_allclose(weights[i], product, rtol=1e-12)
+def test_a_pair_by_hand():
+    """Chosen: ratios 2 and 1/2 to sum p^2, geometric mean 1. Rejected: 1/4; its padding is not read."""
+    logps = np.log([[0.5, 0.125], [0.125, 0.9]])
+    normaliser = np.log([[0.25, 0.25], [0.5, 0.1]])
+    weight = wpo.pair_weights(logps, normaliser, [[1, 1], [1, 0]])
+    np.testing.assert_allclose(weight, [0.25], rtol=1e-14)
 
 
 def test_an_empty_answer_leaves_the_weight_to_its_rival():
