@@ -15,7 +15,17 @@ def counted(name, x, completion_mask):
     if x.shape != completion_mask.shape:
         expected, got = tuple(completion_mask.shape), tuple(x.shape)
         raise ValueError(f"{name} must have shape {expected}, got {got}")
-    return torch.where(completion_mask == 1, x.to(precision(x)), 0.0)
+    return torch.where(completion_mask == 1, lifted(x), 0.0)
+
+
+def lifted(x):
+    """x in float32 at least. Lift once: two casts would round a bfloat16 gradient twice."""
+    return x.to(precision(x))
+
+
+def count(completion_mask, **dim):
+    """Number of tokens that count. A sum in bfloat16 would be off from 257 tokens on."""
+    return completion_mask.sum(dtype=precision(completion_mask), **dim)
 
 
 def ndim(name, x, axes):

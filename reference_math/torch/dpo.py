@@ -10,6 +10,7 @@ Dtypes    float64 stays; float32 and below are summed in float32.
 import torch
 from torch.nn.functional import logsigmoid
 
+from reference_math.torch import _checks
 from reference_math.torch.logprobs import precision
 
 
@@ -22,9 +23,9 @@ def sequence_weights(completion_mask, *, ld_alpha=None, dtype=torch.float32):
     weights = completion_mask.to(dtype)
     if ld_alpha is None:
         return weights
-    length = completion_mask.sum(dim=1, keepdim=True)
+    length = _checks.count(completion_mask, dim=1, keepdim=True)
     shared = torch.minimum(*length.chunk(2)).repeat(2, 1)
-    return weights.where(completion_mask.cumsum(dim=1) <= shared, weights * ld_alpha)
+    return weights.where(weights.cumsum(dim=1) <= shared, weights * ld_alpha)
 
 
 def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):

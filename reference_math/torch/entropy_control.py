@@ -30,4 +30,4 @@ def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
 def bonus(entropies, completion_mask):
     """The mean entropy of the tokens that count, a 0-d tensor; 0 when none does."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
-    return _checks.counted("entropies", entropies, mask).sum() / mask.sum().clamp(min=1)
+    return _checks.counted("entropies", entropies, mask).sum() / _checks.count(mask).clamp(min=1)

@@ -36,14 +36,15 @@ def max_log_ratio(dtype):
 
 def lengths(completion_mask):
     """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0."""
-    return completion_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return _checks.count(completion_mask, dim=1, keepdim=True).clamp(min=1)
 
 
 def column(advantages, rows):
-    """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays."""
+    """Advantages beside (B, T) tokens, in float32 at least: (B,) becomes (B, 1); (B, T) stays."""
     if advantages.ndim not in (1, 2) or len(advantages) != rows:
         raise ValueError(
             f"advantages must have shape ({rows},), one a completion, or ({rows}, T), "
             f"got {tuple(advantages.shape)}"
         )
+    advantages = _checks.lifted(advantages)
     return advantages[:, None] if advantages.ndim == 1 else advantages

@@ -49,7 +49,7 @@ def reduce(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
-        dtype=per_token_loss.dtype if dtype is None else dtype,
+        dtype=_checks.precision(per_token_loss) if dtype is None else dtype,
     )
     if per_token_loss.shape not in (weights.shape, (len(weights), 1)):
         raise ValueError(

@@ -25,6 +25,7 @@ def penalized_rewards(
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     if rewards.shape != mask.shape[:1]:
         raise ValueError(f"rewards must have shape ({len(mask)},), got {tuple(rewards.shape)}")
+    rewards = _checks.lifted(rewards)
     if reward_clip_range is not None:
         rewards = rewards.clamp(*reward_clip_range)
     gap = _checks.counted("old_per_token_logps", old_per_token_logps, mask)

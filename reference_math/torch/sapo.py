@@ -28,6 +28,7 @@ def loss(
     use_bias_correction_kl=None,
 ):
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}

@@ -8,6 +8,7 @@ Dtypes    float64 stays; float32 and below are summed and returned in float32.
 
 import torch
 
+from reference_math.torch import _checks
 from reference_math.torch.logprobs import precision
 
 
@@ -28,9 +29,9 @@ def token_weights(completion_mask, *, reduction, num_items_in_batch=None, dtype=
     if reduction == "global_token":
         total = torch.as_tensor(num_items_in_batch, device=mask.device)
     elif reduction == "batch_token":
-        total = mask.sum()
+        total = _checks.count(mask)
     elif reduction == "sequence":
-        total = mask.sum(dim=1, keepdim=True).clamp(min=1) * len(mask)
+        total = _checks.count(mask, dim=1, keepdim=True).clamp(min=1) * len(mask)
     else:
         raise ValueError(
             f"reduction must be one of 'global_token', 'batch_token', 'sequence', got {reduction!r}"

@@ -224,6 +224,40 @@ def measure(names, out, small, minutes):
     return result
 
 
+def summary(result):
+    """README's lines about a result that is kept: card, parity, and the head beside the naive form."""
+    steps = {record["label"]: record.get("figures", {}) for record in result["steps"]}
+    card, parity = steps["card"], steps["parity"]
+    torch, trl = (card["versions"][name] for name in ("torch", "trl"))
+    lines = [
+        f"| card | {card['gpu']}, driver {card['driver']}, torch {torch}, TRL {trl} |",
+        f"| date | {result['date'][:10]} |",
+        f"| `pytest -m gpu tests/parity` | {parity['passed']} of {parity['tests']} passed |",
+    ]
+    for label, figures in steps.items():
+        if not label.startswith("head-"):
+            continue
+        for who in ("TRL", "ours"):
+            time, memory = against_naive(figures["rows"], who)
+            lines.append(
+                f"| token log-probs, {label.removeprefix('head-')}, {who}, with a backward | "
+                f"time {min(time):.2f} to {max(time):.2f} of the naive form's, "
+                f"peak memory at most {100 * max(memory):.0f}% |"
+            )
+    return lines
+
+
+def against_naive(rows, who):
+    """Time and peak memory of `who`, in shares of the naive form's, with a backward."""
+    case = ("start", "outputs", "backward")
+    naive = {tuple(r[k] for k in case): r for r in rows if r["who"] == "naive"}
+    pairs = [(r, naive[tuple(r[k] for k in case)]) for r in rows if r["who"] == who]
+    pairs = [(r, n) for r, n in pairs if r["backward"]]
+    return [r["seconds"] / n["seconds"] for r, n in pairs], [
+        r["peak"] / n["peak"] for r, n in pairs
+    ]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(

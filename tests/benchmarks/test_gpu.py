@@ -88,3 +88,21 @@ def test_the_stages_of_a_tiny_model_are_measured_in_order(gpu, tmp_path):
     ]
     for row in rows:
         assert row["step_s"] > 0 and row["adapters"] == ["float32"] and row["moved"] > 0.9
+
+
+ROOT = Path(__file__).parent.parent.parent
+KEPT = sorted((ROOT / "tests" / "parity" / "gpu").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
+def test_a_result_that_is_kept_says_where_it_is_from_and_the_readme_says_the_same(gpu, path):
+    result = json.loads(path.read_text())
+    card = result["steps"][0]["figures"]
+    assert result["command"] and result["date"] and not result["small"]
+    assert card["gpu"] and card["driver"] and card["commit"] and card["versions"]["torch"]
+    readme = (ROOT / "README.md").read_text()
+    assert [line for line in gpu.summary(result) if line not in readme] == []
+
+
+def test_at_least_one_card_has_been_measured():
+    assert KEPT

@@ -19,6 +19,7 @@ _CUDA = [pytest.mark.gpu]
 _PLACES = [
     pytest.param(("cpu", torch.float64), id="cpu-float64"),
     pytest.param(("cpu", torch.float32), id="cpu-float32"),
+    pytest.param(("cpu", torch.bfloat16), id="cpu-bfloat16"),
     pytest.param(("cuda", torch.float64), id="cuda-float64", marks=_CUDA),
     pytest.param(("cuda", torch.float32), id="cuda-float32", marks=_CUDA),
     pytest.param(("cuda", torch.bfloat16), id="cuda-bfloat16", marks=_CUDA),

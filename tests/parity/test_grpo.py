@@ -160,3 +160,17 @@ def test_the_twins_name_what_is_wrong(module, change, message):
     _, twin = modules(module)
     with pytest.raises(ValueError, match=message):
         twin.loss(**tokens | options | change)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.bool])
+def test_tokens_are_counted_exactly_whatever_the_masks_dtype(dtype):
+    """bfloat16 has no 1001, and float16 ends at 65,504."""
+    tokens = 1001 if dtype == torch.bfloat16 else 70_001
+    twin = importlib.import_module("reference_math.torch.ratios")
+    sft_twin = importlib.import_module("reference_math.torch.sft")
+    mask = torch.ones(1, tokens, dtype=dtype)
+    logps = torch.full((1, tokens), -0.5, dtype=torch.float64)
+    per_row = twin.log_weights(logps, torch.zeros_like(logps), mask, "sequence")
+    np.testing.assert_allclose(per_row, -0.5, rtol=1e-12)
+    for reduction in ("batch_token", "sequence"):
+        np.testing.assert_allclose(sft_twin.nll(logps, mask, reduction=reduction), 0.5, rtol=1e-12)
