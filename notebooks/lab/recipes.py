@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 import yaml
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+# In a checkout beside lab/; an installed wheel has them inside the package.
+FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "recipe_files"
+FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 STAGES = ("base", "sft", "dpo", "grpo")
 PROFILES = ("tiny", "t4", "a100")
 # What a stage of the tiny profile is made of besides its recipe: a change here makes it anew.
