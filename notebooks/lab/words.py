@@ -1,0 +1,339 @@
+"""What became of the words of a chat: which of them the chat template leaves out, or changes.
+
+A chat template reads the fields that its author thought of. The others are gone without a word:
+a `developer` message, `reasoning_content`, the reasoning of an earlier turn. To find them, every
+run of words in the chat is replaced by a mark that occurs once, and the chat is rendered again:
+a mark that is missing was left out. What templates look for (roles, `<think>`, the order of the
+messages) stays as it is, so that the template takes the same branches as for the row.
+"""
+
+import json
+import re
+from itertools import combinations
+from typing import NamedTuple
+
+from jinja2 import TemplateError
+from trl.chat_template_utils import get_training_chat_template
+
+from lab.columns import NOT_TRAINED
+from lab.problems import Problem, cut
+
+ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # of a chat template
+REASONING = ("reasoning_content", "reasoning", "thinking")
+LINKS = ("name", "id", "tool_call_id", "type")  # link a call to its result; nobody learns them
+MARKUP = re.compile(r"(<[^<>\s]{1,40}>|\[/?[A-Z_]{3,20}\])")  # what templates look for in words
+
+REFUSED = "the chat template refuses it ({}): {}"
+LEFT_OUT = "the chat template leaves out {}, the model would never read it: {}"
+KEPT_OUT = (
+    "the chat template leaves out the reasoning of earlier turns; it does so when the model is "
+    "used too, so this may be meant"
+)
+PRINTS = "the chat template prints {}: {}"
+NULLS = "{} hold null: datasets gives every row the keys of all rows, and fills in null; {}"
+EXTRA = "neither TRL nor the chat template reads the field {!r} of the messages"
+NOT_READ = (
+    "{!r} says that something is not to be trained on, but TRL does not read it; drop what is not "
+    "to be learnt, or move it into `prompt`; for the answers alone set assistant_only_loss=True"
+)
+OTHER_TEMPLATE = "drop these rows or change their messages"
+JOIN = (
+    "content is a list of blocks: join the text parts into one string, "
+    "content = ''.join(part['text'] for part in content)"
+)
+LOAD = "tool arguments are JSON text: arguments = json.loads(arguments)"
+DUMP = "this template wants tool arguments as JSON text: arguments = json.dumps(arguments)"
+KEEP = (
+    "keep the messages as they are: Dataset.from_list(rows, features=Features({'messages': "
+    "List(Json())})), with every column of the rows"
+)
+NOT_NULL = "content is null: make it the empty string"
+BLOCKS = (
+    "this template reads content as blocks: content = [{'type': 'text', 'text': content}], "
+    "or take the template of a model for text"
+)
+ADVICE = {
+    "developer": "give its text to the system message or to the user's",
+    "system": "give its text to the user's message",
+    "tool": "take a template with tool messages, or give the result to the user's message",
+    "tool_calls": "take a template with tool calls, or write the call into content",
+    "field": "write it into content, between <think> and </think>, or take a template that reads "
+    "this field",
+    "turn": "one row per turn keeps it",
+    "training": "assistant_only_loss=True keeps it, with TRL's training template; so does one row "
+    "per turn",
+    "think": "take a template that keeps what stands between <think> and </think>",
+}
+
+
+class Mark(NamedTuple):
+    """One run of words, and what stands in its place."""
+
+    name: str
+    index: int  # of its message
+    kind: str  # "content", "blocks", "<think>", "tool_calls", or a field of REASONING
+    words: str
+
+
+class Marker:
+    """Replaces the words of a chat by marks.
+
+    >>> marker = Marker()
+    >>> marker.chat([{"role": "assistant", "content": "<think>so</think> 4"}])
+    [{'role': 'assistant', 'content': '<think>q0z</think> q1z'}]
+    >>> [(mark.kind, mark.words) for mark in marker.marks]
+    [('<think>', 'so'), ('content', '4')]
+    """
+
+    def __init__(self, markup=MARKUP):
+        self.marks, self.markup = [], markup
+
+    def chat(self, messages):
+        return [self._message(message, index) for index, message in enumerate(messages)]
+
+    def _message(self, message, index):
+        marked = dict(message)
+        content = message.get("content")
+        if isinstance(content, str):
+            marked["content"] = self._text(content, index, "content")
+        elif isinstance(content, list):
+            marked["content"] = [self._block(part, index) for part in content]
+        for field in REASONING:
+            if isinstance(message.get(field), str):
+                marked[field] = self._text(message[field], index, field)
+        if isinstance(message.get("tool_calls"), list):
+            marked["tool_calls"] = [self._call(call, index) for call in message["tool_calls"]]
+        return marked
+
+    def _block(self, part, index):
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            return part
+        return {**part, "text": self._text(part["text"], index, "blocks")}
+
+    def _text(self, text, index, kind):
+        parts = self.markup.split(text)
+        inside = False
+        for place, part in enumerate(parts):
+            if place % 2:
+                inside = {"<think>": True, "</think>": False}.get(part, inside)
+            elif words := part.strip():
+                thought = inside or (kind == "content" and "</think>" in parts[place + 1 :])
+                name = self._mark(words, index, "<think>" if thought else kind)
+                parts[place] = part.replace(words, name, 1)
+        return "".join(parts)
+
+    def _call(self, call, index):
+        if not isinstance(call, dict):
+            return call
+        function = call.get("function") or call
+        marked = dict(function)
+        if isinstance(function.get("name"), str):
+            marked["name"] = self._mark(function["name"], index, "tool_calls")
+        marked["arguments"] = self._arguments(function.get("arguments"), index)
+        return {**call, "function": marked} if call.get("function") else marked
+
+    def _arguments(self, arguments, index):
+        if not isinstance(arguments, str):
+            return self._leaves(arguments, index)
+        try:
+            return json.dumps(self._leaves(json.loads(arguments), index), ensure_ascii=False)
+        except json.JSONDecodeError:
+            return arguments
+
+    def _leaves(self, value, index):
+        if isinstance(value, dict):
+            return {key: self._leaves(item, index) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._leaves(item, index) for item in value]
+        if isinstance(value, str) and value.strip():
+            return self._mark(value, index, "tool_calls")
+        return value
+
+    def _mark(self, words, index, kind):
+        name = f"q{len(self.marks)}z"
+        self.marks.append(Mark(name, index, kind, words))
+        return name
+
+
+class Probe:
+    """Renders marked chats, each of one shape once: rows of the same shape share the result."""
+
+    NO_MARKUP = re.compile(r"(?!)")  # matches nowhere
+
+    def __init__(self, reader):
+        self.reader, self.rendered, self.trains = reader, {}, None
+
+    def text(self, chat, row, **options):
+        """What the template writes for a chat; "" where it refuses it."""
+        shape = (chat, row.get("tools"), row.get("chat_template_kwargs"), options)
+        key = json.dumps(shape, default=str, sort_keys=True)
+        if key not in self.rendered:
+            try:
+                self.rendered[key] = self.reader.text(chat, row, **options)
+            except ERRORS:
+                self.rendered[key] = ""
+        return self.rendered[key]
+
+    def training(self, chat, row):
+        """What TRL's training template writes, "" where there is none for this model."""
+        if self.trains is None:
+            try:
+                self.trains = get_training_chat_template(self.reader.tokenizer) or ""
+            except ERRORS:
+                self.trains = ""
+        return self.text(chat, row, chat_template=self.trains) if self.trains else ""
+
+    def skeleton(self, messages, row):
+        """What the template writes around the words of a chat."""
+        return self.text(Marker(self.NO_MARKUP).chat(messages), row)
+
+
+def check_words(probe, row, messages, trained_from):
+    """The problems of one chat: what the template leaves out, doubles, or prints.
+
+    probe          Probe
+    row            dict    the row of the chat: its tools and template arguments count
+    messages       list    prompt and answer
+    trained_from   int     the first message that carries loss
+    """
+    marker = Marker()
+    chat = marker.chat(messages)
+    text = probe.text(chat, row)
+    missing = [mark for mark in marker.marks if mark.name not in text]
+    for mark in missing:
+        yield _left_out(probe, row, chat, mark, messages, trained_from)
+    yield from _printed(probe, row, chat, text)
+    yield from _extra_fields(messages, text)
+    if _tools(row) and text == probe.text(chat, row, tools=None):
+        yield Problem(LEFT_OUT.format("`tools`", ADVICE["tool_calls"]))
+
+
+def why_refused(probe, row, messages, error):
+    """The Problem of a chat that the template refuses, with the change that mends it."""
+    chat = Marker().chat(messages)
+    changes = [(change,) for change in CHANGES] + list(combinations(CHANGES, 2))
+    for steps in changes:
+        changed = chat
+        for change in steps:
+            changed = [change(message) for message in changed]
+        if changed != chat and probe.text(changed, row):
+            advice = "; ".join(CHANGES[change] for change in steps)
+            return Problem(REFUSED.format(error, advice))
+    return Problem(REFUSED.format(error, OTHER_TEMPLATE))
+
+
+def _left_out(probe, row, chat, mark, messages, trained_from):
+    role, example = messages[mark.index]["role"], f"message {mark.index}, {cut(mark.words)}"
+    if mark.kind == "blocks":
+        return Problem(f"the chat template leaves it out: {JOIN}", example)
+    if mark.name in probe.text([_as_blocks(message) for message in chat], row):
+        return Problem(LEFT_OUT.format("content that is a string", BLOCKS), example)
+    if mark.kind in ("<think>", *REASONING):
+        if mark.index < trained_from:
+            return Problem(KEPT_OUT, example, "noted")
+        last = mark.index == len(messages) - 1
+        way = "field" if mark.kind in REASONING else "think" if last else "turn"
+        if way == "turn" and mark.name in probe.training(chat, row):
+            way = "training"
+        return Problem(LEFT_OUT.format(f"{mark.kind} of {role} messages", ADVICE[way]), example)
+    if mark.kind == "tool_calls":
+        return Problem(LEFT_OUT.format("tool calls", ADVICE["tool_calls"]), example)
+    way = ADVICE.get(role, OTHER_TEMPLATE)
+    return Problem(LEFT_OUT.format(f"the content of {role} messages", way), example)
+
+
+def _printed(probe, row, chat, text):
+    """Values that the template prints as Python or JSON write them, where their text belongs."""
+    if re.search(r"""['"]text['"]: ['"]q\d+z""", text):
+        yield Problem(PRINTS.format("the list itself", JOIN))
+    for function in _functions(chat):
+        arguments = function.get("arguments")
+        if isinstance(arguments, str) and json.dumps(arguments, ensure_ascii=False) in text:
+            yield Problem(PRINTS.format("tool arguments encoded twice", LOAD))
+        elif isinstance(arguments, dict) and arguments and repr(arguments) in text:
+            yield Problem(PRINTS.format("tool arguments as Python prints them", DUMP))
+    filled = [_without_nulls(message) for message in chat]
+    if filled != chat and (other := probe.text(filled, row)):
+        for word in ("None", "null"):
+            if text.count(word) > other.count(word):
+                way = NOT_NULL if any(m.get("content", "") is None for m in chat) else KEEP
+                yield Problem(PRINTS.format(f"a field that is null as the word {word}", way))
+
+
+def _extra_fields(messages, text):
+    known = ("role", "content", "tool_calls", *REASONING, *LINKS)
+    for index, message in enumerate(messages):
+        for field, value in message.items():
+            if field in NOT_TRAINED and value is not None and not value:
+                yield Problem(NOT_READ.format(field), f"message {index}, {field}: {value}")
+            elif field not in known and value and str(value) not in text:
+                yield Problem(EXTRA.format(field), f"message {index}, {cut(value)}", "noted")
+
+
+def null_arguments(messages):
+    """The first tool call with an argument that is null, else None."""
+    for function in _functions(messages):
+        if _has_null(function.get("arguments")):
+            return function
+    return None
+
+
+def _has_null(value):
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(item is None or _has_null(item) for item in inner)
+    return False
+
+
+def _tools(row):
+    tools = row.get("tools")
+    return json.loads(tools) if isinstance(tools, str) else tools
+
+
+def _functions(messages):
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            if isinstance(call, dict):
+                yield call.get("function") or call
+
+
+def _joined_blocks(message):
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [part.get("text") or "" for part in content if isinstance(part, dict)]
+    return {**message, "content": "".join(parts)}
+
+
+def _as_blocks(message):
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}]}
+
+
+def _without_nulls(message):
+    filled = {field: value for field, value in message.items() if value is not None}
+    return {**filled, "content": message.get("content") or ""}
+
+
+def _arguments_as(change, kind):
+    def changed(message):
+        calls = []
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") or call
+            if isinstance(function.get("arguments"), kind):
+                function = {**function, "arguments": change(function["arguments"])}
+            calls.append({**call, "function": function} if call.get("function") else function)
+        return {**message, "tool_calls": calls} if calls else message
+
+    return changed
+
+
+CHANGES = {  # what mends a chat that the template refuses, with its advice
+    _joined_blocks: JOIN,
+    _arguments_as(json.loads, str): LOAD,
+    _arguments_as(json.dumps, dict): DUMP,
+    _without_nulls: KEEP,
+    _as_blocks: BLOCKS,
+}

@@ -1,0 +1,66 @@
+"""TRL's own chat templates, and TRL's own preparation of a data set, for the tests of the data."""
+
+import functools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trl
+from datasets import Dataset
+from jinja2 import TemplateError
+from lab import model
+from lab.rendered import Reader, Settings
+from transformers import AddedToken
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+ENDS = (  # what ends an answer in these templates
+    *("<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|return|>", "</s>", "<|eot|>"),
+    *("<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<|end|>"),
+)
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+QUIET = {"use_cpu": True, "bf16": False, "report_to": [], "max_length": None}
+
+
+@functools.cache
+def _tokenizer(name):
+    tok = model.tokenizer()
+    tok.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
+    tok.add_tokens([AddedToken(end, special=True, normalized=False) for end in ("<bos>", *ENDS)])
+    tok.bos_token, tok.model_max_length = "<bos>", 10**6
+    try:
+        written = tok.apply_chat_template(CHAT, tokenize=False)
+    except TemplateError:  # a template for blocks; no test trains on it
+        written = ""
+    found = max(ENDS, key=written.rfind)
+    if found in written and not written.endswith(tok.eos_token):
+        tok.eos_token = found
+    return tok
+
+
+def _prepared(kind, rows, tok, folder, **options):
+    Trainer, Config = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}[kind]
+    args = Config(output_dir=str(folder), **(QUIET | options))
+    # test_rendered.py compares the reader's template with the one of a real trainer.
+    reader = Reader(kind, (), tok, Settings(options.get("assistant_only_loss", False)))
+    only = options.get("completion_only_loss")
+    trainer = SimpleNamespace(
+        _tokenizer=tok,
+        chat_template=reader.chat_template,
+        completion_only_loss="completion" in rows[0] if only is None else only,
+    )
+    rest = (False, None) if kind == "sft" else ()
+    rows = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+    return Trainer._prepare_dataset(trainer, rows, tok, args, *rest, "train")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of():
+    """tokenizer_of(name): the kit's tokenizer with a template of TRL, its EOS the end of an answer."""
+    return _tokenizer
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """prepared(kind, rows, tokenizer, **config): the rows that TRL trains on, without a model."""
+    return functools.partial(_prepared, folder=tmp_path)
