@@ -83,8 +83,9 @@ def dataset(recipe, policy, tok):
     stage, args = recipe["stage"], recipe["args"]
     # 1024 is TRL's own max_length where a recipe names none.
     length = args.get("vllm_max_model_length") if stage == "grpo" else args.get("max_length", 1024)
-    rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length)
-    validate.validate(rows, stage, tok, length)
+    settings = {name: args[name] for name in validate.Settings._fields if name in args}
+    rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length, **settings)
+    validate.validate(rows, stage, tok, length, **settings)
     return rows
 
 

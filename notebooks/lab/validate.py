@@ -15,41 +15,19 @@ tests/lab/test_validate.py and test_traps.py run the trainers on what is refused
 from tqdm.auto import tqdm
 
 from lab.batch import batch_spans, show_batch
-from lab.columns import FROM_VALUE, check_columns, check_unread, unread_note
+from lab.columns import check_columns, unread_note
+from lab.parting import check_merged
 from lab.problems import Found, Problem, report
 from lab.rendered import Reader, Settings
+from lab.room import NO_ROOM, check_completions, check_opened, check_room
+from lab.rows import MIXED, OTHER_TURN, TAGS, TOOL_TURN, check_row
 from lab.specials import Specials
 from lab.words import ERRORS, Probe, check_words, why_refused
 from rewards.verdicts import why_unverifiable
 
-__all__ = ["batch_spans", "fitting", "show_batch", "validate"]
+__all__ = ["TAGS", "Settings", "batch_spans", "fitting", "show_batch", "validate"]
 
-ROLES = {"system", "developer", "user", "assistant", "tool"}
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-
-EMPTY = Problem("an empty text, message or chat trains as it is: drop these rows")
-MIXED = Problem(
-    "text beside chats: TRL reads the first row and treats all alike; make all one or the other"
-)
-NOT_TEXT = Problem('neither a string nor a list of {"role", "content"} messages')
-NOT_CHAT = Problem(
-    "a string where a chat belongs: a list of messages; if it is JSON, json.loads it"
-)
-FROM_VALUES = Problem(FROM_VALUE)
-ROLE = Problem(f"a role that no chat template knows; the known ones: {', '.join(sorted(ROLES))}")
-LAST_USER = Problem("a prompt that does not end with the user: there is nothing to answer")
-LAST_ASSISTANT = Problem(
-    "an answer that does not end with the assistant: there is nothing to learn from it"
-)
-REPEATED = Problem(
-    "the prompt again inside the answer: the model would learn to repeat it; cut it off"
-)
-SAME = Problem(
-    "chosen and rejected are the same: no gradient, but they count in the metrics; drop them"
-)
-NO_PROMPT = Problem(
-    "chosen and rejected begin differently and there is no prompt: TRL trains without one"
-)
+NO_END = "the chat template writes no token of its own after an answer: add {{ eos_token }} there"
 EOS = "EOS is not among the trained tokens: the model would never learn to stop"
 TRUNCATED = Problem(
     "longer than max_length: TRL cuts the end off, EOS with it; raise max_length or drop",
@@ -58,6 +36,11 @@ TRUNCATED = Problem(
 DROPPED = Problem(
     "a prompt that fills max_length alone: TRL drops the row; raise max_length or drop",
     level="dropped",
+)
+BEGINNING_CUT = Problem(
+    "longer than max_length: TRL cuts the beginning off (keep_end), the question with it; raise "
+    "max_length or drop",
+    level="truncated",
 )
 UNVERIFIABLE = Problem(
     "a gold that cannot be verified: its prompt is skipped; drop the row or correct it",
@@ -93,18 +76,25 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     Raises ValueError that lists every problem, the rows it is in, and what to do about it.
     """
     columns = check_columns(dataset, kind, gold)
-    check_tokenizer(tokenizer, kind, dataset[0][columns[0]])
-    checker = Checker(Reader(kind, columns, tokenizer, Settings(**settings)), max_length)
+    first_row, settings = dataset[0], Settings(**settings)
+    check_tokenizer(tokenizer, kind, first_row[columns[0]])
+    if kind == "grpo":
+        check_completions(tokenizer, settings, chats=not isinstance(first_row["prompt"], str))
+    checker = Checker(Reader(kind, columns, tokenizer, settings), max_length)
     found, longest, first = Found(), 0, None
     for row, example in enumerate(tqdm(dataset, desc="validate", leave=False, disable=None)):
         problems = list(check_row(example, kind, columns))
+        if (
+            checker.reader.settings.assistant_only_loss
+        ):  # masks every turn that is not the assistant's
+            problems = [p for p in problems if p not in (OTHER_TURN, TOOL_TURN)]
         types = [type(example.get(column)) for column in columns]
         first = first or types
-        if not problems and types != first:
+        if _fit(problems) and types != first:
             problems = [MIXED]
-        if not problems:
-            length, problems = checker.check(example)
-            longest = max(longest, length)
+        if _fit(problems):
+            length, more = checker.check(example)
+            longest, problems = max(longest, length), problems + more
         if kind == "grpo" and why_unverifiable(example.get(gold)):
             problems = [*problems, UNVERIFIABLE]
         for problem in problems:
@@ -113,8 +103,12 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     if serious:
         raise ValueError(report(found, serious, kind, len(dataset)))
     counts = {level: found.count(level) for level in ("truncated", "dropped", "unverifiable")}
-    notes = [*_notes(dataset, columns, kind, tokenizer), *found.notes()]
+    notes = [*_notes(dataset, columns, kind, tokenizer, settings), *found.notes()]
     return {"rows": len(dataset), "columns": columns, "longest": longest, **counts, "notes": notes}
+
+
+def _fit(problems):
+    return all(problem.level == "noted" for problem in problems)
 
 
 def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
@@ -127,7 +121,8 @@ def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
     checker = Checker(Reader(kind, columns, tokenizer, Settings(**settings)), max_length)
 
     def fits(row):
-        return not {TRUNCATED, DROPPED} & set(checker.check(row)[1])
+        lengths = checker.check(row)[1]
+        return not any(p.level in ("truncated", "dropped") or p.what == NO_ROOM for p in lengths)
 
     kept = dataset.filter(fits, desc="fitting")
     if len(kept) < len(dataset):
@@ -144,29 +139,6 @@ def check_tokenizer(tokenizer, kind, first):
         raise ValueError("validate: chats, but a tokenizer without chat_template; set one")
     if kind == "grpo" and _loses_tags(tokenizer):
         raise ValueError(f"validate: {SPECIAL_TAGS}")
-
-
-def check_row(example, kind, columns):
-    """The problems of one row that can be seen without its tokens."""
-    values = [example.get(column) for column in columns]
-    problems = [p for pair in zip(values, columns, strict=True) for p in _check_value(*pair)]
-    if problems:
-        yield from problems
-        return
-    if len({isinstance(value, str) for value in values}) > 1:
-        yield MIXED
-        return
-    if "prompt" in columns:
-        for answer in values[1:]:
-            if _repeats(example["prompt"], answer):
-                yield REPEATED
-    if kind == "dpo":
-        chosen, rejected = example["chosen"], example["rejected"]
-        if chosen == rejected:
-            yield SAME
-        elif "prompt" not in columns and chosen[0] != rejected[0]:
-            yield NO_PROMPT
-    yield from check_unread(example, columns, kind)
 
 
 class Checker:
@@ -196,10 +168,11 @@ class Checker:
         return problem
 
     def _compare(self, sequence, row):
-        eos = self.reader.tokenizer.eos_token_id
-        trained = [i for i, on in zip(sequence.ids, sequence.trained, strict=True) if on]
-        if self.reader.kind != "grpo" and eos not in trained:
-            yield Problem(EOS)
+        if self.reader.kind == "grpo":
+            yield from check_opened(sequence, self.probe, row)
+        else:
+            yield from self._check_eos(sequence)
+            yield from check_merged(sequence, self.reader, row)
         if isinstance(sequence.whole, str):
             yield from self.specials.in_text(sequence)
             return
@@ -207,75 +180,45 @@ class Checker:
         yield from check_words(self.probe, row, sequence.whole, start)
         yield from self.specials.in_chat(sequence.whole, self.probe.skeleton(sequence.whole, row))
 
-    def _lengths(self, sequences, longest):
-        if self.max_length is None:
+    def _check_eos(self, sequence):
+        tokenizer = self.reader.tokenizer
+        trained = [i for i, on in zip(sequence.ids, sequence.trained, strict=True) if on]
+        if tokenizer.eos_token_id in trained:
             return
-        prompt = sequences[0].prompt_len
-        if sequences[0].prompt is not None and prompt >= self.max_length:
-            yield DROPPED
-        elif longest > self.max_length:
-            yield TRUNCATED
+        last = tokenizer.decode(trained).split()[-1:] or [""]
+        ends = [token for token in self.specials.known if last[0].endswith(token)]
+        way = (
+            f"the template ends an answer with {ends[0]!r}: make it tokenizer.eos_token"
+            if ends
+            else NO_END
+        )
+        yield Problem(f"{EOS}; {way}")
+
+    def _lengths(self, sequences, longest):
+        """What TRL cuts off or drops: rows of which nothing that is trained is left."""
+        reader, first = self.reader, sequences[0]
+        if reader.kind == "grpo":
+            yield from check_room(first, reader.tokenizer, reader.settings, self.max_length)
+            return
+        if self.max_length is None or longest <= self.max_length:
+            return
+        start = reader.settings.truncation_mode == "keep_start"
+        kept = slice(None, self.max_length) if start else slice(-self.max_length, None)
+        if reader.kind == "dpo":
+            lost = start and first.prompt_len >= self.max_length
+        else:
+            lost = not any(first.trained[kept])
+        yield DROPPED if lost else TRUNCATED if start else BEGINNING_CUT
 
 
-def _notes(dataset, columns, kind, tokenizer):
+def _notes(dataset, columns, kind, tokenizer, settings):
     """What may be meant, but often is not."""
-    if columns in (("messages",), ("text",)):
+    if columns in (("messages",), ("text",)) and not settings.assistant_only_loss:
         yield TRAINS_ON_PROMPTS
     if isinstance(dataset[0][columns[0]], str) and tokenizer.chat_template is not None:
         yield PLAIN_TEXT
     if note := unread_note(dataset, columns, kind):
         yield note
-
-
-def _is_empty(value):
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
-
-
-def _check_value(value, column):
-    if _is_empty(value):
-        yield EMPTY
-    elif isinstance(value, str) and column == "messages":
-        yield NOT_CHAT
-    elif isinstance(value, list):
-        yield from _check_messages(value, column)
-    elif not isinstance(value, str):
-        yield NOT_TEXT
-
-
-def _check_messages(messages, column):
-    if not all(isinstance(message, dict) for message in messages):
-        yield NOT_TEXT
-        return
-    if any("from" in message or "value" in message for message in messages):
-        yield FROM_VALUES
-        return
-    if not all(
-        "role" in message and ("content" in message or message.get("tool_calls"))
-        for message in messages
-    ):
-        yield NOT_TEXT
-        return
-    if any(message["role"] not in list(ROLES) for message in messages):
-        yield ROLE
-    if any(_is_empty(message.get("content")) and not _has_words(message) for message in messages):
-        yield EMPTY
-    if not all(isinstance(message.get("content"), (str, list, type(None))) for message in messages):
-        yield NOT_TEXT
-    last = messages[-1]["role"]
-    if column == "prompt" and last not in ("user", "tool"):
-        yield LAST_USER
-    if column != "prompt" and last != "assistant":
-        yield LAST_ASSISTANT
-
-
-def _has_words(message):
-    return message.get("tool_calls") or message["role"] == "tool"
-
-
-def _repeats(prompt, answer):
-    if isinstance(answer, str):
-        return bool(prompt.strip()) and answer.lstrip().startswith(prompt.strip())
-    return any(m.get("role") in ("user", "system", "developer") for m in answer)
 
 
 def _loses_tags(tokenizer):

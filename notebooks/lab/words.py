@@ -183,9 +183,9 @@ class Probe:
                 self.trains = ""
         return self.text(chat, row, chat_template=self.trains) if self.trains else ""
 
-    def skeleton(self, messages, row):
+    def skeleton(self, messages, row, **options):
         """What the template writes around the words of a chat."""
-        return self.text(Marker(self.NO_MARKUP).chat(messages), row)
+        return self.text(Marker(self.NO_MARKUP).chat(messages), row, **options)
 
 
 def check_words(probe, row, messages, trained_from):

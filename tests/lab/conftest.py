@@ -10,7 +10,8 @@ from datasets import Dataset
 from jinja2 import TemplateError
 from lab import model
 from lab.rendered import Reader, Settings
-from transformers import AddedToken
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -58,6 +59,44 @@ def _prepared(kind, rows, tok, folder, **options):
 def tokenizer_of():
     """tokenizer_of(name): the kit's tokenizer with a template of TRL, its EOS the end of an answer."""
     return _tokenizer
+
+
+@pytest.fixture(scope="session")
+def merging():
+    """A byte-level BPE tokenizer whose merges cross the space before a word, as GPT-2's do."""
+    words = [
+        "Question:",
+        "what",
+        "is",
+        "the",
+        "answer",
+        "?",
+        "Answer:",
+        "42",
+        "43",
+        "44",
+        "The",
+        "sky",
+        "is",
+        "blue",
+        ".",
+        "It",
+        "is",
+        "42\n\n",
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator([" ".join(words), *words] * 20, trainer)
+    tok = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    tok.pad_token, tok.chat_template = "<|endoftext|>", model.CHAT_TEMPLATE
+    return tok
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""Whether a completion that earns a reward can follow a prompt of GRPO."""
+
+from trl.chat_template_utils import parse_response
+
+from lab.problems import Problem
+
+IN_FORM = "<think>1</think><answer>1</answer>"  # the shortest completion in form
+NO_ROOM = (
+    "a prompt that leaves no room for a completion in form in the context of max_length tokens: "
+    "every reward would be 0; raise max_length, or leave these rows out with validate.fitting"
+)
+OPENED = (
+    "the chat template ends the prompt with an open <think>, so a completion never holds that tag, "
+    "and rewards that look for it are always 0: {}"
+)
+NO_THINKING = "GRPOConfig(chat_template_kwargs={'enable_thinking': False}) closes it"
+CUT_IT = "cut <think> out of the end of tokenizer.chat_template"
+CUT_SHORT = (
+    "prompt and max_completion_length together are longer than max_length: these completions are "
+    "cut off before max_completion_length"
+)
+PARSED = (
+    "the tokenizer has a response template, and TRL parses completions with it: what the rewards "
+    "see has lost its tags; set tokenizer.response_template = tokenizer.response_schema = None"
+)
+TOO_SHORT = (
+    "max_completion_length is {}, and the shortest completion in form takes {} tokens: every "
+    "reward would be 0; raise it"
+)
+
+
+def shortest(tokenizer):
+    """Number of tokens of the shortest completion in form, with its EOS."""
+    return len(tokenizer(IN_FORM, add_special_tokens=False)["input_ids"]) + 1
+
+
+def check_completions(tokenizer, settings, chats):
+    """A ValueError where no completion at all can be in form."""
+    needed, most = shortest(tokenizer), settings.max_completion_length
+    if most is not None and most < needed:
+        raise ValueError(f"validate: {TOO_SHORT.format(most, needed)}")
+    parses = ("response_template", "response_schema")
+    if chats and any(getattr(tokenizer, name, None) is not None for name in parses):
+        ids = tokenizer(IN_FORM + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        if IN_FORM not in parse_response(tokenizer, ids)["content"]:
+            raise ValueError(f"validate: {PARSED}")
+
+
+def check_room(sequence, tokenizer, settings, max_length):
+    """The prompt against the context that it shares with its completion."""
+    if max_length is None:
+        return
+    if sequence.prompt_len + shortest(tokenizer) > max_length:
+        yield Problem(NO_ROOM, f"{sequence.prompt_len} of {max_length} tokens")
+    elif sequence.prompt_len + (settings.max_completion_length or 0) > max_length:
+        yield Problem(CUT_SHORT, f"{sequence.prompt_len} of {max_length} tokens", "noted")
+
+
+def check_opened(sequence, probe, row):
+    """A prompt that ends inside <think>, by its own words or by its template."""
+    if isinstance(sequence.whole, str):
+        if sequence.whole.rstrip().endswith("<think>"):
+            yield Problem(OPENED.format("cut it off the prompt"))
+        return
+    if not _is_open(probe.skeleton(sequence.whole, row, add_generation_prompt=True)):
+        return
+    off = probe.skeleton(sequence.whole, row, add_generation_prompt=True, enable_thinking=False)
+    yield Problem(OPENED.format(NO_THINKING if not _is_open(off) else CUT_IT))
+
+
+def _is_open(text):
+    return text.rfind("<think>") > text.rfind("</think>")

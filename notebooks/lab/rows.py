@@ -1,0 +1,128 @@
+"""What is wrong with a row before it is rendered: its shape, its roles, its turns."""
+
+from trl import extract_prompt
+
+from lab.columns import FROM_VALUE, check_unread
+from lab.parting import check_guess
+from lab.problems import Problem
+
+ROLES = {"system", "developer", "user", "assistant", "tool"}
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+EMPTY = Problem("an empty text, message or chat trains as it is: drop these rows")
+MIXED = Problem(
+    "text beside chats: TRL reads the first row and treats all alike; make all one or the other"
+)
+NOT_TEXT = Problem('neither a string nor a list of {"role", "content"} messages')
+NOT_CHAT = Problem(
+    "a string where a chat belongs: a list of messages; if it is JSON, json.loads it"
+)
+FROM_VALUES = Problem(FROM_VALUE)
+ROLE = Problem(f"a role that no chat template knows; the known ones: {', '.join(sorted(ROLES))}")
+LAST_USER = Problem("a prompt that does not end with the user: there is nothing to answer")
+LAST_ASSISTANT = Problem(
+    "an answer that does not end with the assistant: there is nothing to learn from it"
+)
+REPEATED = Problem(
+    "the prompt again inside the answer: the model would learn to repeat it; cut it off"
+)
+OTHER_TURN = Problem(
+    "a turn of the user inside the answer: TRL trains on it like on the assistant's; one row per "
+    "answer, with the turns before it in the prompt"
+)
+TOOL_TURN = Problem(
+    "tool results inside the answer are trained on too; assistant_only_loss=True (SFT) leaves them "
+    "out, or one row per answer",
+    level="noted",
+)
+SAME = Problem(
+    "chosen and rejected are the same: no gradient, but they count in the metrics; drop them"
+)
+NO_PROMPT = Problem(
+    "chosen and rejected begin differently and there is no prompt: TRL trains without one"
+)
+
+
+def check_row(example, kind, columns):
+    """The problems of one row that can be seen without its tokens."""
+    values = [example.get(column) for column in columns]
+    problems = [p for pair in zip(values, columns, strict=True) for p in _check_value(*pair)]
+    if problems:
+        yield from problems
+        return
+    if len({isinstance(value, str) for value in values}) > 1:
+        yield MIXED
+        return
+    if kind == "dpo" and example["chosen"] == example["rejected"]:
+        yield SAME
+    elif columns == ("chosen", "rejected"):
+        if example["chosen"][0] != example["rejected"][0]:
+            yield NO_PROMPT
+            return
+        yield from check_guess(example)
+        parts = extract_prompt(example)
+        values = [parts["prompt"], parts["chosen"], parts["rejected"]]
+    for answer in values[1:]:
+        yield from _check_answer(values[0], answer)
+    yield from check_unread(example, columns, kind)
+
+
+def _is_empty(value):
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _check_value(value, column):
+    if _is_empty(value):
+        yield EMPTY
+    elif isinstance(value, str) and column == "messages":
+        yield NOT_CHAT
+    elif isinstance(value, list):
+        yield from _check_messages(value, column)
+    elif not isinstance(value, str):
+        yield NOT_TEXT
+
+
+def _check_messages(messages, column):
+    if not all(isinstance(message, dict) for message in messages):
+        yield NOT_TEXT
+        return
+    if any("from" in message or "value" in message for message in messages):
+        yield FROM_VALUES
+        return
+    if not all(
+        "role" in message and ("content" in message or message.get("tool_calls"))
+        for message in messages
+    ):
+        yield NOT_TEXT
+        return
+    if any(message["role"] not in list(ROLES) for message in messages):
+        yield ROLE
+    if any(_is_empty(message.get("content")) and not _has_words(message) for message in messages):
+        yield EMPTY
+    if not all(isinstance(message.get("content"), (str, list, type(None))) for message in messages):
+        yield NOT_TEXT
+    last = messages[-1]["role"]
+    if column == "prompt" and last not in ("user", "tool"):
+        yield LAST_USER
+    if column != "prompt" and last != "assistant":
+        yield LAST_ASSISTANT
+
+
+def _has_words(message):
+    return message.get("tool_calls") or message["role"] == "tool"
+
+
+def _check_answer(prompt, answer):
+    """Turns in an answer that are not the assistant's."""
+    if isinstance(answer, str):
+        if prompt.strip() and answer.lstrip().startswith(prompt.strip()):
+            yield REPEATED
+        return
+    others = [message for message in answer if message["role"] not in ("assistant", "tool")]
+    asked = [message.get("content") for message in prompt]
+    if any(message.get("content") in asked for message in others):
+        yield REPEATED
+    elif others:
+        yield OTHER_TURN
+    if any(message["role"] == "tool" for message in answer):
+        yield TOOL_TURN
