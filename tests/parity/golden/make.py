@@ -1,4 +1,4 @@
-"""Golden vectors: what a trainer computed that TRL has since dropped, kept as numbers.
+"""Golden vectors: what trainers that TRL has dropped and other libraries computed, kept as numbers.
 
     python tests/parity/golden/make.py bco prm        makes bco.npz and prm.npz (VECTORS)
     python tests/parity/golden/make.py --check bco    makes it elsewhere: are the bytes the same?
@@ -6,6 +6,8 @@
 
 A driver, drive_<name>.py, has
     NEEDS       requirements, the library's release first, each pinned with ==
+    DEPENDENCIES = False, if it needs none of what the release asks for (gigabytes of engines, or other
+                versions than FITTING): stand_ins.py takes the place of what its losses never call
     vectors()   {"case/array": array}: the library's own code run on seeded inputs; inputs, values and
                 gradients.  Deterministic.
 and imports libraries inside its functions only: this file, and pytest, read it where there are none.
@@ -96,6 +98,7 @@ def date_of(path):
 
 def drive(name, date):
     """The file's bytes.  Runs inside the environment that holds the driver's NEEDS."""
+    sys.path.insert(0, str(HERE))  # what drivers share
     needs = driver(name).NEEDS
     metadata = {
         "release": needs[0],
@@ -109,15 +112,19 @@ def drive(name, date):
 # ------------------------------------------------------------------------ the environment
 
 
-def environment(folder, needs):
-    """The Python of a new environment that holds the needs and what fits them."""
+def environment(folder, needs, alone):
+    """The Python of a new environment that holds the needs, alone or with theirs, and FITTING."""
     installer = load(ROOT / "notebooks" / "lab" / "install.py")
     venv.create(folder, with_pip=True)
     python = installer.venv_python(str(folder))
     pip = installer.Pip(python, str(folder / "install.log"))
     if installer.device() != "none":  # Linux: without its gigabytes of CUDA
         installer.install_cpu_torch(pip, [need + "+cpu" for need in FITTING if "torch" in need])
-    pip.install(needs[0], *needs, *FITTING)
+    if alone:
+        pip.install("what fits", *FITTING)
+        pip.install(needs[0], "--no-deps", "--ignore-requires-python", *needs)
+    else:
+        pip.install(needs[0], *needs, *FITTING)
     return python
 
 
@@ -162,8 +169,9 @@ def main():
     same = []
     for needs in sorted({driver(name).NEEDS for name in given.names}):
         with tempfile.TemporaryDirectory() as folder:
-            python = environment(Path(folder), needs)
             mine = [name for name in given.names if driver(name).NEEDS == needs]
+            alone = not getattr(driver(mine[0]), "DEPENDENCIES", True)
+            python = environment(Path(folder), needs, alone)
             same += [make(name, python, given.check) for name in mine]
     sys.exit(given.check and not all(same))
 
