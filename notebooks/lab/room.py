@@ -3,7 +3,9 @@
 from trl.chat_template_utils import parse_response
 
 from lab.problems import Problem
+from lab.words import ERRORS
 
+PARSERS = ("response_template", "response_schema")
 IN_FORM = "<think>1</think><answer>1</answer>"  # the shortest completion in form
 NO_ROOM = (
     "a prompt that leaves no room for a completion in form in the context of max_length tokens: "
@@ -34,16 +36,22 @@ def shortest(tokenizer):
     return len(tokenizer(IN_FORM, add_special_tokens=False)["input_ids"]) + 1
 
 
-def check_completions(tokenizer, settings, chats):
-    """A ValueError where no completion at all can be in form."""
-    needed, most = shortest(tokenizer), settings.max_completion_length
+def check_completions(reader, row):
+    """A ValueError where no completion at all can be in form; `row` is any row."""
+    tokenizer, most = reader.tokenizer, reader.settings.max_completion_length
+    needed = shortest(tokenizer)
     if most is not None and most < needed:
         raise ValueError(f"validate: {TOO_SHORT.format(most, needed)}")
-    parses = ("response_template", "response_schema")
-    if chats and any(getattr(tokenizer, name, None) is not None for name in parses):
-        ids = tokenizer(IN_FORM + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
-        if IN_FORM not in parse_response(tokenizer, ids)["content"]:
-            raise ValueError(f"validate: {PARSED}")
+    parses = any(getattr(tokenizer, name, None) is not None for name in PARSERS)
+    if not parses or isinstance(row["prompt"], str):
+        return
+    try:
+        (sequence,) = reader.sequences(row)
+    except ERRORS:  # the row's own problem, named with the rows
+        return
+    ids = tokenizer(IN_FORM + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    if IN_FORM not in parse_response(tokenizer, ids, prefix=sequence.ids)["content"]:
+        raise ValueError(f"validate: {PARSED}")
 
 
 def check_room(sequence, tokenizer, settings, max_length):

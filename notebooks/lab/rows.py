@@ -17,6 +17,7 @@ NOT_TEXT = Problem('neither a string nor a list of {"role", "content"} messages'
 NOT_CHAT = Problem(
     "a string where a chat belongs: a list of messages; if it is JSON, json.loads it"
 )
+STRINGS = Problem("content is a list of strings: join them, content = ''.join(content)")
 FROM_VALUES = Problem(FROM_VALUE)
 ROLE = Problem(f"a role that no chat template knows; the known ones: {', '.join(sorted(ROLES))}")
 LAST_USER = Problem("a prompt that does not end with the user: there is nothing to answer")
@@ -68,7 +69,12 @@ def check_row(example, kind, columns):
 
 
 def _is_empty(value):
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+    if isinstance(value, list):  # blocks: one of text counts if it has any, an image always
+        return all(
+            isinstance(part, dict) and part.get("type") == "text" and not part.get("text")
+            for part in value
+        )
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _check_value(value, column):
@@ -101,11 +107,17 @@ def _check_messages(messages, column):
         yield EMPTY
     if not all(isinstance(message.get("content"), (str, list, type(None))) for message in messages):
         yield NOT_TEXT
+    if any(_holds_strings(message.get("content")) for message in messages):
+        yield STRINGS
     last = messages[-1]["role"]
     if column == "prompt" and last not in ("user", "tool"):
         yield LAST_USER
     if column != "prompt" and last != "assistant":
         yield LAST_ASSISTANT
+
+
+def _holds_strings(content):
+    return isinstance(content, list) and not all(isinstance(part, dict) for part in content)
 
 
 def _has_words(message):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from lab.batch import batch_spans, show_batch
 from lab.columns import check_columns, unread_note
+from lab.nulls import Nulls
 from lab.parting import check_merged
 from lab.problems import Found, Problem, report
 from lab.rendered import Reader, Settings
@@ -78,10 +79,10 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     columns = check_columns(dataset, kind, gold)
     first_row, settings = dataset[0], Settings(**settings)
     check_tokenizer(tokenizer, kind, first_row[columns[0]])
-    if kind == "grpo":
-        check_completions(tokenizer, settings, chats=not isinstance(first_row["prompt"], str))
     checker = Checker(Reader(kind, columns, tokenizer, settings), max_length)
-    found, longest, first = Found(), 0, None
+    if kind == "grpo":
+        check_completions(checker.reader, first_row)
+    found, nulls, longest, first = Found(), Nulls(dataset), 0, None
     for row, example in enumerate(tqdm(dataset, desc="validate", leave=False, disable=None)):
         problems = list(check_row(example, kind, columns))
         if (
@@ -95,6 +96,7 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
         if _fit(problems):
             length, more = checker.check(example)
             longest, problems = max(longest, length), problems + more
+            problems += nulls.check(row, columns)
         if kind == "grpo" and why_unverifiable(example.get(gold)):
             problems = [*problems, UNVERIFIABLE]
         for problem in problems:

@@ -30,7 +30,6 @@ KEPT_OUT = (
     "used too, so this may be meant"
 )
 PRINTS = "the chat template prints {}: {}"
-NULLS = "{} hold null: datasets gives every row the keys of all rows, and fills in null; {}"
 EXTRA = "neither TRL nor the chat template reads the field {!r} of the messages"
 NOT_READ = (
     "{!r} says that something is not to be trained on, but TRL does not read it; drop what is not "
@@ -246,11 +245,16 @@ def _printed(probe, row, chat, text):
     """Values that the template prints as Python or JSON write them, where their text belongs."""
     if re.search(r"""['"]text['"]: ['"]q\d+z""", text):
         yield Problem(PRINTS.format("the list itself", JOIN))
+    loaded = [LOADED(message) for message in chat]
+    if (
+        loaded != chat
+        and (other := probe.text(loaded, row))
+        and _squeezed(other) != _squeezed(text)
+    ):
+        yield Problem(PRINTS.format("tool arguments encoded twice", LOAD))
     for function in _functions(chat):
         arguments = function.get("arguments")
-        if isinstance(arguments, str) and json.dumps(arguments, ensure_ascii=False) in text:
-            yield Problem(PRINTS.format("tool arguments encoded twice", LOAD))
-        elif isinstance(arguments, dict) and arguments and repr(arguments) in text:
+        if isinstance(arguments, dict) and arguments and repr(arguments) in text:
             yield Problem(PRINTS.format("tool arguments as Python prints them", DUMP))
     filled = [_without_nulls(message) for message in chat]
     if filled != chat and (other := probe.text(filled, row)):
@@ -268,21 +272,6 @@ def _extra_fields(messages, text):
                 yield Problem(NOT_READ.format(field), f"message {index}, {field}: {value}")
             elif field not in known and value and str(value) not in text:
                 yield Problem(EXTRA.format(field), f"message {index}, {cut(value)}", "noted")
-
-
-def null_arguments(messages):
-    """The first tool call with an argument that is null, else None."""
-    for function in _functions(messages):
-        if _has_null(function.get("arguments")):
-            return function
-    return None
-
-
-def _has_null(value):
-    if isinstance(value, (dict, list)):
-        inner = value.values() if isinstance(value, dict) else value
-        return any(item is None or _has_null(item) for item in inner)
-    return False
 
 
 def _tools(row):
@@ -312,9 +301,24 @@ def _as_blocks(message):
     return {**message, "content": [{"type": "text", "text": content}]}
 
 
+def _squeezed(text):
+    return "".join(text.split())
+
+
+def _empty_content(message):
+    return {**message, "content": ""} if message.get("content", "") is None else message
+
+
 def _without_nulls(message):
     filled = {field: value for field, value in message.items() if value is not None}
     return {**filled, "content": message.get("content") or ""}
+
+
+def _loads(text):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _arguments_as(change, kind):
@@ -330,10 +334,12 @@ def _arguments_as(change, kind):
     return changed
 
 
+LOADED = _arguments_as(_loads, str)
 CHANGES = {  # what mends a chat that the template refuses, with its advice
     _joined_blocks: JOIN,
-    _arguments_as(json.loads, str): LOAD,
+    LOADED: LOAD,
     _arguments_as(json.dumps, dict): DUMP,
+    _empty_content: NOT_NULL,
     _without_nulls: KEEP,
     _as_blocks: BLOCKS,
 }
