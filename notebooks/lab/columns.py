@@ -21,7 +21,7 @@ FORBIDDEN = {  # columns that TRL reads in another way than their data set means
     "sft": {"input_ids": "TRL takes the data set for tokenised, and reads nothing else of it"}
     | dict.fromkeys(("labels", "assistant_masks", "completion_mask"), TAKEN_AS_LABELS),
     "dpo": {},
-    "grpo": dict.fromkeys(("prompts", "completions", "completion_ids"), PASSED_ITSELF),
+    "grpo": dict.fromkeys(("prompts", "completions"), PASSED_ITSELF),
 }
 CHATS = ("prompt", "completion", "messages", "chosen", "rejected")  # TRL looks for chats here
 READ_TOO = {  # columns beside those of the format
@@ -66,7 +66,7 @@ def check_columns(dataset, kind, gold="solution"):
     if columns is None or unread:
         wanted = max(formats, key=lambda c: sum(bool(_called(name, have)) for name in c))
         raise ValueError(f"validate: {_what_is_missing(wanted, have, kind)}")
-    _check_formats(columns, have, dataset[0])
+    _check_formats(columns, have, dataset[0], kind)
     for name, why in FORBIDDEN[kind].items():
         if name in have:
             raise ValueError(
@@ -93,12 +93,20 @@ def check_unread(row, columns, kind):
             level = "noted" if noted else "refused"
             yield Problem(NOT_IN_PROMPT.format(name, name), cut(missing[0]), level)
     for name in NOT_TRAINED:
-        value = row.get(name)
-        if value is not None and not value and kind != "grpo":
+        # GRPO's reward functions may read a weight; nothing reads what says "do not train".
+        if is_off(row.get(name)) and (kind != "grpo" or name.startswith("train")):
+            value = row[name]
             yield Problem(NOT_READ.format(name), f"{name}: {value}")
     for name in ("tools", "chat_template_kwargs"):
         if kind == "grpo" and row.get(name):
             yield Problem(FOR_THE_TRAINER.format(name))
+
+
+def is_off(value):
+    """Whether a value says no: False, 0, "false"; nothing and null say nothing."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("false", "no", "0")
+    return value is not None and value == 0
 
 
 def unread_note(dataset, columns, kind):
@@ -143,19 +151,20 @@ def _check_type(dataset):
         raise ValueError("validate: the data set has no rows; TRL would raise StopIteration")
 
 
-def _check_formats(columns, have, first):
+def _check_formats(columns, have, first, kind):
     """Two formats in one data set: TRL mixes them up."""
-    if "text" in have and columns != ("text",):
+    if kind == "sft" and "text" in have and columns != ("text",):
         raise ValueError(
             f"validate: `text` beside {columns}: TRL then adds EOS to `text` and trains on the "
             "other without it. dataset.remove_columns('text')."
         )
+    if kind == "grpo":  # reads `prompt` alone
+        return
     others = [name for name in CHATS if name in have and name not in columns]
-    wrong = [
-        name
-        for name in others
-        if isinstance(first[name], str) != isinstance(first[columns[0]], str)
-    ]
+    is_text = isinstance(first[columns[0]], str)
+    if any(isinstance(first[name], str) != is_text for name in columns):  # each row says so
+        return
+    wrong = [name for name in others if isinstance(first[name], list if is_text else str)]
     if "prompt" in others or wrong:
         raise ValueError(
             f"validate: {others} beside {columns}: TRL takes the format from any of them, and may "

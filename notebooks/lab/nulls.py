@@ -28,24 +28,25 @@ class Nulls:
                 self.stored = Dataset.from_list(list(dataset))
             except (TypeError, ValueError):  # pyarrow's errors are one or the other
                 self.stored = Dataset.from_list([])
-        features = self.stored.features
-        self.columns = [name for name in features if _has_struct(features[name])]
+        self.features = {
+            name: feature
+            for name, feature in self.stored.features.items()
+            if name == "tools" or _feature_at(feature, ("tool_calls",)) is not None
+        }
 
-    def check(self, number, columns):
+    def check(self, number, row):
         """The nulls in the tool arguments and the tools of one row."""
-        for name in self.columns:
-            if name not in (*columns, "tools"):
-                continue
-            value, feature = self.stored[number][name], self.stored.features[name]
+        if not self.features:
+            return
+        row = self.stored[number] if self.is_list else row
+        for name, feature in self.features.items():
             if name == "tools":
-                for tool in _filled(value, feature):
+                for tool in _filled(row[name], feature):
                     yield Problem(FILLED.format("`tools`", AS_TEXT), cut(tool), "noted")
-            else:
-                for call in _calls(value, feature):
-                    way = (
-                        IN_DATASET if self.is_list else FILLED.format("tool arguments", MIXED_TYPES)
-                    )
-                    yield Problem(way, cut(call), "noted" if self.is_list else "refused")
+                continue
+            for call in _calls(row[name], feature):
+                way = IN_DATASET if self.is_list else FILLED.format("tool arguments", MIXED_TYPES)
+                yield Problem(way, cut(call), "noted" if self.is_list else "refused")
 
 
 def _calls(messages, feature):
@@ -82,10 +83,6 @@ def _inner(feature):
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", feature)
-
-
-def _has_struct(feature):
-    return isinstance(_inner(feature), dict)
 
 
 def _is_null(feature):

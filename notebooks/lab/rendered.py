@@ -120,20 +120,24 @@ class Reader:
             trained = [bool(a and b) for a, b in pairs]
         return Sequence(side, prompt, whole, prompt_ids, prompt_len, ids, trained)
 
-    def _whole(self, row):
-        if not is_conversational({self.columns[0]: row[self.columns[0]]}):
-            text = self.joined("", row["text"])
-            ids = _tokenize(self.tokenizer, text)["input_ids"]
-            return Sequence("", None, text, [], 0, ids, [True] * len(ids))
+    def masked_ids(self, messages, row):
+        """A chat of `messages` tokenised, with the mask of what carries loss."""
         encoded = _tokenize(
             self.tokenizer,
-            row["messages"],
+            messages,
             return_assistant_tokens_mask=self.settings.assistant_only_loss,
             chat_template=self.chat_template,
             **self.options(row),
         )
         ids = encoded["input_ids"]
-        trained = [bool(bit) for bit in encoded.get("assistant_masks", [1] * len(ids))]
+        return ids, [bool(bit) for bit in encoded.get("assistant_masks", [1] * len(ids))]
+
+    def _whole(self, row):
+        if not is_conversational({self.columns[0]: row[self.columns[0]]}):
+            text = self.joined("", row["text"])
+            ids = _tokenize(self.tokenizer, text)["input_ids"]
+            return Sequence("", None, text, [], 0, ids, [True] * len(ids))
+        ids, trained = self.masked_ids(row["messages"], row)
         return Sequence("", None, row["messages"], [], 0, ids, trained)
 
     def _prompt_only(self, row):

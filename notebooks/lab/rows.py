@@ -1,5 +1,7 @@
 """What is wrong with a row before it is rendered: its shape, its roles, its turns."""
 
+import json
+
 from trl import extract_prompt
 
 from lab.columns import FROM_VALUE, check_unread
@@ -12,6 +14,10 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 EMPTY = Problem("an empty text, message or chat trains as it is: drop these rows")
 MIXED = Problem(
     "text beside chats: TRL reads the first row and treats all alike; make all one or the other"
+)
+TEXT_PROMPT = Problem(
+    "a prompt that is text, with answers that are chats: if the chats begin with the question, "
+    "dataset.remove_columns('prompt'); else make the prompt a list of messages"
 )
 NOT_TEXT = Problem('neither a string nor a list of {"role", "content"} messages')
 NOT_CHAT = Problem(
@@ -36,6 +42,10 @@ TOOL_TURN = Problem(
     "out, or one row per answer",
     level="noted",
 )
+TOOLS = Problem(
+    "`tools` is no list of JSON schemas, nor one as JSON text; where there are no tools, TRL takes "
+    "null or the text []"
+)
 SAME = Problem(
     "chosen and rejected are the same: no gradient, but they count in the metrics; drop them"
 )
@@ -52,7 +62,7 @@ def check_row(example, kind, columns):
         yield from problems
         return
     if len({isinstance(value, str) for value in values}) > 1:
-        yield MIXED
+        yield TEXT_PROMPT if kind == "dpo" and isinstance(values[0], str) else MIXED
         return
     if kind == "dpo" and example["chosen"] == example["rejected"]:
         yield SAME
@@ -65,7 +75,21 @@ def check_row(example, kind, columns):
         values = [parts["prompt"], parts["chosen"], parts["rejected"]]
     for answer in values[1:]:
         yield from _check_answer(values[0], answer)
+    if kind != "grpo" and not _are_schemas(example.get("tools")):
+        yield TOOLS
     yield from check_unread(example, columns, kind)
+
+
+def _are_schemas(tools):
+    """Whether `tools` is nothing, or a list of JSON schemas, or that list as JSON text."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError:
+            return False
+    return tools is None or (
+        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    )
 
 
 def _is_empty(value):
@@ -96,8 +120,7 @@ def _check_messages(messages, column):
         yield FROM_VALUES
         return
     if not all(
-        "role" in message and ("content" in message or message.get("tool_calls"))
-        for message in messages
+        "role" in message and ("content" in message or _has_words(message)) for message in messages
     ):
         yield NOT_TEXT
         return
@@ -121,7 +144,7 @@ def _holds_strings(content):
 
 
 def _has_words(message):
-    return message.get("tool_calls") or message["role"] == "tool"
+    return message.get("tool_calls") or message.get("function_call") or message["role"] == "tool"
 
 
 def _check_answer(prompt, answer):

@@ -16,6 +16,13 @@ CONTROL = re.compile(  # how the tokenizers of the field write their special tok
 MEANT = re.compile(r"think|tool|reason|channel|image|video|audio|vision|fim_")  # belong into words
 
 IN_CHAT = "special tokens inside the words of a chat: the chat template writes them; cut them out"
+CONTROL_IN_CHAT = (
+    "control tokens of some model inside the words of a chat: cut them out if they are no words"
+)
+EOS_INSIDE = (
+    "EOS inside the answer: the model would learn to stop there and to go on; cut the answer off "
+    "at the first EOS, or cut EOS out"
+)
 IN_TEXT = (
     "special tokens inside the words: if these are chats that a template has written already, "
     "pass them as `messages`; else cut them out"
@@ -48,7 +55,7 @@ class Specials:
                     if token in skeleton or token in self.structure:
                         yield Problem(IN_CHAT, example)
                     else:
-                        yield Problem(IN_TEXT, example, "noted")
+                        yield Problem(CONTROL_IN_CHAT, example, "noted")
 
     def in_text(self, sequence):
         """BOS or EOS twice, and special tokens inside, in a sequence of plain text."""
@@ -62,7 +69,9 @@ class Specials:
         body = text.removesuffix(tokenizer.eos_token) if ended else text
         if ended and body.rstrip().endswith(tokenizer.eos_token):
             yield Problem(EOS_TWICE, cut(text))
-        if token := self.pattern.search(body):
+        elif ended and tokenizer.eos_token in body[len(sequence.prompt or body) :]:
+            yield Problem(EOS_INSIDE, cut(text))
+        elif token := self.pattern.search(body):
             yield Problem(IN_TEXT, cut(_around(text, token.group())), "noted")
 
 

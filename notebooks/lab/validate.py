@@ -51,6 +51,14 @@ SPECIAL_TAGS = (
     "<think> and <answer> are special tokens of this tokenizer: TRL decodes completions without "
     "special tokens, no reward would ever see them; add them with special=False"
 )
+NO_ASSISTANT = (
+    "assistant_only_loss=True needs chats, and this is text; make it lists of messages, or prompt "
+    "and completion, where only the completion is trained on"
+)
+ADDS_EOS = (
+    "this tokenizer ends every text with EOS: the prompt too, and TRL adds another to the answer; "
+    "tokenizer.add_eos_token = False, or take a post-processor without it"
+)
 TRAINS_ON_PROMPTS = (
     "`messages` (and `text`) train on the user's words too; for the answers alone set "
     "assistant_only_loss=True, or part the rows into prompt and completion"
@@ -77,8 +85,10 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     Raises ValueError that lists every problem, the rows it is in, and what to do about it.
     """
     columns = check_columns(dataset, kind, gold)
-    first_row, settings = dataset[0], Settings(**settings)
+    first_row, settings = dataset[0], _settings(settings)
     check_tokenizer(tokenizer, kind, first_row[columns[0]])
+    if settings.assistant_only_loss and isinstance(first_row[columns[0]], str):
+        raise ValueError(f"validate: {NO_ASSISTANT}")
     checker = Checker(Reader(kind, columns, tokenizer, settings), max_length)
     if kind == "grpo":
         check_completions(checker.reader, first_row)
@@ -96,7 +106,7 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
         if _fit(problems):
             length, more = checker.check(example)
             longest, problems = max(longest, length), problems + more
-            problems += nulls.check(row, columns)
+            problems += nulls.check(row, example)
         if kind == "grpo" and why_unverifiable(example.get(gold)):
             problems = [*problems, UNVERIFIABLE]
         for problem in problems:
@@ -107,6 +117,12 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
     counts = {level: found.count(level) for level in ("truncated", "dropped", "unverifiable")}
     notes = [*_notes(dataset, columns, kind, tokenizer, settings), *found.notes()]
     return {"rows": len(dataset), "columns": columns, "longest": longest, **counts, "notes": notes}
+
+
+def _settings(given):
+    if unknown := sorted(set(given) - set(Settings._fields)):
+        raise ValueError(f"validate: no setting {unknown}; there are {list(Settings._fields)}")
+    return Settings(**given)
 
 
 def _fit(problems):
@@ -120,7 +136,7 @@ def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
     left out here, aloud. Everything else is for `validate` to find.
     """
     columns = check_columns(dataset, kind)
-    checker = Checker(Reader(kind, columns, tokenizer, Settings(**settings)), max_length)
+    checker = Checker(Reader(kind, columns, tokenizer, _settings(settings)), max_length)
 
     def fits(row):
         lengths = checker.check(row)[1]
@@ -139,6 +155,8 @@ def check_tokenizer(tokenizer, kind, first):
         raise ValueError("validate: the tokenizer has no eos_token; the model could never stop")
     if not isinstance(first, str) and tokenizer.chat_template is None:
         raise ValueError("validate: chats, but a tokenizer without chat_template; set one")
+    if isinstance(first, str) and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+        raise ValueError(f"validate: {ADDS_EOS}")
     if kind == "grpo" and _loses_tags(tokenizer):
         raise ValueError(f"validate: {SPECIAL_TAGS}")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jinja2 import TemplateError
 from trl.chat_template_utils import get_training_chat_template
 
-from lab.columns import NOT_TRAINED
+from lab.columns import NOT_TRAINED, is_off
 from lab.problems import Problem, cut
 
 ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # of a chat template
@@ -31,6 +31,14 @@ KEPT_OUT = (
 )
 PRINTS = "the chat template prints {}: {}"
 EXTRA = "neither TRL nor the chat template reads the field {!r} of the messages"
+FUNCTION_CALL = (
+    "function_call is an older form that TRL does not read: tool_calls = [{'type': 'function', "
+    "'function': function_call}], with arguments as a dict"
+)
+UNMASKED = (
+    "assistant_only_loss=True leaves out {}: the chat template has no {{% generation %}} around it"
+)
+MASKED = "assistant_only_loss=True trains on {} messages too: {{% generation %}} is around them"
 NOT_READ = (
     "{!r} says that something is not to be trained on, but TRL does not read it; drop what is not "
     "to be learnt, or move it into `prompt`; for the answers alone set assistant_only_loss=True"
@@ -53,6 +61,7 @@ BLOCKS = (
 )
 ADVICE = {
     "developer": "give its text to the system message or to the user's",
+    "assistant": "give this text a message of its own, or take a template that writes it",
     "system": "give its text to the user's message",
     "tool": "take a template with tool messages, or give the result to the user's message",
     "tool_calls": "take a template with tool calls, or write the call into content",
@@ -164,13 +173,23 @@ class Probe:
 
     def text(self, chat, row, **options):
         """What the template writes for a chat; "" where it refuses it."""
-        shape = (chat, row.get("tools"), row.get("chat_template_kwargs"), options)
-        key = json.dumps(shape, default=str, sort_keys=True)
+        key = self._key(chat, row, options)
         if key not in self.rendered:
             try:
                 self.rendered[key] = self.reader.text(chat, row, **options)
             except ERRORS:
                 self.rendered[key] = ""
+        return self.rendered[key]
+
+    def trained(self, chat, row):
+        """The part of a chat that carries loss under assistant_only_loss, None without it."""
+        if self.reader.kind != "sft" or not self.reader.settings.assistant_only_loss:
+            return None
+        key = self._key(chat, row, "trained")
+        if key not in self.rendered:
+            ids, mask = self.reader.masked_ids(chat, row)
+            kept = [token for token, bit in zip(ids, mask, strict=True) if bit]
+            self.rendered[key] = self.reader.tokenizer.decode(kept)
         return self.rendered[key]
 
     def training(self, chat, row):
@@ -181,6 +200,10 @@ class Probe:
             except ERRORS:
                 self.trains = ""
         return self.text(chat, row, chat_template=self.trains) if self.trains else ""
+
+    def _key(self, chat, row, options):
+        shape = (chat, row.get("tools"), row.get("chat_template_kwargs"), options)
+        return json.dumps(shape, default=str, sort_keys=True)
 
     def skeleton(self, messages, row, **options):
         """What the template writes around the words of a chat."""
@@ -202,7 +225,12 @@ def check_words(probe, row, messages, trained_from):
     for mark in missing:
         yield _left_out(probe, row, chat, mark, messages, trained_from)
     yield from _printed(probe, row, chat, text)
-    yield from _extra_fields(messages, text)
+    others = probe.reader.settings.assistant_only_loss
+    untrained = [
+        i < trained_from or (others and m["role"] != "assistant") for i, m in enumerate(messages)
+    ]
+    yield from _extra_fields(messages, text, untrained)
+    yield from _masked(probe, row, chat, marker.marks, trained_from)
     if _tools(row) and text == probe.text(chat, row, tools=None):
         yield Problem(LEFT_OUT.format("`tools`", ADVICE["tool_calls"]))
 
@@ -264,14 +292,36 @@ def _printed(probe, row, chat, text):
                 yield Problem(PRINTS.format(f"a field that is null as the word {word}", way))
 
 
-def _extra_fields(messages, text):
-    known = ("role", "content", "tool_calls", *REASONING, *LINKS)
+def _masked(probe, row, chat, marks, trained_from):
+    """Words of the assistant that carry no loss, and words of others that do."""
+    trained = probe.trained(chat, row)
+    if trained is None:
+        return
+    for mark in marks:
+        role = chat[mark.index]["role"]
+        if mark.index < trained_from or mark.name not in probe.text(chat, row):
+            continue
+        if role == "assistant" and mark.name not in trained:
+            kind = mark.kind if mark.kind != "content" else "words"
+            yield Problem(UNMASKED.format(f"{kind} of assistant messages"), cut(mark.words))
+        elif role != "assistant" and mark.name in trained:
+            yield Problem(MASKED.format(role), cut(mark.words))
+
+
+def _extra_fields(messages, text, untrained):
+    known = ("role", "content", "tool_calls", *REASONING)
     for index, message in enumerate(messages):
         for field, value in message.items():
-            if field in NOT_TRAINED and value is not None and not value:
-                yield Problem(NOT_READ.format(field), f"message {index}, {field}: {value}")
-            elif field not in known and value and str(value) not in text:
-                yield Problem(EXTRA.format(field), f"message {index}, {cut(value)}", "noted")
+            example = f"message {index}, {field}: {cut(value)}"
+            if field in NOT_TRAINED and is_off(value):
+                if not untrained[index]:
+                    yield Problem(NOT_READ.format(field), example)
+            elif field == "function_call" and value:
+                yield Problem(FUNCTION_CALL, example)
+            elif value and str(value) not in text:
+                linked = field in LINKS and not (field == "name" and message["role"] != "tool")
+                if field not in known and not linked:
+                    yield Problem(EXTRA.format(field), example, "noted")
 
 
 def _tools(row):

@@ -8,6 +8,7 @@ import json
 import pytest
 from datasets import Dataset, Features, Json, List, Value
 from lab import model, validate
+from tokenizers.processors import TemplateProcessing
 from trl import SFTConfig, SFTTrainer
 
 
@@ -74,6 +75,12 @@ LEFT_OUT = {  # template, rows, the words that are lost, what the message says
     "the first of two system prompts": (
         "deepseek_r1_distill", chat(system("In French."), system(), user(), assistant()),
         "In French", "content of system messages"),
+    "the words beside a tool call": (
+        "gptoss", chat(user(), assistant("I multiply.", tool_calls=CALL), RESULT, assistant("It is 14")),
+        "I multiply", "content of assistant messages.*message of its own"),
+    "function_call": (
+        "qwen3", chat(user(), assistant("", function_call={"name": "divide", "arguments": "{}"})),
+        "divide", "function_call is an older form.*tool_calls ="),
     "text where the template wants blocks": (
         "smolvlm", chat(user("How many?"), assistant()), "How many", "'type': 'text'"),
     "tools": (
@@ -152,6 +159,43 @@ def test_other_fields_that_nobody_reads_are_a_note(tokenizer_of):
     assert any("'rationale'" in note for note in notes)
 
 
+def test_a_mask_that_leaves_out_words_or_takes_in_others_is_named(prepared):
+    tok = model.tokenizer()
+    answer = "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    tok.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.reasoning_content }}" + answer
+        + "{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    )  # fmt: skip
+    rows, masked = (
+        chat(user(), assistant(reasoning_content="one and one")),
+        {"assistant_only_loss": True},
+    )
+    named(tok, "sft", rows, "leaves out reasoning_content of assistant messages", **masked)
+    labels = prepared("sft", rows, tok, **masked)[0]["labels"]
+    assert tok.decode([label for label in labels if label >= 0]) == "two<|im_end|>"
+    tok.chat_template = "{% for m in messages %}" + answer + "{% endfor %}"
+    named(tok, "sft", chat(user(), assistant()), "trains on user messages too", **masked)
+    labels = prepared("sft", chat(user(), assistant()), tok, **masked)[0]["labels"]
+    assert "1+1=?" in tok.decode([label for label in labels if label >= 0])
+
+
+def test_settings_that_do_not_fit_are_named():
+    tok = model.tokenizer()
+    named(tok, "sft", [{"text": "1+1=2"}], "needs chats", assistant_only_loss=True)
+    named(tok, "sft", [{"text": "1+1=2"}], "no setting ..assistant_loss", assistant_loss=True)
+
+
+@pytest.mark.parametrize("tools", ["{", "", '"[]"', "[1]"])
+def test_tools_that_are_none_are_named(tools, tokenizer_of, prepared):
+    rows, tok = [{**chat(user(), assistant())[0], "tools": tools}], tokenizer_of("qwen3")
+    named(tok, "sft", rows, "`tools` is no list of JSON schemas")
+    if tools in ("{", ""):
+        with pytest.raises(json.JSONDecodeError):
+            prepared("sft", rows, tok)
+    good = [{**rows[0], "tools": "[]"}]
+    assert validate.validate(good, "sft", tok, None)["rows"] == 1
+
+
 TOKENS = {  # template, kind, row, what the message says, what TRL trains on
     "EOS in an answer": ("qwen2_5", "sft", {"prompt": [user()], "completion": [assistant("hello<|im_end|>")]},
                          "special tokens inside the words.*cut them out", "hello<|im_end|><|im_end|>"),
@@ -164,6 +208,10 @@ TOKENS = {  # template, kind, row, what the message says, what TRL trains on
                                "special tokens inside", "2<|end|><|end|>"),
     "EOS twice after a line break": ("qwen3", "sft", {"text": "1+1=2<|im_end|>\n"},
                                      "EOS twice at the end", "2<|im_end|>\n<|im_end|>"),
+    "EOS inside an answer": ("qwen3", "dpo", {"prompt": "1+1=", "chosen": "2<|im_end|>or 3", "rejected": "4"},
+                             "EOS inside the answer", "2<|im_end|>or 3<|im_end|>"),
+    "EOS twice": ("qwen3", "sft", {"prompt": "1+1=", "completion": "2<|im_end|><|im_end|>"},
+                  "EOS twice", "2<|im_end|><|im_end|>"),
     "a chat rendered by hand": ("qwen2_5", "sft", {"text": "<|im_start|>user\nhi<|im_end|>\n"},
                                 "EOS twice", "hi<|im_end|>\n<|im_end|>"),
 }  # fmt: skip
@@ -180,8 +228,6 @@ def test_special_tokens_in_the_words_are_named(trap, tokenizer_of, prepared):
 @pytest.fixture(scope="module")
 def with_bos():
     """A tokenizer that begins every plain text with BOS, as Llama's and Gemma's do."""
-    from tokenizers.processors import TemplateProcessing
-
     tok = model.tokenizer()
     tok.bos_token = "<|endoftext|>"
     tok._tokenizer.post_processor = TemplateProcessing(
@@ -203,6 +249,18 @@ def test_bos_twice_is_named(kind, row, with_bos, prepared):
     assert read(kind, [row], with_bos, prepared).startswith("<|endoftext|><|endoftext|>")
     once = {name: text.removeprefix("<|endoftext|>") for name, text in row.items()}
     assert validate.validate([once], kind, with_bos, None)["rows"] == 1
+
+
+def test_a_tokenizer_that_ends_every_text_with_eos_is_named(prepared):
+    tok = model.tokenizer()
+    tok._tokenizer.post_processor = TemplateProcessing(
+        single="$A <|im_end|>", special_tokens=[("<|im_end|>", tok.eos_token_id)]
+    )
+    rows = [{"prompt": "1+1=", "completion": "2"}]
+    named(tok, "sft", rows, "ends every text with EOS.*add_eos_token = False")
+    assert read("sft", rows, tok, prepared).endswith("2<|im_end|><|im_end|>")
+    chats = [{"prompt": [user()], "completion": [assistant()]}]  # a template ends these
+    assert validate.validate(chats, "sft", tok, None)["rows"] == 1
 
 
 def test_bos_twice_in_a_prompt_of_grpo_is_named(with_bos):
@@ -241,6 +299,9 @@ UNREAD = {  # kind, row, what the message says
     "a message of weight 0": ("sft", {"messages": [user(), assistant("3", weight=0)]}, "'weight' says"),
     "a prompt beside messages": ("sft", {"prompt": "1+1=?", "messages": [user(), assistant()]},
                                  "remove_columns.*'prompt'"),
+    "a text prompt with chats": (
+        "dpo", {"prompt": "1+1=?", "chosen": [user(), assistant()], "rejected": [user(), assistant("3")]},
+        "remove_columns.'prompt'"),
     "tools for GRPO": ("grpo", {"tools": "[1]", "prompt": [user()], "solution": "2"},
                        "GRPOTrainer.tools"),
 }  # fmt: skip
@@ -250,6 +311,20 @@ UNREAD = {  # kind, row, what the message says
 def test_columns_that_are_not_read_are_named(trap):
     kind, row, words = UNREAD[trap]
     named(model.tokenizer(), kind, Dataset.from_list([row] * 2), words)
+
+
+def test_a_weight_of_0_on_what_is_not_trained_anyway_passes():
+    tok, rows = model.tokenizer(), chat(user() | {"weight": 0}, assistant(weight=1))
+    named(tok, "sft", rows, "'weight' says")
+    assert validate.validate(rows, "sft", tok, None, assistant_only_loss=True)["rows"] == 1
+    (row,) = rows
+    parted = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]}]
+    assert validate.validate(parted, "sft", tok, None)["rows"] == 1
+
+
+def test_columns_beside_the_prompt_of_grpo_pass():
+    row = {"prompt": [user()], "completion": "2", "text": "x", "solution": "2"}
+    assert validate.validate([row], "grpo", model.tokenizer(), None)["rows"] == 1
 
 
 def test_the_advice_for_alpaca_does_not_lose_the_input():
