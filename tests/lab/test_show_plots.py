@@ -40,7 +40,9 @@ def test_source_shows_the_function_as_it_stands_and_where(shown):
     show.source(dpo.sigmoid, sft.nll)
     html, text = shown[0]
     assert "# reference_math/dpo.py, line " in text and "# reference_math/sft.py, line " in text
-    assert "    return -_stable.log_sigmoid(margin(chosen_logratios, rejected_logratios, beta))" in text
+    assert (
+        "return -_stable.log_sigmoid(_margin(chosen_logratios, rejected_logratios, beta))" in text
+    )
     assert "log_sigmoid" in html
 
 

@@ -196,6 +196,37 @@ def probe(engine_model):
     return found
 
 
+def packs_head(engine_model):
+    """Whether the head multiplies by a copy of its weight: double the weight, and see.
+
+    A CPU engine may pack the head or not, by the processor's instructions, the dtype and the shape
+    (vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm); a GPU engine never does.
+    """
+    head = engine_model.lm_head
+    unit = torch.eye(head.embedding_dim).to(head.weight)
+    before = head.quant_method.apply(head, unit, bias=None).clone()
+    head.weight.data.mul_(2)  # and back: a power of two is exact
+    after = head.quant_method.apply(head, unit, bias=None).clone()
+    head.weight.data.div_(2)
+    assert before.any() and (torch.equal(after, before) or torch.equal(after, 2 * before))
+    return torch.equal(after, before)
+
+
+def packs_linears(engine_model):
+    """Whether the linears keep a packed copy of their weights and nothing else."""
+    return any(
+        layer.weight.numel() == 0
+        for name, layer in engine_model.named_modules()
+        if name.endswith("_proj")
+    )
+
+
+def ask(built, question):
+    """The answer of the model inside a trainer's engine."""
+    [answer] = built.vllm_generation.llm.apply_model(question)
+    return answer
+
+
 class Probed(lab_vllm.Generation):
     """Compares the engine with the witness after every sync, and keeps what was sent."""
 
@@ -332,7 +363,17 @@ class StaleHead(lab_vllm.Generation):
         pass
 
 
-class StaleAdapter(lab_vllm.Generation):
+class StaleWeights(lab_vllm.Generation):
+    """The engine gets the weights once and never again: wrong on every device."""
+
+    def sync_weights(self):
+        if self.syncs == 0:
+            super().sync_weights()
+
+
+class NothingSent(lab_vllm.Generation):
+    """Every sync runs, and every sync after the first brings no weight."""
+
     def weights(self):
         return super().weights() if self.syncs == 0 else iter(())
 
@@ -359,9 +400,9 @@ class WrongScaling(lab_vllm.Generation):
 
 
 DEFECTS = [
-    (StaleHead, "full", 1),
-    (StaleAdapter, "qlora", 1),
-    (StaleAdapter, "lora", 1),
+    (StaleWeights, "full", 1),
+    (StaleWeights, "qlora", 1),
+    (NothingSent, "lora", 1),
     (RequantisedMerge, "qlora", 0),  # with B = 0 too: the scales of the scales are rounded anew
     (WrongScaling, "qlora", 1),
     (WrongScaling, "lora", 1),
@@ -376,7 +417,7 @@ def test_a_planted_defect_stops_the_run_at_the_first_step_it_touches(tiny, defec
     lab_vllm.release(built)
 
 
-@pytest.mark.parametrize(("defect", "kind"), [(StaleHead, "full"), (StaleAdapter, "qlora")])
+@pytest.mark.parametrize(("defect", "kind"), [(StaleWeights, "full"), (NothingSent, "qlora")])
 def test_a_bfloat16_engine_shows_a_growing_defect_as_well(tiny, defect, kind):
     built = trainer(tiny, kind, generation=defect, engine={"dtype": "bfloat16"}, steps=10)
     with pytest.raises(lab_vllm.SamplerGap):
@@ -384,8 +425,21 @@ def test_a_bfloat16_engine_shows_a_growing_defect_as_well(tiny, defect, kind):
     lab_vllm.release(built)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_that_is_not_packed_again_stops_the_run_where_it_is_packed_at_all(tiny, dtype):
+    """Whether a CPU engine packs the head depends on its processor, so the engine is asked."""
+    built = trainer(tiny, "full", generation=StaleHead, engine={"dtype": dtype}, steps=10)
+    if ask(built, packs_head):
+        with pytest.raises(lab_vllm.SamplerGap):
+            built.train()
+    else:
+        built.train()
+        assert max(logged(built, "sampling/gap_mean")) <= built.max_gap
+    lab_vllm.release(built)
+
+
 def test_max_gap_none_shows_the_gap_grow_and_goes_on(tiny):
-    built = trainer(tiny, "full", generation=StaleHead, max_gap=None)
+    built = trainer(tiny, "full", generation=StaleWeights, max_gap=None)
     built.train()
     lab_vllm.release(built)
     first, second, third = logged(built, "sampling/gap_mean")
@@ -562,34 +616,34 @@ def test_upstream_still_asks_vllm_for_bitsandbytes(tiny):
 
 
 @pytest.mark.library_defect
-@pytest.mark.hardware
-@pytest.mark.skipif(torch.cuda.is_available(), reason="only a CPU engine packs its weights")
-def test_upstream_still_cannot_load_weights_into_a_cpu_engine(tiny):
+def test_upstream_still_cannot_load_weights_into_an_engine_that_has_packed_its_linears(tiny):
     class AsTRLDoes(lab_vllm.Generation):
         sync_weights = vllm_generation.VLLMGeneration.sync_weights
 
     built = trainer(tiny, "full", generation=AsTRLDoes)
-    with pytest.raises(AttributeError, match="weight_loader"):  # vllm#34201
+    if ask(built, packs_linears):
+        with pytest.raises(AttributeError, match="weight_loader"):  # vllm#34201
+            built.vllm_generation.sync_weights()
+    else:
         built.vllm_generation.sync_weights()
     lab_vllm.release(built)
 
 
 @pytest.mark.library_defect
-@pytest.mark.hardware
-@pytest.mark.skipif(torch.cuda.is_available(), reason="only a CPU engine packs its weights")
 def test_upstream_still_leaves_the_packed_head_behind(tiny):
     built = trainer(tiny, "full", generation=StaleHead)
     generation = built.vllm_generation
     embedding = built.model.get_input_embeddings().weight
     with torch.no_grad():
         embedding.mul_(2)
+    packed = ask(built, packs_head)
     generation.sync_weights()
-    [stale] = generation.llm.apply_model(probe)
-    assert torch.equal(stale["model.embed_tokens"], embedding)
-    assert not torch.equal(stale["lm_head"], embedding)
+    served = ask(built, probe)
+    expected = embedding.float().cpu()
+    assert torch.equal(served["model.embed_tokens"], expected)
+    assert torch.equal(served["lm_head"], expected) != packed
     lab_vllm.Generation.refresh_head(generation)
-    [fresh] = generation.llm.apply_model(probe)
-    assert torch.equal(fresh["lm_head"], embedding)
+    assert torch.equal(ask(built, probe)["lm_head"], expected)
     lab_vllm.release(built)
 
 
