@@ -1,9 +1,11 @@
 r"""The leaves that need algebra, through math-verify, gold first, and what it gets wrong.
 
-math-verify 0.9 is asked first. Its yes is not taken where it is known to be too easy:
-unsolvable equations are all equal to each other, e^{-50} is close enough to 0, R and r are
-one letter, i is a letter like any other in half of the texts. No alarm is set here: whoever
-needs a deadline runs this in the worker process.
+math-verify 0.9 parses, and compares what has letters in it. It is not asked where it is known to
+be wrong: two constants are told apart exactly, by sympy, since math-verify compares 15 digits;
+two equations are equal when one is a multiple of the other, since it finds all unsolvable ones
+equal; what it does not read whole never gets here (`rewards.symbols`). R and r are told apart
+before it makes them one letter; i is the imaginary unit. No alarm is set here: whoever needs a
+deadline runs this in the worker process.
 """
 
 import logging
@@ -13,6 +15,7 @@ from fractions import Fraction
 import math_verify
 import sympy
 from latex2sympy2_extended import NormalizationConfig
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
@@ -28,8 +31,10 @@ _CONFIG = math_verify.LatexExtractionConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
     ),
 )
+_CONSTANTS = {"i": sympy.I, "e": sympy.E}
 _UNDONE = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
-_DIGITS = 30  # of the second opinion on constants; math-verify compares 15, and chops
+_DIGITS = 30  # of a rounded constant beyond what the answer writes out
+_CANCELLED = 2500  # digits that may cancel before two constants count as not told apart
 
 
 def equal(gold, answer, interval=False):
@@ -49,7 +54,10 @@ def equal(gold, answer, interval=False):
         raise Refused("a computation left undone")
     if _is_relation(gold) and _is_relation(answer):
         return _same_relation(gold, answer)
-    return _may_be_same_constant(gold, answer) and math_verify.verify(
+    gold, answer = _odd_roots(gold), _odd_roots(answer)
+    if _is_constant(gold) and _is_constant(answer):
+        return _same_constant(gold, answer)
+    return _agree_somewhere(gold, answer) and math_verify.verify(
         [gold], [answer], allow_set_relation_comp=interval, timeout_seconds=None
     )
 
@@ -105,7 +113,9 @@ def _canonical(expression):
     exact = {}
     for symbol in expression.atoms(sympy.Symbol):
         real = sympy.Symbol(symbol.name, real=True)
-        exact[symbol] = sympy.I if symbol.name == "i" else real
+        exact[symbol] = _CONSTANTS.get(symbol.name, real)
+    if expression.has(sympy.EulerGamma):  # \gamma is an angle in most texts
+        exact[sympy.EulerGamma] = sympy.Symbol("gamma", real=True)
     for number in expression.atoms(sympy.Float):
         exact[number] = sympy.Rational(str(number))
     exact = {old: new for old, new in exact.items() if old != new}
@@ -138,8 +148,7 @@ def _is_relation(expression):
 def _same_relation(gold, answer):
     if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
         # verify solves both and finds two empty lists of solutions equal: ask for a multiple
-        multiple = sympy.simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
-        return multiple.is_number and multiple.is_finite and not multiple.is_zero
+        return _is_multiple(_cleared(gold), _cleared(answer))
     if math_verify.verify([gold], [answer], timeout_seconds=None):
         return True
     if gold.free_symbols != answer.free_symbols or len(gold.free_symbols) != 1:
@@ -147,11 +156,66 @@ def _same_relation(gold, answer):
     return gold.as_set() == answer.as_set()
 
 
-def _may_be_same_constant(gold, answer):
-    """False for two constants that differ: verify compares 15 digits and chops what is small."""
-    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
+def _cleared(equation):
+    """Left minus right, without denominators: y = 1/x is xy - 1 = 0."""
+    return sympy.fraction(sympy.together(equation.lhs - equation.rhs))[0]
+
+
+def _is_multiple(gold, answer):
+    if gold.is_zero or answer.is_zero:
+        return False
+    multiple = sympy.simplify(gold / answer)
+    return bool(multiple.is_number and multiple.is_finite and not multiple.is_zero)
+
+
+def _is_constant(expression):
+    """A number without letters or unknown functions, finite as far as sympy knows."""
+    return (
+        isinstance(expression, sympy.Expr)
+        and not expression.free_symbols
+        and not expression.atoms(AppliedUndef, *_UNDONE, sympy.UnevaluatedExpr)
+        and not expression.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
+    )
+
+
+def _same_constant(gold, answer):
+    """Equal for sure: the difference is zero by algebra, not only to many digits."""
+    difference = gold - answer
+    if difference.is_zero is not None:
+        return difference.is_zero
+    value = difference.evalf(_DIGITS, maxn=_CANCELLED)
+    if any(part.is_Float and part._prec > 1 and part != 0 for part in value.as_real_imag()):
+        return False  # these digits are certain: evalf says when they are not
+    return sympy.simplify(difference) == 0 or difference.equals(0) is True
+
+
+def _agree_somewhere(gold, answer):
+    """False for two expressions that differ at one point: verify takes 1e-30 for nothing."""
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)) or gold == answer:
         return True
-    if gold.free_symbols or answer.free_symbols or gold == answer:
+    names = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    point = {name: sympy.Rational(2 * n + 3, n + 2) for n, name in enumerate(names)}
+    value = (gold - answer).subs(point)
+    if not _is_constant(value):
         return True
-    difference, size = (abs(x.evalf(_DIGITS)) for x in (gold - answer, gold))
-    return (difference <= size * sympy.Float(10) ** -20) != False  # undecided stays possible
+    parts = value.evalf(_DIGITS, maxn=_CANCELLED).as_real_imag()
+    return not any(part.is_Float and part._prec > 1 and part != 0 for part in parts)
+
+
+def _odd_roots(expression):
+    r"""\sqrt[3]{x^2} as x^{2/3}: sympy does not join them, since for even roots it may not."""
+    if not isinstance(expression, sympy.Expr) or not expression.has(sympy.Pow):
+        return expression
+
+    def is_odd_root_of_power(e):
+        return (
+            e.is_Pow
+            and e.exp.is_Rational
+            and e.exp.q % 2 == 1 < e.exp.q
+            and e.base.is_Pow
+            and e.base.exp.is_Integer
+        )
+
+    return expression.replace(
+        is_odd_root_of_power, lambda e: sympy.Pow(e.base.base, e.base.exp * e.exp)
+    )

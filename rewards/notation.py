@@ -22,9 +22,14 @@ _RESPELL = [
     (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace|newline)" + _WORD_END, " "),
     (r"\\hspace\*?\{[^{}]*\}", " "),
     (r"\\text\{\s*\}", " "),
+    (r"\\text\{\s*([,.])\s*\}", r"\1"),
     (r"\{,\}", ","),
-    (r"\\[dtc]frac" + _WORD_END, r"\\frac"),
-    (r"\\(?:mathbf|mathit|boldsymbol|bm|mathsf|textbf|textit)\{([^{}\\]*)\}", r" \1 "),
+    (r"(?<=[0-9])\s*(?:\^\s*\{)?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\}?", ""),  # 42\text{nd}
+    (r"\.\.\.|\\(?:dots|cdots|dotsc|hdots)" + _WORD_END, r"\\ldots "),
+    (r"\\pmod\s*([0-9a-z])" + _WORD_END, r"\\pmod{\1}"),
+    (r"\\(?:[dtcs]frac|nicefrac|flatfrac)" + _WORD_END, r"\\frac"),
+    (r"\\[dt]binom" + _WORD_END, r"\\binom"),
+    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r" \1 "),  # a segment is its two points
     (r"\\(?:mathrm|textrm|mbox|textnormal)\{", r"\\text{"),
     (r"\\text\{\s*([ei]|[-+]?[0-9][0-9.,/]*)\s*\}", r"\1"),  # e, i and numbers set upright
     (r"\\lbrace" + _WORD_END, r"\\{"),
@@ -38,7 +43,7 @@ _RESPELL = [
     (r"\\gt" + _WORD_END, ">"),
     (r"\\neq" + _WORD_END, r"\\ne "),
     (r"\\(?:varnothing|empty)" + _WORD_END, r"\\emptyset "),
-    (r"\\%|\\?\b(?:percent|pct)\b|\\text\{\s*(?:\\?%|percent)\s*\}", "%"),
+    (r"\\%|\\?\b(?:per ?cent|pct)\b|\\text\{\s*(?:\\?%|per ?cent)\s*\}", "%"),
     (r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degrees?)" + _WORD_END, r"^\\circ "),
     (r"\*\*", "^"),
     (r"\\text\{[\s,]*(and|or)[\s,]*\}", r" \1 "),
@@ -60,14 +65,44 @@ def notation(text):
     text = to_ascii_latex(text).strip().strip("`")
     if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
-    if text.startswith("**") and text.endswith("**") and len(text) > 4:  # Markdown bold
-        text = text[2:-2]
     text = _dollars(text)
     for pattern, by in _RESPELL:
         text = pattern.sub(by, text)
+    if "\\over" in text:
+        text = _fractions_of_over(text)
+    if "\\frac" in text:
+        text = _FRAC_ARGUMENTS.sub(_with_braces, text)
     text = _brace_arguments(text, "\\sqrt")
     text = _brace_arguments(text, "^")
     return " ".join(text.split())
+
+
+_ARGUMENT = (
+    r"\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9a-zA-Z]|\\(?:pi|alpha|beta|theta|lambda|omega)(?![a-z]))"
+)
+_FRAC_ARGUMENTS = re.compile(r"\\frac(?![a-zA-Z])(" + _ARGUMENT + ")(" + _ARGUMENT + ")")
+_OVER = re.compile(
+    r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}|^([^{}=,]*)\\over(?![a-zA-Z])([^{}=,]*)$"
+)
+
+
+def _with_braces(found):
+    r"""\frac\pi2 as \frac{\pi}{2}; \frac12 stays as it is, for the reader of numbers."""
+    if found[1].strip().isdigit() or found[2].strip().isdigit() or "\\" in found[0][5:]:
+        parts = (part.strip() for part in found.groups())
+        return "\\frac" + "".join(p if p.startswith("{") else "{" + p + "}" for p in parts)
+    return found[0]
+
+
+def _fractions_of_over(text):
+    r"""{1 \over 2} as \frac{1}{2}."""
+    for _ in range(10):
+        text, found = _OVER.subn(
+            lambda m: "\\frac{" + (m[1] or m[3] or "") + "}{" + (m[2] or m[4] or "") + "}", text
+        )
+        if not found:
+            break
+    return text
 
 
 def _dollars(text):

@@ -15,7 +15,10 @@ ROUNDED_PLACES = 6  # as many decimals, and digits, as math-verify compares
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 _INT = r"([-+]?)\s*(" + _DIGITS + r")"
 _DECIMAL = re.compile(r"([-+]?)\s*(" + _DIGITS + r"?)(?:\.([0-9]*))?")
-_REPEATING = re.compile(r"([-+]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{([0-9]+)\}")
+_REPEATING = re.compile(
+    r"([-+]?)([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
+    r"|\(([0-9]+)\)|\\dot\s*\{?([0-9])\}?\s*([0-9]*)\s*\\dot\s*\{?([0-9])\}?)"
+)
 _QUOTIENT = re.compile(r"(?:" + _INT + r"\s+)?([-+]?)\s*([0-9]+)\s*/\s*([-+]?[0-9]+)")
 _FRAC = re.compile(
     r"(?:" + _INT + r"|([-+]?))\s*\\frac\s*(?:\{\s*([-+]?[0-9]+)\s*\}|([0-9]))"
@@ -124,7 +127,8 @@ def _power_of_ten(text):
 def _repeating(text):
     if not (found := _REPEATING.fullmatch(text)):
         return None
-    sign, whole, fixed, repeated = found.groups()
+    sign, whole, fixed, *repeated = found.groups()
+    repeated = "".join(filter(None, repeated))  # one bar, 0.(3), or the dots of 0.\dot14\dot2
     value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
     value += Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(fixed))
     return Number(-value if sign == "-" else value)

@@ -4,24 +4,30 @@ r"""What counts as right. The policy in words, a test for each line: rewards/POL
 functions call it in the worker process, where it can be killed.
 """
 
+import re
+from functools import lru_cache
+
 from rewards.comparison import COLLECTIONS, compare, squeeze
 from rewards.extract import answer_text, gold_text
 from rewards.reading import read
 from rewards.refused import Refused
+from rewards.units import nouns_in
 
 
-def judge(gold, answer):
+def judge(gold, answer, question=""):
     r"""Why the answer is not the gold, "" when it is.
 
-    gold     str or number   LaTeX, a number, a box, GSM8K's ####
-    answer   str             the inside of an answer block
-    returns  str             the reason, in words
+    gold      str or number   LaTeX, a number, a box, GSM8K's ####
+    answer    str             the inside of an answer block
+    question  str             its words may stand beside the number too: "7 apples"
+    returns   str             the reason, in words
 
     >>> judge("#### 42", r"\boxed{42}"), judge("42", "40 + 2")
     ('', 'not a plain number, as the gold is')
     """
     try:
-        return compare(_read_gold(gold), read(answer_text(answer)))
+        nouns = _nouns(gold) | nouns_in(question)
+        return compare(_read_gold(gold), read(answer_text(answer, nouns), nouns))
     except Refused as refused:
         return str(refused)
 
@@ -54,8 +60,9 @@ def copied(gold, answer, prompt):
     (False, False)
     """
     try:
-        gold, reading = _read_gold(gold), read(answer_text(answer))
-        text = squeeze(answer_text(answer)).strip("$")
+        nouns = _nouns(gold) | nouns_in(prompt)
+        gold, reading = _read_gold(gold), read(answer_text(answer, nouns), nouns)
+        text = squeeze(answer_text(answer, nouns)).strip("$")
     except Refused:
         return False
     stated = reading.kind in ("expression", "relation") and len(text) > 2
@@ -63,13 +70,22 @@ def copied(gold, answer, prompt):
     return stated and not same and text in squeeze(prompt)
 
 
+@lru_cache(maxsize=1024)
+def _nouns(gold):
+    return frozenset(nouns_in(gold_text(gold)))
+
+
+@lru_cache(maxsize=1024)  # a group repeats its gold
 def _read_gold(gold):
-    reading = read(gold_text(gold))
+    reading = read(gold_text(gold), nouns=None)
     if any(part.kind == "prose" for part in _flat(reading)):
         raise Refused("words, not mathematics")
+    if re.search(r"[?@#~\"]", reading.latex) or not re.search(r"[0-9A-Za-z∅]", reading.latex):
+        raise Refused("does not parse")
     return reading
 
 
 def _flat(reading):
     parts = reading.body if reading.kind in COLLECTIONS else ()
+    parts = reading.body[1:] if reading.kind == "choice" else parts
     return [reading, *(leaf for part in parts for leaf in _flat(part))]

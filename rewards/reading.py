@@ -2,8 +2,11 @@ r"""The structure of an answer: what kind of thing it states, down to numbers an
 
 kind         body
 number       Number
-word         str          yes, \text{Monday}, 12:30, 101_2: compared letter by letter
+word         str          yes, \text{Monday}, 101_2: compared letter by letter
 prose        str          bare words, as an answer may give them: Monday. No gold is prose
+time         Time         12:30 PM
+quantity     (Reading,)   2 ft 6 in: numbers, each with its unit
+choice       (str, Reading)   (C) 5: the letter of a choice and its value
 list         (Reading,)   1, 2 without brackets; connective "," or "and" or "or"
 set          (Reading,)   {1, 2}: order and repetition mean nothing
 sequence     (Reading,)   (1, 2), [1, 2), <1, 2>: brackets and order count
@@ -12,18 +15,24 @@ expression   str          everything else, for math-verify to parse
 
 Numbers, words and brackets are compared here, exactly, since math-verify is too loose with
 them (anagrams of words are equal, {1,2} = (1,2)); it gets the leaves it is good at.
+
+`nouns` are the words that may stand beside a number, those of the gold and the question. For a
+gold it is None: a gold is believed, so any noun may stand there, and a bare word is a word.
 """
 
 import re
+from itertools import product
 from typing import NamedTuple
 
 from rewards.brackets import balanced, deepest, matching, outside
+from rewards.grammar import is_name, is_segment
 from rewards.notation import notation
 from rewards.numbers import read_number
 from rewards.refused import Refused
-from rewards.units import split_unit
+from rewards.units import quantities, split_unit
 
 MAX_DEPTH = 40  # of brackets; reading takes a few calls per level
+MAX_SIGNS = 3  # \pm in one expression: each doubles the list
 
 
 class Reading(NamedTuple):
@@ -37,6 +46,13 @@ class Reading(NamedTuple):
     connective: str = ","  # of a list
 
 
+class Time(NamedTuple):
+    hours: int
+    minutes: int
+    seconds: int
+    half: str  # "am", "pm", or "" where the text does not say
+
+
 _WORDS = re.compile(
     r"(?:yes|no|true|false|even|odd|none|undefined|dne|does not exist|no (?:real )?solutions?|"
     r"infinite|infinitely many(?: solutions?)?|all real numbers)",
@@ -46,89 +62,195 @@ _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _EQUALS = re.compile(r"(?<![<>!:\\])==?|\\in(?![a-zA-Z])|\\approx(?![a-zA-Z])")
 _ORDER = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
-_SUBSCRIPT_OR_PRIME = re.compile(r"_(?:\{[^{}]*\}|[A-Za-z0-9])|'|\^\{?\\prime\}?")
-_ARGUMENTS = re.compile(r"(?<=[A-Za-z}])\s*\([^()]*\)")
-_NAME_COMMANDS = re.compile(
-    r"\\(?:text|overline|vec|hat|bar|angle|triangle|operatorname|cdot|gcd|det|alpha|beta|gamma|"
-    r"delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|pi|ell|Delta|Omega)"
-    r"(?![a-zA-Z])"
+_SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
+_BASE = re.compile(
+    r"\(?(?:\\text\{\s*)?(?P<digits>[0-9A-Za-z]+)\s*\}?\)?\s*"
+    r"(?:_\s*\{?\s*\(?|(?:\\text\{)?,?\s*(?:\(\s*)?\(?(?:in )?base[ -])\s*(?:\\text\{)?\s*(?:base )?"
+    r"(?P<base>[0-9]{1,2}|[a-z]{3,11})\s*\)?\s*\}?\s*\}?\)?"
 )
-_BASE = re.compile(r"(?P<digits>[0-9A-F]+)\s*_\s*\{?\s*(?P<base>[0-9]+)\s*\}?")
+_BASES = dict(
+    zip(
+        str.split("two three four five six seven eight nine ten eleven twelve sixteen"),
+        [*range(2, 13), 16],
+        strict=True,
+    )
+)
+_BASES |= {"binary": 2, "octal": 8, "hex": 16, "hexadecimal": 16}
+_TIME = re.compile(
+    r"([0-9]{1,2})\s*:\s*([0-9]{2})(?:\s*:\s*([0-9]{2}))?\s*"
+    r"(?:\\text\{)?\s*(?:([ap])\.?\s?m\.?|o'clock|h(?:rs?|ours?)?)?\s*\}?",
+    re.IGNORECASE,
+)
+_CHOICE_WORD = re.compile(
+    r"(?:\\text\{\s*)?(?:option|choice)\s+(\(?[A-Za-z]\)?)\s*\}?", re.IGNORECASE
+)
+_CHOICE = re.compile(
+    r"(?:\\text\{\s*)?(?:(?:option|choice)\s+)?(?:\(\s*(?P<a>[A-J])\s*\)|(?P<b>[A-J])\s*[).:]|"
+    r"(?<=\\text\{)(?P<c>[A-J])(?=\s*\}\s*[^\s)}]))\s*\}?(?P<gap>[\s:.]*)(?P<value>\S.*)",
+    re.DOTALL,
+)
+_NO_ANSWERS = set(
+    str.split("proof proved qed omitted see figure diagram graph sketch varies vary unknown")
+)
+_SHORT_WORDS = set(
+    str.split("am an as at be by do go he hi if in is it me my no of oh ok on or ox so to up us we")
+)
 
 
-def read(text):
+def read(text, nouns=frozenset()):
     r"""Read one answer or gold.
 
-    text      str   as `rewards.extract` gives it
+    text      str            as `rewards.extract` gives it
+    nouns     set of words   that may stand beside a number; None for a gold
     returns   Reading
     Raises Refused, with the reason, on what states no single thing.
 
     >>> read("x = 4").name, read("(1, 2)").brackets, read(r"\{1, 2\}").kind
     ('x', '()', 'set')
+    >>> read("(C) 5").body[0], read("2 ft 6 in").kind, read("9:00 a.m.").body
+    ('C', 'quantity', Time(hours=9, minutes=0, seconds=0, half='am'))
     """
+    if (number := read_number(text)) is not None:
+        return Reading("number", number, text.strip())
     text = notation(text)
     if not balanced(text):
         raise Refused("does not parse: braces that do not close")
     if deepest(text) > MAX_DEPTH:
         raise Refused("does not parse: nested too deeply")
-    return _read(text)
+    return _choice(text, nouns) or _read(text, nouns)
 
 
-def _read(text):
+def _choice(text, nouns):
+    """(C) 5: a letter set off from what follows; C alone and the product 5C are not."""
+    if found := _CHOICE_WORD.fullmatch(text):
+        letter = found[1].strip("()").upper()
+        return Reading("expression", letter, letter)
+    if re.fullmatch(r"[A-J]\)", text):
+        return Reading("expression", text[0], text[0])
+    found = _CHOICE.fullmatch(text)
+    if not found or (found["a"] and not found["gap"] and not re.match(r"[0-9\\]", found["value"])):
+        return None
+    if re.match(r"[A-J]\b|[-+*/^=_<>]\s|[*/^=_<>]", found["value"]):  # a ratio, a sum
+        return None
+    letter = found["a"] or found["b"] or found["c"]
+    return Reading("choice", (letter, _read(found["value"], nouns)), text)
+
+
+def _read(text, nouns):
     text = text.strip()
-    if text.endswith(".") and not text.endswith(".."):  # "$4.$": the stop of a sentence
-        text = text[:-1].strip()
+    if text.endswith(".") and not text.endswith("..") and not re.search(r"[ap]\.\s?m\.$", text):
+        text = text[:-1].strip()  # "$4.$": the stop of a sentence
     if not text:
         raise Refused("does not parse: nothing to compare")
-    if number := _number(text):  # before splitting: 1,234 km is one number
-        return number
+    if special := _number(text, nouns) or _special(text):  # before splitting: 1,234 is one number
+        return special
     parts, connective = split(text)
     if len(parts) > 1:
-        return Reading("list", tuple(map(_read, parts)), text, connective=connective)
-    if bracketed := _bracketed(text):
-        return bracketed
+        return _list(text, parts, connective, nouns)
     if _EQUALS.search(outside(text)):
-        return _equation(text)
+        return _equation(text, nouns)
     if _ORDER.search(outside(text)):
         return Reading("relation", text, text)
-    if len(_PLUS_MINUS.findall(text)) == 1:
-        signs = (_read(_PLUS_MINUS.sub(sign, text, count=1).lstrip("+ ")) for sign in "+-")
-        return Reading("list", tuple(signs), text)
-    value, unit = split_unit(text)
+    if _SIGN.search(text) and not text.startswith("\\{"):
+        return Reading("list", tuple(_read(t, nouns) for t in _with_signs(text)), text)
+    if bracketed := _bracketed(text, nouns):
+        return bracketed
+    value, unit = split_unit(text, nouns)
     if unit:
-        return _read(value)._replace(unit=unit)
-    return _leaf(text)
+        return _read(value, nouns)._replace(unit=unit)
+    return _leaf(text, nouns)
 
 
-def _number(text):
-    try:
-        value, unit = split_unit(text)
-    except Refused:
-        value, unit = text, ""
+def _number(text, nouns):
+    if (number := read_number(text)) is not None:
+        return Reading("number", number, text)
+    value, unit = split_unit(text, nouns)
     number = read_number(value)
     return None if number is None else Reading("number", number, value, unit=unit)
 
 
-def _leaf(text):
-    if found := _BASE.fullmatch(text):
-        if int(found["base"]) == 10:
-            return _read(found["digits"])
-        return Reading("word", found["digits"].lower(), text, unit=f"base {int(found['base'])}")
-    if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?", text):  # a time of day is no ratio
-        return Reading("word", text, text)
+def _special(text):
+    """A time of day, a number in another base, a quantity in several units; None if neither."""
+    if found := _TIME.fullmatch(text):
+        hours, minutes, seconds = (int(part or 0) for part in found.groups()[:3])
+        half = f"{found[4].lower()}m" if found[4] else ""
+        return Reading("time", Time(hours, minutes, seconds, half), text)
+    if parts := quantities(text):
+        body = tuple(Reading("number", read_number(n), n, unit=unit) for n, unit in parts)
+        return Reading("quantity", body, text)
+    return _in_base(text)
+
+
+def _in_base(text):
+    found = _BASE.fullmatch(text)
+    if not found:
+        return None
+    digits = found["digits"].lower()
+    base = int(found["base"]) if found["base"].isdigit() else _BASES.get(found["base"], 0)
+    letters_only = digits.isalpha()  # x_{12} is a name, FF_{16} is a number
+    try:
+        value = int(digits, base) if 2 <= base <= 36 else None
+    except ValueError:
+        value = None
+    if value is None or (letters_only and (len(digits) < 2 or not found["digits"].isupper())):
+        return None
+    if base == 10:
+        return Reading("number", read_number(digits), digits)
+    return Reading("word", digits.lstrip("0") or "0", text, unit=f"base {base}")
+
+
+def _list(text, parts, connective, nouns):
+    r"""The entries of a list; what \pm makes two of becomes two entries."""
+    entries = tuple(e for part in parts for e in _entries(part, _read(part, nouns)))
+    return Reading("list", entries, text, connective=connective)
+
+
+def _entries(text, reading):
+    return reading.body if reading.kind == "list" and _SIGN.search(text) else (reading,)
+
+
+def _with_signs(text):
+    r"""The texts that \pm stands for: each sign its own, \mp the opposite of them all."""
+    signs = _SIGN.findall(text)
+    if len(signs) > MAX_SIGNS:
+        raise Refused("does not parse: too many signs")
+    together = "mp" in signs
+    for choice in (
+        [("+",) * len(signs), ("-",) * len(signs)] if together else product("+-", repeat=len(signs))
+    ):
+        each = iter(choice)
+
+        def sign(found, each=each):
+            chosen = next(each)
+            return chosen if found[1] == "pm" else "+-"[chosen == "+"]
+
+        chosen = _SIGN.sub(sign, text).strip()
+        yield re.sub(r"(^|[({,=])\s*\+", r"\1", chosen).strip()
+
+
+def _leaf(text, nouns):
     plain = re.fullmatch(r"\(?\s*\\text\{([^{}]*)\}\s*\)?", text)
     words = " ".join((plain[1] if plain else text).strip("()\"' ").split())
     if plain and re.match("[-+.0-9]", words):  # \text{5 apples}
-        return _read(words)
+        return _read(words, nouns)
+    if plain and re.fullmatch(r"[A-J](?:(?:\s*,\s*|\s+and\s+|\s*,\s*and\s+)[A-J])+", words):
+        return _read(words, nouns)
     if _WORDS.fullmatch(words) or (plain and len(words) > 1):
         return Reading("word", words.lower(), text)
     if plain:
         return Reading("expression", words, words)
+    if nouns is None and _is_word(words) and words.lower() not in _NO_ANSWERS:
+        return Reading("word", words.lower(), text)
     bare = re.sub(r"\\(?:text|begin|end|operatorname)\*?\{[^{}]*\}|\\[a-zA-Z]+", " ", text)
     if re.search("[a-zA-Z]{4}", bare):
         return Reading("prose", words.lower(), text)
     return Reading("expression", text, text)
+
+
+def _is_word(text):
+    """cat, TTF, NE: letters alone are a word in a gold; xy is a product, and so is a b."""
+    letters = re.fullmatch("[A-Za-z]{2,}", text)
+    return bool(letters) and (len(text) > 2 or text != text.lower() or text in _SHORT_WORDS)
 
 
 def is_unsolved(text):
@@ -159,7 +281,7 @@ def split(text):
     return parts or [text], connective
 
 
-def _bracketed(text):
+def _bracketed(text, nouns):
     r"""A set, a sequence, or what stands in redundant parentheses; None for anything else."""
     if text.startswith("\\langle") and text.endswith("\\rangle"):
         brackets, inner = "<>", text[len("\\langle") : -len("\\rangle")]
@@ -173,47 +295,50 @@ def _bracketed(text):
         return Reading("set", (), text)
     parts, _ = split(inner)
     if brackets in ("()", "{}") and len(parts) == 1 and text[0] != "\\":
-        return _read(inner)
+        return _read(inner, nouns)
     if brackets == "[]" and len(parts) == 1:
         return None
-    items = tuple(map(_read, parts))
     if brackets == "{}":
+        items = tuple(e for part in parts for e in _entries(part, _read(part, nouns)))
         return Reading("set", items, text)
+    items = tuple(_read(part, nouns) for part in parts)
     return Reading("sequence", items, text, brackets=brackets)
 
 
-def _equation(text):
+def _equation(text, nouns):
     signs = list(_EQUALS.finditer(outside(text)))
     if len(signs) > 1:
         raise Refused("a chain of equalities")
     sign = signs[0][0]
     left, right = text[: signs[0].start()].strip(), text[signs[0].end() :].strip()
     if not left:  # "= 4"
-        return _read(right)
-    if is_name(left):
-        value = _read(right)
-        return value._replace(name=re.sub(r"\s", "", left), statement=text)
+        return _read(right, nouns)
+    if is_name(left, nouns or ()) or (nouns is None and _names_in_text(left)):
+        value = _read(right, nouns)
+        if not is_segment(left) or value.kind == "number" or not _letters(right):
+            return _named(value, left, text)
     if sign == "\\approx":
-        return _read(left)
-    if is_name(right) and sign != "\\in" and read_number(left) is not None:
-        return _read(left)._replace(name=re.sub(r"\s", "", right), statement=text)
-    if not re.search("[a-zA-Z]", _COMMAND.sub("", text)):
+        return _read(left, nouns)
+    if is_name(right, nouns or ()) and sign != "\\in" and read_number(left) is not None:
+        return _named(_read(left, nouns), right, text)
+    if sign == "\\in":
+        return Reading("expression", text, text)
+    if not _letters(text):
         raise Refused("an equality of numbers")
     return Reading("relation", text, text)
 
 
-def is_name(text):
-    r"""Does the left side of an equation only name what is on the right?
+def _named(value, name, statement):
+    if value.kind == "word" and value.latex.isalpha() and value.latex.islower():
+        value = value._replace(kind="expression")  # V = lwh: a product
+    return value._replace(name=re.sub(r"\s", "", name), statement=statement)
 
-    Letters, sums and products of letters, indices, arguments; no number to compute with.
 
-    >>> [is_name(s) for s in ("x", "f(2)", "a_{10}", "x + y", r"\angle ABC", "2x", "x^2", "5")]
-    [True, True, True, True, True, False, False, False]
-    """
-    if text.startswith("(") and text.endswith(")"):  # (x, y) = (1, 2)
-        return all(map(is_name, split(text[1:-1])[0]))
-    if re.fullmatch(r"\\frac\s*\{\s*d\s*[a-z]\s*\}\s*\{\s*d\s*[a-z]\s*\}", text):  # dy/dx
-        return True
-    text = _ARGUMENTS.sub("", _SUBSCRIPT_OR_PRIME.sub("", text))
-    text = re.sub(r"\\text\{[^{}]*\}|\|[A-Z]{2}\|", "x", text)  # |AB| is a length
-    return bool(re.fullmatch(r"[A-Za-z][A-Za-z+\- {}]*", _NAME_COMMANDS.sub("x", text).strip()))
+def _names_in_text(left):
+    r"""\text{Area of } ABC in a gold: any words, as long as there is nothing else."""
+    rest = re.sub(r"\\text\{[^{}]*\}", "", left).strip()
+    return "\\text" in left and (not rest or is_name(rest) or rest.isalpha())
+
+
+def _letters(text):
+    return re.search("[a-zA-Z]", _COMMAND.sub("", text))

@@ -11,7 +11,9 @@ from rewards.policy import copied
 from rewards.process import verifier
 from rewards.refused import Refused
 from rewards.tags import scan
+from rewards.units import singular
 
+_WORD = re.compile(r"[A-Za-z]{2,}")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # the fast path: nothing about these needs a parser
 
 
@@ -61,7 +63,7 @@ def _verdict(text, gold, prompt):
     blocks = scan(text)
     if blocks.reason:
         return Verdict(0.0, blocks.reason)
-    why = _judge(gold_text(gold), blocks.answer)
+    why = _judge(gold_text(gold), blocks.answer, prompt)
     if why != RIGHT:
         return Verdict(0.0, why)
     plain = prompt is None or _INTEGER.fullmatch(blocks.answer)
@@ -70,12 +72,20 @@ def _verdict(text, gold, prompt):
     return Verdict(1.0, "right")
 
 
-def _judge(gold, answer):
+def _judge(gold, answer, prompt=None):
     if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
         return RIGHT if int(gold) == int(answer) else "wrong"
     if len(answer) > MAX_CHARS:
         return f"answer longer than {MAX_CHARS} characters"
-    return _ask("judge", gold, answer)
+    question = "" if prompt is None else _shared_words(answer, prompt_of(prompt))
+    return _ask("judge", gold, answer, question)
+
+
+def _shared_words(answer, question):
+    """The words of the question that the answer uses too: all that its reader needs to know."""
+    used = {singular(word) for word in _WORD.findall(answer)}
+    found = {word for word in _WORD.findall(question) if singular(word) in used} if used else ()
+    return " ".join(sorted(found))
 
 
 def _judge_gold(gold):
