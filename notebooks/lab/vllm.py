@@ -24,6 +24,7 @@ import gc
 import importlib.util
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -64,6 +65,7 @@ import trl
 from accelerate.utils import set_seed
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import ensure_master_addr_port
@@ -130,27 +132,69 @@ def merged_weights(model, trained_only=False):
                     fuses q, k, v and gate, up, and a fused weight has to arrive whole
     yields          the base model's own names; LoRA weights in float32, the rest as they stand
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = plain_base(model)
     layers = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
     trained = {name for name, param in base.named_parameters() if param.requires_grad}
     blocks = {_block(name) for name in trained} | {name.rpartition(".")[0] for name in layers}
-
-    for name, param in base.named_parameters():
-        if ".lora_" in name or ".original_module." in name:
-            continue
+    for name, param, layer in _sources(base, layers):
         if trained_only and _block(name) not in blocks:
             continue
         weight = dequantise(param)
-        layer = layers.get(name.removesuffix(".base_layer.weight"))
-        # A merged adapter is in the base already, a disabled one in nothing.
-        if layer is not None and not (layer.merged or layer.disable_adapters):
+        if layer is not None:
             weight = weight.float() + lora_delta(layer)
         yield _plain(name), weight
 
 
+def _sources(base, layers):
+    """(name, parameter, the LoRA layer around it or None) of every weight that the forward reads."""
+    unused = _unused(base)
+    seen = set()  # a head tied to the embedding is the same tensor: once
+    for name, param in base.named_parameters(remove_duplicate=False):
+        if ".lora_" in name or name.startswith(unused):
+            continue
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        # A merged adapter is in the base already, a disabled one in nothing.
+        if layer is not None and (layer.merged or layer.disable_adapters):
+            layer = None
+        # What is tied to the weight under an adapter computes without the adapter.
+        if layer is None and id(param) in seen:
+            continue
+        if layer is None:
+            seen.add(id(param))
+        yield name, param, layer
+
+
+def plain_base(model):
+    """The transformers model under an adapter, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _unused(base):
+    """Prefixes of the copies that `modules_to_save` keeps and the forward does not use."""
+    tokens = [name for name, m in base.named_modules() if isinstance(m, TrainableTokensWrapper)]
+    if tokens:
+        raise ValueError(
+            f"lab.vllm does not serve trainable tokens ({tokens[0]}): train the embedding with "
+            "modules_to_save, or leave trainable_token_indices out of the LoraConfig"
+        )
+    prefixes = []
+    for name, module in base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            active = [] if module.disable_adapters else module.active_adapters
+            copies = [adapter for adapter in active if adapter in module.modules_to_save]
+            used = f"modules_to_save.{copies[0]}" if copies else "original_module"
+            own = [
+                "original_module",
+                *(f"modules_to_save.{name}" for name in module.modules_to_save),
+            ]
+            prefixes += [f"{name}.{part}." for part in own if part != used]
+    return tuple(prefixes)
+
+
 def _plain(name):
     """The name without what PEFT puts into it."""
-    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+    name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name)
 
 
 def _block(name):
@@ -163,11 +207,14 @@ def served(model, dtype=torch.float32):
 
     On a CPU the 4-bit original must not run in eval mode (see `dequantise`); this copy may.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = plain_base(model)
     config = base.config.to_dict()
     config.pop("quantization_config", None)
+    weights = dict(merged_weights(model))
+    # A head that was trained apart from the embedding it was tied to is no longer tied.
+    config["tie_word_embeddings"] &= not untied(model)
     plain = type(base)(type(base.config).from_dict(config))
-    fits = plain.load_state_dict(dict(merged_weights(model)), strict=False)
+    fits = plain.load_state_dict(weights, strict=False)
     tied = set(plain.all_tied_weights_keys or ())
     if fits.unexpected_keys or set(fits.missing_keys) - tied:
         raise ValueError(
@@ -176,6 +223,14 @@ def served(model, dtype=torch.float32):
     plain.tie_weights()
     plain.generation_config = base.generation_config
     return plain.to(device=base.device, dtype=dtype).eval()
+
+
+def untied(model):
+    """Names of the weights that the configuration ties to another, and the model keeps apart."""
+    base = plain_base(model)
+    layers = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
+    names = {_plain(name) for name, _, _ in _sources(base, layers)}
+    return sorted(names & set(base.all_tied_weights_keys or ()))
 
 
 # --- the engine -----------------------------------------------------------------------------------
@@ -230,6 +285,11 @@ class Generation(vllm_generation.VLLMGeneration):
 
     def weights(self):
         """What this sync sends: all at first and after a sleep that dropped them, else changes."""
+        if self.syncs == 0 and (apart := untied(self.model)):
+            raise ValueError(
+                f"vLLM ties {', '.join(apart)} to the embedding, and this model trains them apart: "
+                "leave lm_head and embed_tokens out of the LoraConfig, or untie the base first"
+            )
         dropped = self.enable_sleep_mode and self.sleep_level == 2
         return merged_weights(self.model, trained_only=self.syncs > 0 and not dropped)
 

@@ -10,7 +10,7 @@ def vectors():
     from stand_ins import files, load_file
 
     folder = files("areal") / "areal" / "utils"
-    data = load_file(folder / "data.py", "areal_data", "areal", "torchdata")
+    data = load_file(folder / "data.py", "areal_data", "areal", "torchdata", "einops")
     functional = load_file(folder / "functional" / "functional.py", "areal_functional", "areal")
     functional.KLEstimator = data.KLEstimator
     out = Vectors()
