@@ -1,5 +1,6 @@
 """Nulls that `datasets` fills in: each row of a struct gets the keys of all rows."""
 
+import pyarrow as pa
 from datasets import Dataset
 
 from lab.problems import Problem, cut
@@ -26,7 +27,7 @@ class Nulls:
         if self.is_list:
             try:
                 self.stored = Dataset.from_list(list(dataset))
-            except (TypeError, ValueError):  # pyarrow's errors are one or the other
+            except (pa.ArrowException, TypeError, ValueError, AttributeError):  # of several types
                 self.stored = Dataset.from_list([])
         self.features = {
             name: feature
@@ -62,9 +63,10 @@ def _calls(messages, feature):
 def _filled(value, feature):
     """The dicts in a value with a null where another row has something."""
     if isinstance(value, dict) and isinstance(feature, dict):
-        if any(value[key] is None and not _is_null(feature[key]) for key in value):
+        known = [key for key in value if key in feature]
+        if any(value[key] is None and not _is_null(feature[key]) for key in known):
             yield value
-        for key in value:
+        for key in known:
             yield from _filled(value[key], feature[key])
     elif isinstance(value, list):
         for item in value:

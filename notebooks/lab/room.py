@@ -2,8 +2,8 @@
 
 from trl.chat_template_utils import parse_response
 
+from lab.marks import ERRORS
 from lab.problems import Problem
-from lab.words import ERRORS
 
 PARSERS = ("response_template", "response_schema")
 IN_FORM = "<think>1</think><answer>1</answer>"  # the shortest completion in form

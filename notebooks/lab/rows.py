@@ -23,6 +23,14 @@ NOT_TEXT = Problem('neither a string nor a list of {"role", "content"} messages'
 NOT_CHAT = Problem(
     "a string where a chat belongs: a list of messages; if it is JSON, json.loads it"
 )
+CHAT_AS_TEXT = Problem(
+    "a chat in the column `text`, which TRL takes for a string: "
+    "dataset.rename_column('text', 'messages')"
+)
+CALLS = Problem(
+    "tool_calls that are no list of {'type': 'function', 'function': {'name', 'arguments'}}"
+)
+KWARGS = Problem("`chat_template_kwargs` is no dict: make it {} where there are none")
 STRINGS = Problem("content is a list of strings: join them, content = ''.join(content)")
 FROM_VALUES = Problem(FROM_VALUE)
 ROLE = Problem(f"a role that no chat template knows; the known ones: {', '.join(sorted(ROLES))}")
@@ -43,8 +51,8 @@ TOOL_TURN = Problem(
     level="noted",
 )
 TOOLS = Problem(
-    "`tools` is no list of JSON schemas, nor one as JSON text; where there are no tools, TRL takes "
-    "null or the text []"
+    "`tools` is no list of JSON schemas, nor one as JSON text; where there are no tools, make "
+    "it null"
 )
 SAME = Problem(
     "chosen and rejected are the same: no gradient, but they count in the metrics; drop them"
@@ -77,6 +85,8 @@ def check_row(example, kind, columns):
         yield from _check_answer(values[0], answer)
     if kind != "grpo" and not _are_schemas(example.get("tools")):
         yield TOOLS
+    if kind != "grpo" and not isinstance(example.get("chat_template_kwargs", {}), dict):
+        yield KWARGS
     yield from check_unread(example, columns, kind)
 
 
@@ -106,6 +116,8 @@ def _check_value(value, column):
         yield EMPTY
     elif isinstance(value, str) and column == "messages":
         yield NOT_CHAT
+    elif isinstance(value, list) and column == "text":
+        yield CHAT_AS_TEXT
     elif isinstance(value, list):
         yield from _check_messages(value, column)
     elif not isinstance(value, str):
@@ -130,6 +142,8 @@ def _check_messages(messages, column):
         yield EMPTY
     if not all(isinstance(message.get("content"), (str, list, type(None))) for message in messages):
         yield NOT_TEXT
+    if not all(_are_calls(message.get("tool_calls")) for message in messages):
+        yield CALLS
     if any(_holds_strings(message.get("content")) for message in messages):
         yield STRINGS
     last = messages[-1]["role"]
@@ -137,6 +151,17 @@ def _check_messages(messages, column):
         yield LAST_USER
     if column != "prompt" and last != "assistant":
         yield LAST_ASSISTANT
+
+
+def _are_calls(calls):
+    """Whether tool_calls are nothing, or functions with a name."""
+    if not isinstance(calls, (list, type(None))):
+        return False
+    for call in calls or ():
+        function = (call.get("function") or call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return False
+    return True
 
 
 def _holds_strings(content):

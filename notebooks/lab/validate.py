@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from lab.batch import batch_spans, show_batch
 from lab.columns import check_columns, unread_note
+from lab.marks import ERRORS, Probe
 from lab.nulls import Nulls
 from lab.parting import check_merged
 from lab.problems import Found, Problem, report
@@ -23,7 +24,7 @@ from lab.rendered import Reader, Settings
 from lab.room import NO_ROOM, check_completions, check_opened, check_room
 from lab.rows import MIXED, OTHER_TURN, TAGS, TOOL_TURN, check_row
 from lab.specials import Specials
-from lab.words import ERRORS, Probe, check_words, why_refused
+from lab.words import check_words, why_refused
 from rewards.verdicts import why_unverifiable
 
 __all__ = ["TAGS", "Settings", "batch_spans", "fitting", "show_batch", "validate"]

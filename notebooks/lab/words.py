@@ -1,27 +1,19 @@
 """What became of the words of a chat: which of them the chat template leaves out, or changes.
 
 A chat template reads the fields that its author thought of. The others are gone without a word:
-a `developer` message, `reasoning_content`, the reasoning of an earlier turn. To find them, every
-run of words in the chat is replaced by a mark that occurs once, and the chat is rendered again:
-a mark that is missing was left out. What templates look for (roles, `<think>`, the order of the
-messages) stays as it is, so that the template takes the same branches as for the row.
+a `developer` message, `reasoning_content`, the reasoning of an earlier turn. `lab.marks` finds
+them; here each is given its reason and its way out.
 """
 
 import json
 import re
 from itertools import combinations
-from typing import NamedTuple
-
-from jinja2 import TemplateError
-from trl.chat_template_utils import get_training_chat_template
 
 from lab.columns import NOT_TRAINED, is_off
+from lab.marks import REASONING, Marker
 from lab.problems import Problem, cut
 
-ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # of a chat template
-REASONING = ("reasoning_content", "reasoning", "thinking")
 LINKS = ("name", "id", "tool_call_id", "type")  # link a call to its result; nobody learns them
-MARKUP = re.compile(r"(<[^<>\s]{1,40}>|\[/?[A-Z_]{3,20}\])")  # what templates look for in words
 
 REFUSED = "the chat template refuses it ({}): {}"
 LEFT_OUT = "the chat template leaves out {}, the model would never read it: {}"
@@ -35,6 +27,7 @@ FUNCTION_CALL = (
     "function_call is an older form that TRL does not read: tool_calls = [{'type': 'function', "
     "'function': function_call}], with arguments as a dict"
 )
+NO_TOOLS = "`tools` is empty, and the chat template writes its introduction to tools: make it null"
 UNMASKED = (
     "assistant_only_loss=True leaves out {}: the chat template has no {{% generation %}} around it"
 )
@@ -74,142 +67,6 @@ ADVICE = {
 }
 
 
-class Mark(NamedTuple):
-    """One run of words, and what stands in its place."""
-
-    name: str
-    index: int  # of its message
-    kind: str  # "content", "blocks", "<think>", "tool_calls", or a field of REASONING
-    words: str
-
-
-class Marker:
-    """Replaces the words of a chat by marks.
-
-    >>> marker = Marker()
-    >>> marker.chat([{"role": "assistant", "content": "<think>so</think> 4"}])
-    [{'role': 'assistant', 'content': '<think>q0z</think> q1z'}]
-    >>> [(mark.kind, mark.words) for mark in marker.marks]
-    [('<think>', 'so'), ('content', '4')]
-    """
-
-    def __init__(self, markup=MARKUP):
-        self.marks, self.markup = [], markup
-
-    def chat(self, messages):
-        return [self._message(message, index) for index, message in enumerate(messages)]
-
-    def _message(self, message, index):
-        marked = dict(message)
-        content = message.get("content")
-        if isinstance(content, str):
-            marked["content"] = self._text(content, index, "content")
-        elif isinstance(content, list):
-            marked["content"] = [self._block(part, index) for part in content]
-        for field in REASONING:
-            if isinstance(message.get(field), str):
-                marked[field] = self._text(message[field], index, field)
-        if isinstance(message.get("tool_calls"), list):
-            marked["tool_calls"] = [self._call(call, index) for call in message["tool_calls"]]
-        return marked
-
-    def _block(self, part, index):
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            return part
-        return {**part, "text": self._text(part["text"], index, "blocks")}
-
-    def _text(self, text, index, kind):
-        parts = self.markup.split(text)
-        inside = False
-        for place, part in enumerate(parts):
-            if place % 2:
-                inside = {"<think>": True, "</think>": False}.get(part, inside)
-            elif words := part.strip():
-                thought = inside or (kind == "content" and "</think>" in parts[place + 1 :])
-                name = self._mark(words, index, "<think>" if thought else kind)
-                parts[place] = part.replace(words, name, 1)
-        return "".join(parts)
-
-    def _call(self, call, index):
-        if not isinstance(call, dict):
-            return call
-        function = call.get("function") or call
-        marked = dict(function)
-        if isinstance(function.get("name"), str):
-            marked["name"] = self._mark(function["name"], index, "tool_calls")
-        marked["arguments"] = self._arguments(function.get("arguments"), index)
-        return {**call, "function": marked} if call.get("function") else marked
-
-    def _arguments(self, arguments, index):
-        if not isinstance(arguments, str):
-            return self._leaves(arguments, index)
-        try:
-            return json.dumps(self._leaves(json.loads(arguments), index), ensure_ascii=False)
-        except json.JSONDecodeError:
-            return arguments
-
-    def _leaves(self, value, index):
-        if isinstance(value, dict):
-            return {key: self._leaves(item, index) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._leaves(item, index) for item in value]
-        if isinstance(value, str) and value.strip():
-            return self._mark(value, index, "tool_calls")
-        return value
-
-    def _mark(self, words, index, kind):
-        name = f"q{len(self.marks)}z"
-        self.marks.append(Mark(name, index, kind, words))
-        return name
-
-
-class Probe:
-    """Renders marked chats, each of one shape once: rows of the same shape share the result."""
-
-    NO_MARKUP = re.compile(r"(?!)")  # matches nowhere
-
-    def __init__(self, reader):
-        self.reader, self.rendered, self.trains = reader, {}, None
-
-    def text(self, chat, row, **options):
-        """What the template writes for a chat; "" where it refuses it."""
-        key = self._key(chat, row, options)
-        if key not in self.rendered:
-            try:
-                self.rendered[key] = self.reader.text(chat, row, **options)
-            except ERRORS:
-                self.rendered[key] = ""
-        return self.rendered[key]
-
-    def trained(self, chat, row):
-        """The part of a chat that carries loss under assistant_only_loss, None without it."""
-        if self.reader.kind != "sft" or not self.reader.settings.assistant_only_loss:
-            return None
-        key = self._key(chat, row, "trained")
-        if key not in self.rendered:
-            ids, mask = self.reader.masked_ids(chat, row)
-            kept = [token for token, bit in zip(ids, mask, strict=True) if bit]
-            self.rendered[key] = self.reader.tokenizer.decode(kept)
-        return self.rendered[key]
-
-    def training(self, chat, row):
-        """What TRL's training template writes, "" where there is none for this model."""
-        if self.trains is None:
-            try:
-                self.trains = get_training_chat_template(self.reader.tokenizer) or ""
-            except ERRORS:
-                self.trains = ""
-        return self.text(chat, row, chat_template=self.trains) if self.trains else ""
-
-    def _key(self, chat, row, options):
-        shape = (chat, row.get("tools"), row.get("chat_template_kwargs"), options)
-        return json.dumps(shape, default=str, sort_keys=True)
-
-    def skeleton(self, messages, row, **options):
-        """What the template writes around the words of a chat."""
-        return self.text(Marker(self.NO_MARKUP).chat(messages), row, **options)
-
-
 def check_words(probe, row, messages, trained_from):
     """The problems of one chat: what the template leaves out, doubles, or prints.
 
@@ -231,8 +88,9 @@ def check_words(probe, row, messages, trained_from):
     ]
     yield from _extra_fields(messages, text, untrained)
     yield from _masked(probe, row, chat, marker.marks, trained_from)
-    if _tools(row) and text == probe.text(chat, row, tools=None):
-        yield Problem(LEFT_OUT.format("`tools`", ADVICE["tool_calls"]))
+    tools = probe.reader.options(row)["tools"]
+    if tools is not None and bool(tools) == (text == probe.text(chat, row, tools=None)):
+        yield Problem(LEFT_OUT.format("`tools`", ADVICE["tool_calls"]) if tools else NO_TOOLS)
 
 
 def why_refused(probe, row, messages, error):
@@ -274,11 +132,8 @@ def _printed(probe, row, chat, text):
     if re.search(r"""['"]text['"]: ['"]q\d+z""", text):
         yield Problem(PRINTS.format("the list itself", JOIN))
     loaded = [LOADED(message) for message in chat]
-    if (
-        loaded != chat
-        and (other := probe.text(loaded, row))
-        and _squeezed(other) != _squeezed(text)
-    ):
+    other = probe.text(loaded, row) if loaded != chat else ""
+    if other and _squeezed(other) != _squeezed(text):
         yield Problem(PRINTS.format("tool arguments encoded twice", LOAD))
     for function in _functions(chat):
         arguments = function.get("arguments")
@@ -294,12 +149,12 @@ def _printed(probe, row, chat, text):
 
 def _masked(probe, row, chat, marks, trained_from):
     """Words of the assistant that carry no loss, and words of others that do."""
-    trained = probe.trained(chat, row)
+    trained, text = probe.trained(chat, row), probe.text(chat, row)
     if trained is None:
         return
     for mark in marks:
         role = chat[mark.index]["role"]
-        if mark.index < trained_from or mark.name not in probe.text(chat, row):
+        if mark.index < trained_from or mark.name not in text:
             continue
         if role == "assistant" and mark.name not in trained:
             kind = mark.kind if mark.kind != "content" else "words"
@@ -324,16 +179,10 @@ def _extra_fields(messages, text, untrained):
                     yield Problem(EXTRA.format(field), example, "noted")
 
 
-def _tools(row):
-    tools = row.get("tools")
-    return json.loads(tools) if isinstance(tools, str) else tools
-
-
 def _functions(messages):
     for message in messages:
         for call in message.get("tool_calls") or ():
-            if isinstance(call, dict):
-                yield call.get("function") or call
+            yield call.get("function") or call
 
 
 def _joined_blocks(message):

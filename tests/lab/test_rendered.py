@@ -1,10 +1,11 @@
 """What `lab.rendered` makes of a row is what TRL makes of it, over TRL's own chat templates."""
 
 import json
+import random
 
 import pytest
 from datasets import Dataset
-from lab import model
+from lab import model, validate
 from lab.rendered import Reader, Settings
 from trl import SFTConfig, SFTTrainer
 
@@ -106,3 +107,36 @@ def test_grpo_reads_a_prompt_with_the_arguments_of_its_config(tokenizer_of):
     (closed,) = Reader("grpo", ("prompt",), tok, off).sequences(row)
     assert tok.decode(plain.ids).endswith("assistant\n")
     assert tok.decode(closed.ids).endswith("<think>\n\n</think>\n\n")
+
+
+def drawn(rng):
+    """A chat of one to three turns, healthy or not."""
+    words = ["hi", "1+1=?", "<think>so</think>two", "日本", "well\n"]
+    messages = [{"role": "system", "content": "Be brief."}] * (rng.random() < 0.3)
+    for _ in range(rng.randint(1, 3)):
+        role = "developer" if rng.random() < 0.1 else "user"
+        answer = assistant(rng.choice(words))
+        if rng.random() < 0.1:
+            answer["reasoning_content"] = "one and one"
+        messages += [{"role": role, "content": rng.choice(words)}, answer]
+    return messages
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_passes_is_prepared_by_trl_and_counted_alike(seed, tokenizer_of, prepared):
+    rng, passed = random.Random(seed), 0
+    while passed < 5:
+        messages, tok = drawn(rng), tokenizer_of(rng.choice(NAMES))
+        row = {"prompt": messages[:-1], "completion": messages[-1:]}
+        row = rng.choice([row, {"messages": messages}])
+        max_length = rng.choice([None, 40, 80])
+        try:
+            report = validate.validate([row], "sft", tok, max_length, tolerated=1.0)
+        except ValueError:
+            continue
+        passed += 1
+        kept, whole = (prepared("sft", [row], tok, max_length=n) for n in (max_length, None))
+        assert len(kept) == 1 - report["dropped"]
+        assert len(whole[0]["input_ids"]) == report["longest"]
+        cut = max_length is not None and report["longest"] > max_length
+        assert report["truncated"] + report["dropped"] == cut

@@ -342,6 +342,37 @@ def test_columns_that_no_one_needs_are_a_note():
     assert not any("source" in note for note in notes)
 
 
+SHAPES = {  # column, value, what the message says
+    "a chat in text": ("text", [user(), assistant()], "rename_column.'text', 'messages'"),
+    "a call as text": ("messages", [user(), assistant("", tool_calls="add(1)")], "tool_calls that are no list"),
+    "a call without a name": (
+        "messages", [user(), assistant("", tool_calls=[{"type": "function", "function": {}}])],
+        "tool_calls that are no list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trap", SHAPES)
+def test_a_shape_that_trl_cannot_read_is_named(trap, tokenizer_of):
+    column, value, words = SHAPES[trap]
+    named(tokenizer_of("qwen2_5"), "sft", [{column: value}], words)
+
+
+def test_template_arguments_that_are_none_are_named(tokenizer_of, prepared):
+    rows = [{**chat(user(), assistant())[0], "chat_template_kwargs": None}]
+    named(tokenizer_of("qwen3"), "sft", rows, "chat_template_kwargs. is no dict")
+    with pytest.raises(TypeError):
+        prepared("sft", rows, tokenizer_of("qwen3"))
+
+
+def test_an_introduction_to_no_tools_is_named(tokenizer_of, prepared):
+    tok, rows = tokenizer_of("llama3_1"), [{**chat(user(), assistant())[0], "tools": "[]"}]
+    named(tok, "sft", rows, "`tools` is empty.*make it null")
+    assert "Given the following functions" in read("sft", rows, tok, prepared)
+    none = [{**rows[0], "tools": None}]
+    assert validate.validate(none, "sft", tok, None)["rows"] == 1
+    assert validate.validate(rows, "sft", tokenizer_of("qwen3"), None)["rows"] == 1
+
+
 def test_labels_are_what_trl_trains_on(prepared):
     rows = [{"labels": [1, 2, 3, 4, 5], **PAIR}]
     assert prepared("sft", rows, model.tokenizer())[0]["labels"] == [1, 2, 3, 4, 5]
