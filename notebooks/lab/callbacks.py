@@ -4,8 +4,9 @@ import contextlib
 import io
 import os
 
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
+
+from lab import progress
 
 SHOWN = ("loss", "reward", "rewards/accuracies", "mean_token_accuracy", "entropy")
 
@@ -17,15 +18,16 @@ class Progress(TrainerCallback):
         self.name = name
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.shown = {}
         on = state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, desc=f"{self.name}: training", disable=not on)
+        self.bar = progress.Bar(f"{self.name}: training", state.max_steps, on)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(state.global_step - self.bar.n)
+        self.bar.to(state.global_step, **self.shown)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = {k.rpartition("/")[2]: f"{logs[k]:.3g}" for k in SHOWN if k in (logs or {})}
-        self.bar.set_postfix(shown, refresh=False)
+        found = {k.rpartition("/")[2]: f"{logs[k]:.3g}" for k in SHOWN if k in (logs or {})}
+        self.shown = found or self.shown
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

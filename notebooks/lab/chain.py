@@ -9,19 +9,21 @@ is up to date is reused, and said to be. At the end: a table of what was learnt,
 
 import argparse
 import hashlib
+import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
+from traitlets.config import Config
 
-from lab import recipes, report, runs
+from lab import progress, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
 STAGE_OF = {"00": "base", "01": "sft", "02": "dpo", "03": "grpo", "04": "grpo"}
@@ -51,21 +53,32 @@ def execute(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     copy = runs.path("notebooks") / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(code), desc=path.stem, unit="cell") as bar, _ticking(bar):
+    with tempfile.TemporaryDirectory() as scratch, Watch(path.stem, len(code), scratch) as watch:
         client = NotebookClient(
             notebook,
             timeout=None,
+            config=transport(scratch),
             resources={"metadata": {"path": str(FOLDER)}},
-            on_cell_start=lambda cell, cell_index: bar.set_postfix_str(
-                _heading(notebook, cell_index)
-            ),
-            on_cell_executed=lambda **_: bar.update(),
+            on_cell_start=lambda cell, cell_index: watch.begin(_heading(notebook, cell_index)),
+            on_cell_executed=lambda **_: watch.done(),
         )
         try:
-            client.execute()
+            client.execute(env=os.environ | {"LAB_PROGRESS": str(watch.file)})
             notebook.metadata["lab"] = {"state": state_of(path)}
         finally:
             nbformat.write(notebook, copy)
+
+
+def transport(scratch):
+    """How to reach a kernel: by sockets in a folder of our own. Windows has none, and uses TCP.
+
+    ipykernel warns of TCP, which every user of the machine can read.
+    """
+    config = Config()
+    if sys.platform != "win32":
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.ip = str(Path(scratch) / "kernel")
+    return config
 
 
 def _heading(notebook, index):
@@ -80,22 +93,56 @@ def _heading(notebook, index):
     return lines[-1][:48] if lines else ""
 
 
-@contextmanager
-def _ticking(bar):
-    """The bar's clock goes on while a long cell trains."""
-    done = threading.Event()
+class Watch:
+    """Shows how far a notebook is: its cells, and inside a long cell the training's own steps.
 
-    def tick():
-        while not done.wait(1.0):
-            bar.refresh()
+    The time left is that of the training (lab.progress); that of the cells would say nothing, for
+    one of them takes most of the time. A terminal gets a bar with a clock, other output a line
+    every 20 seconds at most.
+    """
 
-    thread = threading.Thread(target=tick, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    def __init__(self, name, cells, scratch, say=print, clock=time.monotonic):
+        self.name, self.cells, self.say, self.clock = name, cells, say, clock
+        self.file = Path(scratch) / "progress.json"
+        self.count, self.heading, self.said = 0, "", clock()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self):
+        self.bar = None
+        if sys.stderr.isatty():
+            shape = "{desc}: cell {n_fmt} of {total_fmt} [{elapsed}{postfix}]"
+            self.bar = tqdm(total=self.cells, desc=self.name, bar_format=shape)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        if self.bar is not None:
+            self.bar.close()
+
+    def begin(self, heading):
+        self.heading = heading
+        self.file.unlink(missing_ok=True)  # a training that failed left its last news
+
+    def done(self):
+        self.count += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def show(self):
+        """Renew the bar, or print a line if the last one is old enough."""
+        beside = ", ".join(filter(None, [self.heading, progress.news(self.file)]))
+        if self.bar is not None:
+            self.bar.set_postfix_str(beside)
+        elif self.clock() - self.said >= progress.EVERY_S:
+            self.said = self.clock()
+            self.say(f"{self.name}: cell {self.count + 1} of {self.cells}, {beside}", flush=True)
+
+    def _tick(self):
+        while not self.stop.wait(1.0):
+            self.show()
 
 
 def main(argv=None):

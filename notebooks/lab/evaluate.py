@@ -7,9 +7,8 @@ Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a propor
 import math
 
 import torch
-from tqdm.auto import tqdm
 
-from lab import tasks
+from lab import progress, tasks
 from rewards import accuracy_reward, format_reward
 
 
@@ -37,7 +36,7 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
     texts = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in tqdm(range(0, len(prompts), batch_size), desc="sampling", leave=False):
+        for start in progress.over(range(0, len(prompts), batch_size), "sampling"):
             ids = [
                 tok.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
                 for p in prompts[start : start + batch_size]

@@ -8,11 +8,10 @@ noise. SFT, DPO and GRPO then do what they do to a real base model.
 import random
 
 import torch
-from tqdm.auto import tqdm
 from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from lab import tasks
+from lab import progress, tasks
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Never special tokens: TRL decodes completions with skip_special_tokens=True, the tags would
@@ -120,17 +119,17 @@ def pretrain(
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rate(steps)) for o in optimizers]
     losses = []
-    bar = tqdm(range(steps), desc="base: pre-training")
-    for _ in bar:
-        rows = pack(stream, batch_size, length)
-        loss = model(input_ids=rows, labels=rows).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for moving in optimizers + schedules:
-            moving.step()
-        model.zero_grad()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    with progress.Bar("base: pre-training", steps) as bar:
+        for step in range(1, steps + 1):
+            rows = pack(stream, batch_size, length)
+            loss = model(input_ids=rows, labels=rows).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for moving in optimizers + schedules:
+                moving.step()
+            model.zero_grad()
+            losses.append(loss.item())
+            bar.to(step, loss=f"{losses[-1]:.3f}")
     return losses
 
 
