@@ -153,9 +153,9 @@ def test_the_report_holds_every_stage_and_is_one_file(small):
     assert "| sft" in report.table()
 
 
-def test_a_model_that_is_never_right_gives_no_pairs_and_says_so():
+def test_a_model_of_one_style_gives_no_pairs_and_says_so():
     wrong = {"a": 12, "b": 34, "text": "", "style": "terse", "right": False}
-    with pytest.raises(ValueError, match="0 right completions of 1"):
+    with pytest.raises(ValueError, match="no pairs: 1 completions, 0 of them right"):
         pairs.styled([wrong])
 
 
