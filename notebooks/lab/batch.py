@@ -38,7 +38,7 @@ def batch_spans(trainer, rows=SHOWN):
     if isinstance(batch, list):  # GRPO: rows of the data set, each once per completion
         groups = [(row, len(list(same))) for row, same in groupby(batch)]
         return [
-            (f"{times} completions, {_gold(row)}", [(_prompt(row["prompt"], tokenizer), False)])
+            (f"{times} completions, {_gold(row)}", [(_prompt(row["prompt"], trainer), False)])
             for row, times in groups[:rows]
         ]
     if "labels" in batch:
@@ -65,10 +65,12 @@ def _row(batch, trained, i, tokenizer):
     return spans
 
 
-def _prompt(prompt, tokenizer):
+def _prompt(prompt, trainer):
+    """The prompt as GRPO asks with it: its own template, tools and template arguments."""
     if isinstance(prompt, str):
         return prompt
-    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    prompt_ids, *_ = trainer._tokenize_prompts([prompt])
+    return trainer.processing_class.decode(prompt_ids[0])
 
 
 def _gold(row):

@@ -50,7 +50,11 @@ def check_merged(sequence, reader, row):
         return
     decode = reader.tokenizer.decode
     after = sequence.ids[sequence.prompt_len :]
-    example = f"{cut(decode(rest))} at the end of the prompt is trained as {cut(decode(after), 24)}"
+    taken = cut(decode(sequence.ids[: sequence.prompt_len]), 40)
+    example = (
+        f"TRL would take {taken} for the prompt, and train {cut(decode(after), 24)} in place of "
+        f"its end {cut(decode(rest))}"
+    )
     if isinstance(sequence.whole, str):
         yield Problem(MERGED, example)
         return

@@ -71,7 +71,8 @@ class Reader:
     def options(self, row):
         """The keyword arguments of the chat template for this row."""
         if self.kind == "grpo":
-            return {"tools": self.settings.tools, **(self.settings.chat_template_kwargs or {})}
+            tools = self.settings.tools or None  # as GRPOTrainer passes them
+            return {"tools": tools, **(self.settings.chat_template_kwargs or {})}
         tools = row.get("tools")
         tools = json.loads(tools) if isinstance(tools, str) else tools
         return {"tools": tools, **row.get("chat_template_kwargs", {})}

@@ -7,9 +7,18 @@
 TRL trains without a word on chats with misspelt roles, on pairs whose two sides are the same, on
 answers cut off before their EOS; what it does refuse, it refuses with `KeyError: 'text'`. Here
 each of these is named, with its rows and what to do. Each row is rendered, tokenised and masked by
-TRL's own functions (lab.rendered), and the result is compared with the row: what is missing
-(lab.words), what is there twice (lab.specials), what is not read (lab.columns).
-tests/lab/test_validate.py and test_traps.py run the trainers on what is refused here.
+TRL's own functions, and the result is compared with the row.
+
+lab.columns    columns that TRL does not read, or reads in another way than meant
+lab.rows       shape, roles and turns of a row
+lab.parting    prompt and answer parted inside a token; a prompt that TRL guesses wrongly
+lab.words      words, tool calls and blocks that the chat template leaves out, doubles or prints
+lab.specials   special tokens in the words, BOS or EOS twice
+lab.nulls      tool arguments that `datasets` fills with null
+lab.room       GRPO's prompts that no completion in form can follow
+
+What is certainly wrong is refused; what may be meant is a note in the report. The tests of each
+run TRL's own preparation or trainer on what is refused here.
 """
 
 from tqdm.auto import tqdm
@@ -146,7 +155,8 @@ def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
     kept = dataset.filter(fits, desc="fitting")
     if len(kept) < len(dataset):
         left_out = len(dataset) - len(kept)
-        say(f"left out {left_out} of {len(dataset)} rows: longer than {max_length} tokens")
+        why = "no room for a completion in" if kind == "grpo" else "longer than"
+        say(f"left out {left_out} of {len(dataset)} rows: {why} {max_length} tokens")
     return kept
 
 

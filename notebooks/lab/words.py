@@ -95,7 +95,7 @@ def check_words(probe, row, messages, trained_from):
 
 def why_refused(probe, row, messages, error):
     """The Problem of a chat that the template refuses, with the change that mends it."""
-    chat = Marker().chat(messages)
+    chat, error = Marker().chat(messages), " ".join(str(error).split())
     changes = [(change,) for change in CHANGES] + list(combinations(CHANGES, 2))
     for steps in changes:
         changed = chat

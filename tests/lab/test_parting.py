@@ -40,7 +40,8 @@ MERGED = {  # kind, row, what the prompt shrinks to
 @pytest.mark.parametrize("trap", MERGED)
 def test_a_prompt_that_merges_with_its_answer_is_named(trap, merging, prepared):
     kind, row, left = MERGED[trap]
-    said = named(merging, kind, [row], "grow together into one token.*at the end of the prompt")
+    said = named(merging, kind, [row], "grow together into one token")
+    assert f"TRL would take '{left}' for the prompt" in said
     assert "learn to stop" not in said  # the merge is the reason, EOS is there
     trained = prepared(kind, [row], merging)[0]
     if kind == "sft":
@@ -87,9 +88,9 @@ def test_a_chat_that_merges_with_its_answer_is_named(merging, prepared):
 def test_a_template_that_ends_prompts_otherwise_is_a_note(tokenizer_of, prepared):
     rows = [{"prompt": [user()], "completion": [assistant("two")]}]
     tok = tokenizer_of("deepseek_r1_distill")
-    assert "'<think>\\n' at the end of the prompt" in noted(tok, "sft", rows)
+    assert "in place of its end '<think>\\n'" in noted(tok, "sft", rows)
     assert "<think>" not in tok.decode(prepared("sft", rows, tok)[0]["input_ids"])
-    assert "end of the prompt" not in noted(tokenizer_of("qwen3"), "sft", rows)
+    assert "in place of its end" not in noted(tokenizer_of("qwen3"), "sft", rows)
 
 
 GUESSED = {  # chosen, rejected, the prompt that TRL takes, what the message says

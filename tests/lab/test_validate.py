@@ -289,6 +289,18 @@ def test_show_batch_shows_each_prompt_of_grpo_once_with_its_gold(tmp_path):
     assert not trained
 
 
+def test_show_batch_shows_the_prompt_that_grpo_asks_with(tokenizer_of, tmp_path):
+    tok, rows = tokenizer_of("qwen3"), table(prompt=[user()], solution="2")
+    quiet = QUIET | {"num_generations": 2, "max_completion_length": 4}
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    args = GRPOConfig(output_dir=str(tmp_path), **quiet, **off)
+    built = GRPOTrainer(
+        model.build(tok), format_reward, args, train_dataset=rows, processing_class=tok
+    )
+    ((_, ((prompt, _),)), *_) = validate.batch_spans(built, rows=1)
+    assert prompt.endswith("<think>\n\n</think>\n\n")
+
+
 def test_show_batch_is_html_in_a_notebook(tmp_path, monkeypatch):
     from lab import batch
 
