@@ -56,10 +56,31 @@ def require_golds(function, completions, solution, columns):
             f"{function}: no column `solution`, which holds the gold answers; other columns: "
             f"{sorted(columns)}. Rename yours: dataset.rename_column('answer', 'solution')."
         )
+    if hasattr(solution, "ndim") and not isinstance(solution, str):  # a tensor or an array
+        raise ValueError(
+            f"{function}: `solution` is a {type(solution).__name__}; golds are a list of strings or "
+            "numbers, one per completion. Call .tolist() on it."
+        )
+    for value in (completions, solution):
+        if not hasattr(value, "__len__") or isinstance(value, dict):
+            raise ValueError(
+                f"{function}: completions and solution are lists, one entry per completion; "
+                f"got a {type(value).__name__}."
+            )
     if isinstance(solution, str) or isinstance(completions, str):
         raise ValueError(  # noqa: TRY004  one kind of error for every wrong argument
             f"{function}: completions and solution are lists, one entry per completion; "
             "got a single string. Put it in brackets."
+        )
+    nested = next((gold for gold in solution if isinstance(gold, (list, tuple))), None)
+    if (
+        nested is not None
+        and len(nested) != 1
+        and all(isinstance(g, (list, tuple)) for g in solution)
+    ):
+        raise ValueError(
+            f"{function}: each entry of `solution` is a list, such as one of {len(nested)} golds per "
+            "prompt; give one gold per completion: [gold for golds in solution for gold in golds]."
         )
     if len(solution) != len(completions):
         raise ValueError(

@@ -83,7 +83,7 @@ def _choices(gold, answer, same_text):
 
 def _units_agree(gold, answer):
     if answer.unit.startswith("base ") and answer.unit != gold.unit:
-        return False
+        return answer.unit == "base 10" and not gold.unit.startswith("base ")
     halves = {gold.unit, answer.unit} & {"am", "pm"}
     if "time" in (gold.kind, answer.kind) and halves:
         return True  # part of the time
@@ -172,14 +172,17 @@ def _collections(gold, answer, same_text):
         return _in_order(gold, answer, same_text)
     if "set" not in kinds and len(gold.body) != len(answer.body):
         return "another number of entries"
-    if kinds == {"list"} and (_keeps_order(gold) or _keeps_order(answer)):
+    if kinds == {"list"} and (_keeps_order(gold) or _keeps_order(answer, index=False)):
         return _in_order(gold, answer, same_text)
     return _unordered(list(gold.body), list(answer.body), same_text, once="set" not in kinds)
 
 
-def _keeps_order(reading):
-    """Do the entries of a list say which is which? By names, by units, or as marks do: T, F, T."""
-    names = [re.sub(r"_.*", "", entry.name) for entry in reading.body]
+def _keeps_order(reading, index=True):
+    """Do the entries of a list say which is which? By names, by units, or as marks do: T, F, T.
+
+    An answer x_1 = 2, x_2 = 1 to an unnamed list names its roots as it likes: no index there.
+    """
+    names = [entry.name if index else re.sub(r"_.*", "", entry.name) for entry in reading.body]
     units = [entry.unit for entry in reading.body]
     words = [entry.latex.lower() for entry in reading.body]
     marks = "\\ldots" in reading.latex or all(
@@ -281,5 +284,6 @@ def _word(reading):
 
 
 def squeeze(text):
-    """`text` without white space, but for what keeps two numbers apart."""
-    return re.sub(r"(?<![0-9])\s|\s(?![0-9])", "", text)
+    """`text` without white space, but for what keeps two numbers apart; A^{T} as A^T."""
+    text = re.sub(r"(?<![0-9])\s|\s(?![0-9])", "", text)
+    return re.sub(r"([\^_])\{(\w)\}(?![0-9])", r"\1\2", text)

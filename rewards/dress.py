@@ -12,6 +12,7 @@ from rewards.refused import Refused
 _FENCE = re.compile(r"```[a-z]*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _MARKDOWN = [
     (re.compile(r"^\s*#{1,6}\s+(?=[^\s\d$\\.+-])"), ""),  # a heading of words
+    (re.compile(r"(?<![\w)\]}*\\])\*{3}(?=[^\s*])([^*]+)(?<=\S)\*{3}"), r" \1 "),
     (re.compile(r"(?<![\w)\]}*\\])\*\*(?=\S)((?:[^*]|\*(?!\*))+?)(?<=\S)\*\*"), r" \1 "),
     (re.compile(r"(?<![\w)\]}*\\])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?!\*)"), r" \1 "),
     (re.compile(r"(?:(?<=\s)|^)(__?)(?=[^\s_])([^_]+?)(?<=\S)\1(?=\W|$)"), r" \2 "),
@@ -35,7 +36,7 @@ _WRAPPERS = {
     "mathbf": 0, "mathit": 0, "mathsf": 0, "mathtt": 0, "boldsymbol": 0, "bm": 0, "pmb": 0,
     "textbf": 0, "textit": 0, "textsf": 0, "texttt": 0, "ensuremath": 0, "framebox": 0,
 }  # fmt: skip
-_WRAPPER = re.compile(r"\\(" + "|".join(_WRAPPERS) + ")" + _WORD_END + r"\s*")
+_WRAPPER = re.compile(r"\\(" + "|".join(_WRAPPERS) + ")" + _WORD_END + r"\s*(?:\[[^\[\]]*\])?\s*")
 
 
 def undressed(text):
@@ -77,6 +78,8 @@ def _unwrapped(text):
             start = found.end()
             continue
         shown = "" if shown is None else shown
+        if found[1] == "textbf" and re.fullmatch(r"\s*[A-J]\s*", shown):  # the letter of a choice
+            shown = f"\\text{{{shown.strip()}}}"
         index = text[: found.start()].rstrip()[-1:] in ("^", "_")
         shown = "{" + shown + "}" if index else f" {shown} "
         text = text[: found.start()] + shown + text[at:]

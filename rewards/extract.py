@@ -54,8 +54,10 @@ def answer_text(block, nouns=frozenset()):
     if not boxes:
         return _trim(after_lead_in(block, nouns))
     content, end = _content(block, boxes[0])
-    before = after_lead_in(_undelimited(block[: boxes[0].start()]), nouns)
-    after = _trim(_undelimited(block[end:]))
+    before, after = _undelimited(block[: boxes[0].start()]), _undelimited(block[end:])
+    while before.endswith("{") and after.startswith("}"):  # {\Large \boxed{4}}
+        before, after = before[:-1].rstrip(), after[1:].lstrip()
+    before, after = after_lead_in(before, nouns), _trim(after)
     if before and not (before.endswith("=") and is_name(before[:-1], nouns)):
         raise Refused("something before the box")
     if after and not _PERCENT.fullmatch(after) and not read_unit(after, nouns):

@@ -17,16 +17,21 @@ _ADJECTIVES = (
     "resulting only best maximum minimum largest smallest greatest overall unknown"
 )
 _NOUNS = (  # what an answer is called
-    "answer|ans|solutions?|results?|choice|option|conclusion|output|value|values"
+    "answer|ans|solutions?|results?|conclusion|output|value|values"
 )
 _QUANTITIES = (  # what is asked for
     "area|volume|perimeter|circumference|length|width|height|depth|radius|diameter|distance|speed|"
     "velocity|time|duration|cost|price|profit|weight|mass|age|temperature|probability|number|"
     "amount|total|count|domain|range|interval|slope|angle|equation|expression|function|line|point|"
-    "polynomial|matrix|vector|set|solution set|coordinates|vertex|base|term|coefficient|degree|"
+    "polynomial|matrix|vector|set|solution set|coordinates|vertex|minimum|maximum|base|term|coefficient|degree|"
     "money|day|year|date|measure|surface area|total number|total cost|expected value"
 )
 _ABOUT = "problem|question|exercise|equation|expression|system|inequality|puzzle|task|above|integral|limit"
+_FIGURES = (
+    "triangle|circle|square|rectangle|cube|sphere|cylinder|cone|polygon|parallelogram|trapezoid|region|"
+    "shaded region|figure|solid|prism|pyramid|side|hypotenuse|segment|base|diagonal|solutions|roots|ways|"
+    "line|function|parabola|ellipse|graph|curve"
+)
 _CONNECTIVES = (
     "so|hence|thus|therefore|then|finally|consequently|accordingly|ultimately|in conclusion|"
     "in summary|as a result|it follows that|we conclude that|this means that|this means|overall|"
@@ -47,7 +52,8 @@ _OTHER_LANGUAGES = (
     "(?:答案|结果|解|答|值)\\s*(?:应为|应该是|等于|就是|是|为|:)\\s*:?|所以\\s*[,:]?|因此\\s*[,:]?|故\\s*[,:]?|"
     "(?:答え|解答)は\\s*[,、]?|(?:答え|解答|答|정답|답)\\s*:|(?:정답|답)은|"
     "(?:la )?(?:r[ée]ponse|respuesta|resposta|risposta)(?: finale?| correcte?)?\\s*(?:est|es|é|è|:)\\s*:?|"
-    "(?:die )?(?:antwort|l[öo]sung)\\s*(?:ist|lautet|:)\\s*:?|ответ\\s*:"
+    "(?:die )?(?:antwort|l[öo]sung)\\s*(?:ist|lautet|:)\\s*:?|ответ\\s*:|"
+    "(?:故|应|所以)?\\s*选择?\\s*:?(?=\\s*[A-J(])"
 )
 _LETTER = r"[a-zA-Z](?![a-zA-Z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|phi|omega)(?![a-zA-Z])"
 _INDEX = r"(?:\s*_\s*(?:\{[^{}]*\}|[a-zA-Z0-9]))?"
@@ -56,11 +62,11 @@ _NAME = rf"(?:\$\s*(?:{_PLAIN_NAME})\s*\$|\\\(\s*(?:{_PLAIN_NAME})\s*\\\)|(?:{_P
 _ANY_NOUN = rf"(?:{_QUANTITIES}|{_NOUNS})"
 _OF = (
     rf"(?: (?:of|for) {_NAME}| (?:of|to|for) (?:(?:the|this|our|your) )?(?:given )?(?:{_ABOUT})"
-    rf"| here| above)?"
+    rf"| of (?:(?:the|this) )?(?:{_FIGURES})(?: [A-Z]{{2,5}})?| of [A-Z]{{2}}| here| above)?"
 )
 _SUBJECT = (
     rf"(?:(?:the|our|my|your|its|their|his|her) )?(?:(?:{'|'.join(_ADJECTIVES.split())}) )*"
-    rf"{_ANY_NOUN}(?: {_NAME})?{_OF}"
+    rf"(?:{_ANY_NOUN}(?: {_NAME})?{_OF}|choice|option)"
 )
 _TEXT_END = r"(?![a-zA-Z])"
 _LEAD_INS = [
@@ -122,6 +128,8 @@ def is_quantity(words, nouns=frozenset()):
 def _without_lead_in(text, nouns):
     if found := _TEXT_LEAD.match(text):  # \text{The answer is }4, \text{Answer: }4
         inside = re.sub(r"\s+", " ", found[1]).strip()
+        if inside and not after_lead_in(inside + " ", nouns):
+            return text[found.end() :]
         whole = inside + " " if inside.endswith((":", ",")) else inside
         if any(lead.fullmatch(whole) for lead in _LEAD_INS):
             return text[found.end() :]
@@ -131,7 +139,9 @@ def _without_lead_in(text, nouns):
         if (found := lead.match(text)) and found.end():
             return text[found.end() :]
     if nouns and (
-        found := re.match(r"([A-Za-z][A-Za-z' ]{1,120}?) (?:is|are|has|have|=)\s*:?\s+", text)
+        found := re.match(
+            r"([A-Za-z][A-Za-z' ]{1,120}?) (?:is|are|has|have|=)(?![a-z])\s*:?\s*", text
+        )
     ):
         return text[found.end() :] if _of_the_question(found[1], nouns) else None
     return None
@@ -141,7 +151,9 @@ def _of_the_question(words, nouns):
     from rewards.units import singular
 
     found = [w for w in words.lower().split() if w not in ("the", "of", "in", "for", "a", "all")]
-    return bool(found) and all(singular(word) in nouns for word in found)
+    quantities = set(_QUANTITIES.split("|"))
+    known = [singular(word) in nouns for word in found]
+    return any(known) and all(k or w in quantities for k, w in zip(known, found, strict=True))
 
 
 _FUNCTION = r"(?:[fghpqFGHPEQRSTNVAC]|\\(?:phi|varphi|Phi|psi|tau|sigma))"
@@ -150,7 +162,7 @@ _NAMES = [
     for pattern in (
         _PLAIN_NAME,
         rf"{_FUNCTION}{_INDEX}(?:'+|\^\s*\{{\s*-1\s*\}}|\^\{{\(\w+\)\}})?\s*\([^()=]*\)",
-        r"[yuvrs]'*\s*\(\s*-?[0-9]+\s*\)|[a-z]\s*\(\s*[a-z]\s*\)",
+        r"[yuvrs]'*\s*\(\s*(?:-?[0-9]+|[xtn])\s*\)|x\s*\(\s*t\s*\)",
         r"[fghy]'+",  # y' = 2x: with letters on the right, see `is_name`
         r"\\frac\s*\{\s*d\s*[a-z]\s*\}\s*\{\s*d\s*[a-z]\s*\}|d[a-z]/d[a-z]",
         r"(?:\\overline|\\vec|\\mathbf|\\hat|\\overrightarrow|\\bar)\s*\{\s*[a-zA-Z]{1,2}\s*\}",

@@ -16,6 +16,7 @@ _FUNCTIONS = (
     "pi|theta|alpha|beta|gamma|lambda|sigma|omega"
 )
 _RESPELL = [
+    (r"~\s*=", r"\\ne "),
     (r"(?<!\\)\\[()\[\]]", " "),  # \( \) \[ \], but not the row break in \\[2pt]
     (r"\\(?:left|right|[bB]igg?[lrm]?)" + _WORD_END + r"\s*", ""),
     (r"\\!|\\(?:displaystyle|textstyle|limits|nolimits)" + _WORD_END, ""),
@@ -30,7 +31,7 @@ _RESPELL = [
     (r"\\(?:[dtcs]frac|nicefrac|flatfrac)" + _WORD_END, r"\\frac"),
     (r"\\[dt]binom" + _WORD_END, r"\\binom"),
     (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r" \1 "),  # a segment is its two points
-    (r"\\(?:mathrm|textrm|mbox|textnormal)\{", r"\\text{"),
+    (r"\\(?:mathrm|textrm|mbox|hbox|textnormal)\{", r"\\text{"),
     (r"\\text\{\s*([ei]|[-+]?[0-9][0-9.,/]*)\s*\}", r"\1"),  # e, i and numbers set upright
     (r"\\lbrace" + _WORD_END, r"\\{"),
     (r"\\rbrace" + _WORD_END, r"\\}"),
@@ -47,6 +48,7 @@ _RESPELL = [
     (r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degrees?)" + _WORD_END, r"^\\circ "),
     (r"\*\*", "^"),
     (r"\\text\{[\s,]*(and|or)[\s,]*\}", r" \1 "),
+    (r"\\text\{([^{}]*?)\s*,?\s+and\s*\}(?=\s*[0-9])", r"\\text{\1} and "),  # 3 cats and 5
     (r"(?<![\\a-zA-Z])(?:infinity|infty|inf|oo)" + _WORD_END, r"\\infty "),
     (r"(?<![\\a-zA-Z])(" + _FUNCTIONS + ")" + _WORD_END, r"\\\1 "),
     (r"\\sqrt\s*([0-9]{2,})", r"\\sqrt{\1}"),  # sqrt 12, which LaTeX would read as √1 · 2

@@ -85,12 +85,15 @@ _CHOICE_WORD = re.compile(
     r"(?:\\text\{\s*)?(?:option|choice)\s+(\(?[A-Za-z]\)?)\s*\}?", re.IGNORECASE
 )
 _CHOICE = re.compile(
-    r"(?:\\text\{\s*)?(?:(?:option|choice)\s+)?(?:\(\s*(?P<a>[A-J])\s*\)|(?P<b>[A-J])\s*[).:]|"
-    r"(?<=\\text\{)(?P<c>[A-J])(?=\s*\}\s*[^\s)}]))\s*\}?(?P<gap>[\s:.]*)(?P<value>\S.*)",
+    r"(?:\\text\{\s*)?(?:(?i:option|choice)\s+)?(?:\(\s*(?P<a>[A-J])\s*\)|(?P<b>[A-J])\s*[).:]|"
+    r"(?<=\\text\{)(?P<c>[A-J])(?=\s*\}\s*[^\s)}]))(?:\s*\})?(?P<gap>[\s:.]*)(?P<value>\S.*)",
     re.DOTALL,
 )
 _NO_ANSWERS = set(
     str.split("proof proved qed omitted see figure diagram graph sketch varies vary unknown")
+)
+_GREEK = set(
+    str.split("alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi psi omega")
 )
 _SHORT_WORDS = set(
     str.split("am an as at be by do go he hi if in is it me my no of oh ok on or ox so to up us we")
@@ -195,7 +198,7 @@ def _in_base(text):
     if value is None or (letters_only and (len(digits) < 2 or not found["digits"].isupper())):
         return None
     if base == 10:
-        return Reading("number", read_number(digits), digits)
+        return Reading("number", read_number(digits), digits, unit="base 10")
     return Reading("word", digits.lstrip("0") or "0", text, unit=f"base {base}")
 
 
@@ -250,6 +253,8 @@ def _leaf(text, nouns):
 def _is_word(text):
     """cat, TTF, NE: letters alone are a word in a gold; xy is a product, and so is a b."""
     letters = re.fullmatch("[A-Za-z]{2,}", text)
+    if re.fullmatch(r"[A-Z](?:\s+[A-Z])+", text):  # T F T
+        return True
     return bool(letters) and (len(text) > 2 or text != text.lower() or text in _SHORT_WORDS)
 
 
@@ -341,4 +346,9 @@ def _names_in_text(left):
 
 
 def _letters(text):
-    return re.search("[a-zA-Z]", _COMMAND.sub("", text))
+    return re.search("[a-zA-Z]", _COMMAND.sub(_as_letter, text))
+
+
+def _as_letter(command):
+    """Greek letters are letters, but for the one that is a number."""
+    return "x" if command[0][1:].lower() in _GREEK else ""

@@ -12,7 +12,7 @@ _COMMANDS = set(
         "frac sqrt cdot times div pm infty pi cup cap setminus emptyset mathbb in le ge ne "
         "sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp max min "
         "alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho sigma "
-        "tau phi varphi chi psi omega ell lfloor rfloor lceil rceil binom int iint oint sum prod lim "
+        "tau phi varphi chi psi omega ell lfloor rfloor lceil rceil binom int iint sum prod lim "
         "infty to begin end left right or and mathrm"
     )
 )
@@ -28,6 +28,9 @@ _MARK = re.compile(
 _MISREAD = re.compile(
     r"(?<![a-zA-Z\\])[a-zA-Z]\s*\(\s*[a-zA-Z]\s*\("  # f(g(x)) is read as a product
     r"|(?<![a-zA-Z\\])O\s*\("  # the order of growth as well
+    r"|(?<![a-zA-Z\\])[fgh]\s*\^\s*\{\s*-1\s*\}"  # an inverse as a reciprocal
+    r"|[A-Z]\s*\\times\s*[A-Z]|\\setminus\s*[A-Z]"  # the product of sets as that of numbers
+    r"|\\\||\([^()|]*\|[^()|]*\)|_\s*[+-]|[0-9]\s*\\mathbb"  # and these not at all
     r"|\\log\s*\^[^_]*_|\\log\s*_\s*\{?\w\}?\s*\^"  # a logarithm's power hides its base
 )
 _UNKNOWN_SIGN = re.compile(r"['\"#@`~?$;]|!\s*!|\|\s*\||(?<![0-9)}\s]):|:(?![0-9({\s])")
@@ -57,7 +60,7 @@ def is_algebra(latex):
     if not set(_ENVIRONMENT.findall(rest)) <= _ENVIRONMENTS:
         return False
     rest = _ENVIRONMENT.sub(" ", rest)
-    if any(mark.search(rest) for mark in (_MARK, _MISREAD, _UNKNOWN_SIGN)):
+    if _MISREAD.search(latex) or _MARK.search(rest) or _UNKNOWN_SIGN.search(rest):
         return False
     commands = set(_COMMAND.findall(rest))
     return rest.isascii() and commands <= _COMMANDS - {"mathbb", "begin", "end"}

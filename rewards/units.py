@@ -214,7 +214,8 @@ def quantities(text):
     while found := _QUANTITY.match(text, at):
         words = _TEXT.sub(r" \1 ", found[2])
         words = re.sub(r"(?:\s|,|\band\b)*$", "", words)
-        parts.append((found[1], read_unit(words)))
+        unit = read_unit(words)
+        parts.append((found[1], "lb" if unit == "pound" else unit))
         at = found.end()
     units = [unit for _, unit in parts]
     if at < len(text) or len(parts) < 2:

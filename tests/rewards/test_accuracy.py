@@ -67,6 +67,30 @@ def test_a_single_string_for_a_column_is_an_error_not_its_letters():
         accuracy_reward(["4"], solution="4")
 
 
+def test_golds_in_another_container_are_an_error_that_says_what_to_do():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=r"Tensor.*\.tolist\(\)"):
+        accuracy_reward([RIGHT] * 2, solution=torch.tensor([4, 4]))
+    with pytest.raises(ValueError, match="one of 2 golds per prompt; give one gold per completion"):
+        accuracy_reward([RIGHT] * 2, solution=[["4", "4"], ["4", "4"]])
+    for wrong in (4, {"gold": "4"}):
+        with pytest.raises(ValueError, match="are lists, one entry per completion"):
+            accuracy_reward([RIGHT], solution=wrong)
+
+
+@pytest.mark.parametrize("shape", [str, lambda q: [{"role": "user", "content": q}]])
+def test_the_words_of_the_question_may_stand_beside_the_number(shape):
+    question = "Tom has twelve red apples and eats five. How many apples does Tom have left?"
+    answers = ["7 apples", "Tom has 7 red apples.", "7 twelve", "7 pears", "7 five apples"]
+    columns = {
+        "completions": [f"<think>a</think><answer>{answer}</answer>" for answer in answers],
+        "solution": ["7"] * len(answers),
+    }
+    prompts = [shape(question)] * len(answers)
+    assert accuracy_reward(**columns, prompts=prompts) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert accuracy_reward(**columns) == [0.0] * len(answers)
+
+
 def test_the_trainer_may_pass_whatever_else_it_has():
     columns = {"trainer_state": object(), "prompts": ["2+2?"], "level": [3], "environments": None}
     assert accuracy_reward([RIGHT], solution=["4"], completion_ids=[[1, 2]], **columns) == [1.0]
