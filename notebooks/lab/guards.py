@@ -3,12 +3,13 @@
     trainer.add_callback(Guards())        stops with the reason
     resume(trainer)                       trains on from the newest complete checkpoint
 
-TRL trains to the end with NaN weights (the loss is logged as 0.0), with rewards that are all the
-same (no gradient) and with rewards that are all None. transformers resumes without a word with a
+TRL trains to the end with NaN weights (the loss is logged as 0.0), with a gradient of zero, with rewards
+that are all the same and with rewards that are all None. transformers resumes without a word with a
 fresh optimizer when optimizer.pt is missing, and from the wrong adapter when the model has two
-(DPO after SFT). Lesson: notebooks/03_grpo.ipynb.
+(DPO after SFT). What a log says is judged in `lab.health`. Lesson: notebooks/03_grpo.ipynb.
 """
 
+import hashlib
 import json
 import math
 import zipfile
@@ -19,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from lab import health
+from lab.health import examine
+
 # ---------------------------------------------------------------- stop
 
 
@@ -27,12 +31,14 @@ class Stopped(RuntimeError):
 
 
 class Guards(TrainerCallback):
-    """Stops a run on what makes it worthless.
+    """Stops a run on what makes it worthless, and names trained weights that did not move.
 
-    patience        steps in a row that show it; a loss or gradient that is not finite stops at once
-    entropy_floor   nats per token: below it a GRPO group is one completion, several times
-    sampler_gap     nats per token between the log-probs of the sampler and of the trainer; rounding
-                    to bfloat16 gives up to 0.02, a stale output head 0.07 after eight steps
+    patience    steps in a row that show it; what is not finite stops at once
+    groups      GRPO groups that must have shown it as well, where the evidence is about rewards: a
+                model that solves 2% of its problems gets 8 wrong answers in 85% of the groups, and
+                100 such groups in a row once in ten million runs
+    say         gets one line at the end for the weights that did not move
+    limits      the limits of `lab.health.Limits`, by name
 
     Turns transformers' NaN filter off, which would log a NaN loss as 0.0, and logs before each
     checkpoint, so that none is saved with NaN. With fp16 a gradient may be infinite for `patience`
@@ -41,13 +47,17 @@ class Guards(TrainerCallback):
     has been gathered from all of them.
     """
 
-    def __init__(self, patience=5, entropy_floor=0.005, sampler_gap=0.02):
-        self.patience, self.entropy_floor, self.sampler_gap = patience, entropy_floor, sampler_gap
+    def __init__(self, patience=5, groups=100, say=print, **limits):
+        self.patience, self.groups, self.say = patience, groups, say
+        self.limits = health.Limits(**limits)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
         args.logging_nan_inf_filter = False
         self.healthy = {}  # ailment: the last step before it began
-        self.logged = state.global_step
+        self.began = self.logged = state.global_step
+        self.start_entropy = None
+        self.groups_a_step = groups_a_step(args)
+        self.bits = fingerprints(model)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_log |= control.should_save
@@ -55,84 +65,84 @@ class Guards(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}):  # an evaluation, or the summary at the end
             return
+        if self.start_entropy is None:
+            self.start_entropy = logs.get("entropy")
         reasons = []
-        for ailment, reason in examine(logs, self.entropy_floor, self.sampler_gap).items():
+        for ailment, reason in examine(logs, self.limits, self.start_entropy).items():
             if not reason:
                 self.healthy.pop(ailment, None)
                 continue
             # The gradient is that of the last step, everything else a mean since the last log.
             before = state.global_step - 1 if "gradient" in ailment else self.logged
             steps = state.global_step - self.healthy.setdefault(ailment, before)
-            at_once = ailment == "loss" or (ailment == "gradient" and not args.fp16)
-            if at_once or steps >= self.patience:
+            at_once = ailment in health.AT_ONCE and not (ailment == "gradient" and args.fp16)
+            if at_once or self.lasts(ailment, steps):
                 lasting = "" if at_once else f" (for {steps} steps)"
                 reasons.append(f"{reason}{lasting}.")
         self.logged = state.global_step
         if reasons:
             raise Stopped(f"step {state.global_step}: " + " Also: ".join(reasons))
 
+    def lasts(self, ailment, steps):
+        """Whether so many steps in a row are evidence."""
+        seen = steps * self.groups_a_step
+        about_rewards = ailment in health.ABOUT_REWARDS and self.groups_a_step
+        return steps >= self.patience and (not about_rewards or seen >= self.groups)
 
-def examine(logs, entropy_floor=0.005, sampler_gap=0.02):
-    """What one log of a trainer says: {ailment: reason, "" where it is healthy}.
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        still = unmoved(model, self.bits) if state.global_step > self.began else []
+        if still and state.is_world_process_zero:
+            names = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
+            self.say(
+                f"{len(still)} of {len(self.bits)} trained tensors did not move in "
+                f"{state.global_step - self.began} steps: {names}. {STILL}"
+            )
 
-    An ailment whose metric is not in the log is left out: GRPO logs its rewards when it generates,
-    which need not be in every step.
+    def on_save(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            data = getattr(train_dataloader, "dataset", None)
+            (folder / SETTINGS).write_text(json.dumps(settings(args, model, data), indent=1))
 
-    >>> examine({"loss": 0.0, "grad_norm": 0.3})  # SFT, or GRPO between two generations
-    {'loss': '', 'gradient': ''}
-    >>> examine({"loss": float("nan")})["loss"].partition(".")[0]
-    'the loss is nan'
-    """
-    checks = [
-        ("loss", "loss", _not_finite, f"the loss is {{:g}}. {LOWER}"),
-        ("gradient", "grad_norm", _not_finite, f"the norm of the gradient is {{:g}}. {LOWER}"),
+
+STILL = (
+    "Is the learning rate above 0, and large enough for weights in 16 bits (below 2^-8 of a weight an "
+    "update rounds to nothing: train in float32)? Do these layers take part in the loss?"
+)
+
+
+def groups_a_step(args):
+    """New GRPO groups in one optimizer step, all processes together; 0 for other trainers."""
+    if not getattr(args, "num_generations", 0):
+        return 0
+    rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return rows / (args.num_generations * getattr(args, "num_iterations", 1))
+
+
+def fingerprints(model):
+    """{name: the sum of the bits} of each weight that is trained; a change of any bit shows."""
+    if model is None:
+        return {}
+    named = ((n, p) for n, p in model.named_parameters() if p.requires_grad and p.numel())
+    return {name: _bits(param) for name, param in named}
+
+
+@torch.no_grad()
+def _bits(param):
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[param.element_size()]
+    return int(param.detach().contiguous().view(whole).sum(dtype=torch.int64))
+
+
+def unmoved(model, before):
+    """Names of trained weights that are as they were, and of LoRA B's that are still zero."""
+    if model is None:
+        return []
+    return [
+        name
+        for name, param in model.named_parameters()
+        if name in before
+        and (_bits(param) == before[name] or (".lora_B." in name and not param.any()))
     ]
-    if "reward" in logs:  # a loss of 0.0 is healthy here; a gradient of 0.0 is not
-        checks += [
-            ("no gradient", "grad_norm", (0.0).__eq__, "the gradient is exactly zero"),
-            ("no spread", "frac_reward_zero_std", (1.0).__eq__, ALIKE),
-            ("entropy", "entropy", lambda entropy: entropy < entropy_floor, COLLAPSED),
-            ("sampler", GAP, lambda gap: gap > sampler_gap, STALE),
-        ]
-        checks += [
-            (key, key, math.isnan, f"{key.split('/')[1]} gave None to every completion: {NO_GOLD}")
-            for key in logs
-            if key.startswith("rewards/") and key.endswith("/mean")
-        ]
-    return {
-        ailment: reason.format(_number(logs[key])) if sick(_number(logs[key])) else ""
-        for ailment, key, sick, reason in checks
-        if key in logs
-    }
-
-
-GAP = "sampling/sampling_logp_difference/mean"
-LOWER = (
-    "Lower the learning rate, clip the gradient (max_grad_norm), or look for a batch without a "
-    "trained token (lab.batch.show_batch)"
-)
-ALIKE = (
-    "in every group all rewards are the same: too easy, too hard, or a constant reward. Change the "
-    "difficulty, or look at the reasons (rewards.explain)"
-)
-NO_GOLD = "golds that cannot be verified (rewards.check_golds names the rows)"
-COLLAPSED = (
-    "the entropy has collapsed to {:.2g} nats a token: the completions of a group are all the "
-    "same. Lower the learning rate, or start from an earlier checkpoint"
-)
-STALE = (
-    "sampler and trainer differ by {:.2g} nats a token: the completions come from another model "
-    "than the one that learns (stale weights; lab.vllm.GRPOTrainer mends TRL's sync)"
-)
-
-
-def _not_finite(value):
-    return not math.isfinite(value)
-
-
-def _number(value):
-    """None is how TRL logs a NaN metric."""
-    return math.nan if value is None else float(value)
 
 
 # ---------------------------------------------------------------- go on
@@ -158,11 +168,95 @@ def resume(trainer, say=print):
         say(f"no complete checkpoint in {trainer.args.output_dir}: from the start")
         return trainer.train()
     say(f"resuming from {found.name}")
+    step = json.loads((found / "trainer_state.json").read_text())["global_step"]
+    now = settings(trainer.args, trainer.model, trainer.train_dataset)
+    refuse_other_shape(found, now)
     before = torch.load(found / "scheduler.pt", weights_only=True).get("base_lrs", [])
     if before and not math.isclose(before[0], trainer.args.learning_rate):
         say(f"its learning rate goes on, {before[0]:g}; {trainer.args.learning_rate:g} is ignored")
+    for line in changes(found, now):
+        say(line)
     _load_first_adapter(trainer, found)
-    return trainer.train(resume_from_checkpoint=str(found))
+    result = trainer.train(resume_from_checkpoint=str(found))
+    if trainer.state.global_step <= step:
+        say(
+            f"nothing left to train: {found.name} is the end of {trainer.state.max_steps} steps; "
+            "raise max_steps or num_train_epochs to go on, or use another output_dir"
+        )
+    return result
+
+
+SETTINGS = "guards.json"  # beside a checkpoint: what it was trained with
+COMPARED = {
+    "seed": "the order of the rows and the sampling differ from here on",
+    "data_seed": "the order of the rows differs from here on",
+    "per_device_train_batch_size": "steps already counted were of another size",
+    "gradient_accumulation_steps": "steps already counted were of another size",
+    "world_size": "steps already counted were of another size",
+    "num_generations": "the groups have another size from here on",
+    "lr_scheduler_type": "the learning rate goes on by the new schedule",
+    "warmup_steps": "the learning rate goes on by the new schedule",
+    "max_steps": "the learning rate goes on by the new schedule",
+    "num_train_epochs": "the learning rate goes on by the new schedule",
+    "weight_decay": "the new value holds from here on",
+    "beta": "the new value holds from here on",
+    "loss_type": "the new loss holds from here on",
+}
+
+
+def settings(args, model=None, data=None):
+    """What a run must share with its checkpoint, as plain JSON."""
+    kept = {name: getattr(args, name) for name in COMPARED if hasattr(args, name)}
+    kept |= {"optim": args.optim, "learning_rate": args.learning_rate}
+    kept = {name: getattr(value, "value", value) for name, value in kept.items()}
+    config = getattr(model, "peft_config", {}).get("default")
+    kept["lora_r"] = getattr(config, "r", None)
+    kept["data"] = rows_hash(data)
+    return json.loads(json.dumps(kept, default=str))
+
+
+def rows_hash(data, n=64):
+    """{column: a hash of its length and of n rows spread over it}; {} for data without a length."""
+    if data is None or not hasattr(data, "__len__") or not getattr(data, "column_names", None):
+        return {}
+    at = sorted({round(i * (len(data) - 1) / max(1, n - 1)) for i in range(n)}) if len(data) else []
+    rows = data.select(at)
+    return {
+        column: hashlib.sha256(
+            json.dumps([len(data), list(rows[column])], default=str).encode()
+        ).hexdigest()[:16]
+        for column in data.column_names
+    }
+
+
+def changes(folder, now):
+    """One line for each setting that differs from the checkpoint's; none for a checkpoint without them."""
+    path = folder / SETTINGS
+    before = json.loads(path.read_text()) if path.exists() else {}
+    lines = [
+        f"{name} was {before[name]}, is {now[name]}: {what}"
+        for name, what in COMPARED.items()
+        if name in before and name in now and before[name] != now[name]
+    ]
+    both = before.get("data", {}).keys() & now["data"].keys()
+    if any(before["data"][column] != now["data"][column] for column in both):
+        lines.append("the data changed: the run goes on with other rows than it began with")
+    return lines
+
+
+def refuse_other_shape(folder, now):
+    """Raise ValueError where the checkpoint's adapter or optimizer does not fit this run's."""
+    before = {}
+    if (folder / SETTINGS).exists():
+        before = json.loads((folder / SETTINGS).read_text())
+    if (folder / "adapter_config.json").exists():
+        before["lora_r"] = json.loads((folder / "adapter_config.json").read_text()).get("r")
+    for name, what in {"lora_r": "LoRA rank", "optim": "optimizer"}.items():
+        if name in before and before[name] != now[name]:
+            raise ValueError(
+                f"{folder.name} has {what} {before[name]}, this run {now[name]}: its weights and its "
+                "optimizer's state do not fit. Set it back, or train from the start in another output_dir"
+            )
 
 
 def _load_first_adapter(trainer, folder):
