@@ -72,15 +72,11 @@ def require_golds(function, completions, solution, columns):
             f"{function}: completions and solution are lists, one entry per completion; "
             "got a single string. Put it in brackets."
         )
-    nested = next((gold for gold in solution if isinstance(gold, (list, tuple))), None)
-    if (
-        nested is not None
-        and len(nested) != 1
-        and all(isinstance(g, (list, tuple)) for g in solution)
-    ):
+    nested = len(solution) > 0 and all(isinstance(gold, (list, tuple)) for gold in solution)
+    if nested and len(solution) != len(completions):
         raise ValueError(
-            f"{function}: each entry of `solution` is a list, such as one of {len(nested)} golds per "
-            "prompt; give one gold per completion: [gold for golds in solution for gold in golds]."
+            f"{function}: `solution` holds {len(solution)} lists, one per prompt; give one gold per "
+            "completion: [gold for golds in solution for gold in golds]."
         )
     if len(solution) != len(completions):
         raise ValueError(

@@ -71,8 +71,8 @@ def test_golds_in_another_container_are_an_error_that_says_what_to_do():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match=r"Tensor.*\.tolist\(\)"):
         accuracy_reward([RIGHT] * 2, solution=torch.tensor([4, 4]))
-    with pytest.raises(ValueError, match="one of 2 golds per prompt; give one gold per completion"):
-        accuracy_reward([RIGHT] * 2, solution=[["4", "4"], ["4", "4"]])
+    with pytest.raises(ValueError, match="2 lists, one per prompt; give one gold per completion"):
+        accuracy_reward([RIGHT] * 4, solution=[["4", "4"], ["4", "4"]])
     for wrong in (4, {"gold": "4"}):
         with pytest.raises(ValueError, match="are lists, one entry per completion"):
             accuracy_reward([RIGHT], solution=wrong)
