@@ -306,6 +306,8 @@ OBJECTIVES = (
           "arXiv 1506.02438, eqs. 11 and 16"),
     _part("rewards, advantages, KL", ("KL in the reward", "reward shaping by KL"), "rloo.penalized_rewards",
           "arXiv 1909.08593, eq. 2"),
+    _part("rewards, advantages, KL", ("soft overlong punishment", "overlong reward shaping",
+          "get_soft_overlong_punishment"), "overlong.soft_punishment", "DAPO, arXiv 2503.14476, eq. 13"),
     _part("rewards, advantages, KL", ("k1",), "kl.k1", "joschu.net/blog/kl-approx.html"),
     _part("rewards, advantages, KL", ("k2",), "kl.k2", "joschu.net/blog/kl-approx.html"),
     _part("rewards, advantages, KL", ("k3", "Schulman's KL estimator"), "kl.k3", "joschu.net/blog/kl-approx.html"),

@@ -6,6 +6,7 @@ from rewards.combined import combine
 from rewards.format import format_reward
 from rewards.golds import check_golds
 from rewards.length import length_reward, length_reward_within
+from rewards.overlong import overlong_reward_within
 from rewards.verdicts import Verdict, explain
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "format_reward",
     "length_reward",
     "length_reward_within",
+    "overlong_reward_within",
 ]
