@@ -2,6 +2,7 @@
 
     python -m lab.bench --out bench.json                        the tiny model, any machine
     python -m lab.bench --model Qwen/Qwen2.5-0.5B-Instruct      a GPU: sleep levels 1 and 2 as well
+    python -m lab.bench --cpu                                   where the seconds of each stage go
 
 One row a way of generating: start_s, then medians over the steps after the first, which warms up:
 step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats a token).
@@ -26,7 +27,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 from trl import GRPOConfig
 
-from lab import model, runs, tasks
+from lab import model, pace, runs, show, tasks
 
 
 def ways():
@@ -114,7 +115,15 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, default=64, help="completions a step")
     parser.add_argument("--completion", type=int, default=32, help="tokens a completion, at most")
     parser.add_argument("--out", help="where to write the JSON")
+    parser.add_argument("--cpu", action="store_true", help="seconds a step of each stage, by part")
     args = parser.parse_args(argv)
+    if args.cpu:
+        show.quiet()
+        found = pace.measure(args.steps)
+        print(pace.table(found))
+        if args.out:
+            Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+        return
     folder = args.model or tiny(tempfile.mkdtemp())
     rows = [measure(folder, way, args.steps, args.batch, args.completion) for way in ways()]
     gpu = torch.cuda.is_available()

@@ -1,0 +1,221 @@
+"""Where the seconds of each stage go on this processor, and how it compares with the README's.
+
+    python -m lab.bench --cpu                  a table: seconds a step, part by part
+    python -m lab.bench --cpu --out pace.json  the same as JSON
+
+The stages run a few steps of their tiny recipes on an untrained model: how long a step takes does
+not depend on what the model has learnt, but for the length of its completions, which are here the
+longest.
+
+Proof     tests/lab/test_pace.py
+"""
+
+import contextlib
+import functools
+import platform
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+FEATURES = {
+    "AVX2": "_is_avx2_supported",
+    "AVX-512": "_is_avx512_supported",
+    "AVX-512 bf16": "_is_avx512_bf16_supported",
+    "AMX": "_is_amx_tile_supported",
+}
+
+
+def processor():
+    """The processor's name, its cores, what its vectors can do, and what torch makes of it."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    has = [word for word, ask in FEATURES.items() if getattr(torch.cpu, ask, lambda: False)()]
+    return {
+        "processor": name,
+        "threads": torch.get_num_threads(),
+        "features": has,
+        "torch": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+class Parts:
+    """Seconds spent in each part, without the parts that it calls.
+
+    >>> parts, owner = Parts(), type("Owner", (), {"work": lambda self: time.sleep(0.01)})
+    >>> with parts.watch({"the work": [(owner, "work")]}):
+    ...     owner().work()
+    >>> parts.seconds["the work"] > 0.009
+    True
+    """
+
+    def __init__(self, clock=time.perf_counter):
+        self.seconds, self.inner, self.clock = Counter(), [], clock
+
+    @contextlib.contextmanager
+    def watch(self, table):
+        """table    {part: [(class, name of a method), ...]}"""
+        with contextlib.ExitStack() as stack:
+            for part, places in table.items():
+                for owner, name in places:
+                    timed = self._timed(getattr(owner, name), part)
+                    stack.enter_context(patch.object(owner, name, timed))
+            yield self
+
+    def _timed(self, method, part):
+        @functools.wraps(method)
+        def timed(*args, **kwargs):
+            self.inner.append(0.0)
+            began = self.clock()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                spent = self.clock() - began
+                self.seconds[part] += spent - self.inner.pop()
+                if self.inner:
+                    self.inner[-1] += spent
+
+        return timed
+
+
+def base(steps):
+    """Seconds a step of the base's pre-training: {part: seconds}, and with torch's own Muon."""
+    from transformers import Qwen2ForCausalLM
+
+    from lab import model, recipes
+
+    recipe = recipes.load("base", "tiny")
+    tok = model.tokenizer()
+    rows = {}
+    for name, Muon in (("base", model.Muon), ("base, torch's Muon", torch.optim.Muon)):
+        tiny = model.build(tok, **recipe["architecture"], seed=0)
+        parts = Parts()
+        table = {
+            "forward": [(Qwen2ForCausalLM, "forward")],
+            "backward": [(torch.Tensor, "backward")],
+            "optimizer": [(Muon, "step"), (torch.optim.AdamW, "step")],
+            "the rest": [(model, "pretrain")],
+        }
+        with patch.object(model, "Muon", Muon):
+            # One step alone first, which warms up.
+            model.pretrain(tiny, tok, **recipe["pretrain"] | {"steps": 1}, seed=0)
+            with parts.watch(table):
+                model.pretrain(tiny, tok, **recipe["pretrain"] | {"steps": steps}, seed=0)
+        rows[name] = {part: parts.seconds[part] / steps for part in table}
+    return rows
+
+
+def stage(name, folder, steps):
+    """Seconds a step of SFT, DPO or GRPO: {part: seconds}."""
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    from lab import callbacks, guards, recipes, tasks, train, vllm
+
+    lora = recipes.load("sft", "tiny")["lora"]
+    recipe = recipes.load(name, "tiny") | {"model": str(folder), "start_from": "", "lora": lora}
+    small = {"logging_steps": 1, "warmup_steps": 0}
+    recipe |= {"args": recipe["args"] | small | {"max_steps": 2 + steps}}
+    rows = None
+    if name == "dpo":
+        asked = tasks.sample(300, "train", seed=0)
+        kinds = dict(zip(("chosen", "rejected"), tasks.STYLES))
+        rows = Dataset.from_list([_pair(tasks, a, b, kinds) for a, b in asked])
+    with tempfile.TemporaryDirectory() as out:
+        recipe["args"]["output_dir"] = out
+        built = train.trainer(recipe, rows=rows)
+        for left_out in (callbacks.Trackio, callbacks.Progress, guards.Guards):
+            built.remove_callback(left_out)
+        cls, parts = type(built), Parts()
+
+        class WarmUp(TrainerCallback):
+            """Two steps warm up: in GRPO one of them generates, as one in two does later."""
+
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == 2:
+                    parts.seconds.clear()
+                    parts.since = parts.clock()
+                if state.global_step == 2 + steps:
+                    parts.total = parts.clock() - parts.since
+
+        built.add_callback(WarmUp())
+        table = {
+            "forward and loss": [(cls, "compute_loss")],
+            "backward": [(Accelerator, "backward")],
+        }
+        if name == "grpo":
+            table |= {
+                "sampling": [(cls, "_generate_single_turn")],
+                "log-probs of the samples": [(cls, "_generate_and_score_completions")],
+                "rewards": [(cls, "_calculate_rewards")],
+            }
+        if getattr(built, "use_vllm", False):
+            table["weight sync"] = [(vllm.Generation, "sync_weights")]
+        with parts.watch(table):
+            built.train()
+        if getattr(built, "use_vllm", False):
+            vllm.release(built)
+    row = {part: parts.seconds[part] / steps for part in table}
+    return row | {"the rest": max(0.0, parts.total / steps - sum(row.values()))}
+
+
+def _pair(tasks, a, b, kinds):
+    return {"prompt": tasks.prompt(a, b)} | {
+        side: [{"role": "assistant", "content": tasks.completion(a, b, style)}]
+        for side, style in kinds.items()
+    }
+
+
+def measure(steps=6):
+    """What `python -m lab.bench --cpu` prints: the processor, and seconds a step by stage and part."""
+    from lab import bench, recipes, runs
+
+    stages = base(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        bench.tiny(folder)
+        for name in ("sft", "dpo", "grpo"):
+            stages[name] = stage(name, folder, steps)
+    counts = {"base": recipes.load("base", "tiny")["pretrain"]["steps"]}
+    counts |= {n: recipes.load(n, "tiny")["args"]["max_steps"] for n in ("sft", "dpo", "grpo")}
+    found = processor() | {"versions": runs.versions(), "commit": runs.commit(), "pace_s": pace()}
+    return found | {"stages": stages, "steps": counts}
+
+
+def table(found):
+    """The measurement as text."""
+    head = ", ".join(found["features"]) or "none of " + ", ".join(FEATURES)
+    lines = [f"{found['processor']}, {found['threads']} threads, {head}; torch: {found['torch']}"]
+    for name, row in found["stages"].items():
+        total = sum(row.values())
+        steps = found["steps"].get(name)
+        whole = f", {steps} steps {steps * total:.0f} s" if steps else ""
+        lines.append(f"{name}: {total:.3f} s a step{whole}")
+        lines += [f"    {part:26}{s:8.3f} s  {s / total:4.0%}" for part, s in row.items()]
+    return "\n".join(lines)
+
+
+def pace(repeats=3):
+    """Seconds for a fixed piece of a transformer's work in float32, the fastest of some runs."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 64, 128)
+    weights = [torch.randn(128, 256, requires_grad=True) for _ in range(6)]
+
+    def work():
+        began = time.perf_counter()
+        for _ in range(10):
+            y = x
+            for weight in weights:
+                y = torch.nn.functional.silu(y @ weight / 16) @ weight.T / 16
+                y = torch.softmax(y @ y.transpose(1, 2) / 11, -1) @ y
+            y.square().mean().backward()
+        return time.perf_counter() - began
+
+    with torch.random.fork_rng():
+        return min(work() for _ in range(1 + repeats))

@@ -1,0 +1,76 @@
+"""lab.pace: every second of a step is in one part, and the processor is named beside the figures."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from lab import pace
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_part_is_without_the_parts_that_it_calls():
+    clock = Clock()
+
+    class Trainer:
+        def outer(self):
+            clock.now += 1.0
+            self.inner()
+            self.inner()
+
+        def inner(self):
+            clock.now += 4.0
+
+    outer, parts = Trainer.outer, pace.Parts(clock)
+    with parts.watch({"outer": [(Trainer, "outer")], "inner": [(Trainer, "inner")]}):
+        Trainer().outer()
+    assert parts.seconds == {"outer": 1.0, "inner": 8.0}
+    assert Trainer.outer is outer  # watched no longer
+
+
+def test_a_part_that_raises_is_counted_too():
+    clock = Clock()
+
+    class Trainer:
+        def fails(self):
+            clock.now += 2.0
+            raise KeyError
+
+    parts = pace.Parts(clock)
+    with parts.watch({"it": [(Trainer, "fails")]}), pytest.raises(KeyError):
+        Trainer().fails()
+    assert parts.seconds == {"it": 2.0} and parts.inner == []
+
+
+def test_the_processor_is_named_with_what_torch_makes_of_it():
+    found = pace.processor()
+    assert found["processor"] and found["threads"] == torch.get_num_threads()
+    assert set(found["features"]) <= set(pace.FEATURES)
+    if found["torch"] == "AVX512":
+        assert "AVX-512" in found["features"]
+
+
+@pytest.mark.vllm
+def test_bench_cpu_splits_every_stage_into_parts_that_add_up(tmp_path):
+    out = tmp_path / "pace.json"
+    command = [sys.executable, "-m", "lab.bench", "--cpu", "--steps", "2", "--out", str(out)]
+    env = os.environ | {"LAB_RUNS": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(out.read_text())
+    assert {"base", "sft", "dpo", "grpo"} <= set(found["stages"])
+    for row in found["stages"].values():
+        assert all(seconds >= 0 for seconds in row.values())
+        # What no part names is small, or a part is missing from the table.
+        assert row["the rest"] < 0.3 * sum(row.values())
+    assert found["stages"]["grpo"]["sampling"] > found["stages"]["grpo"]["weight sync"] > 0
+    assert found["processor"] in done.stdout and f"{found['steps']['grpo']} steps" in done.stdout
