@@ -8,7 +8,9 @@ earlier. Without a prompt column, what chosen and rejected share is the prompt, 
 import re
 
 from trl import extract_prompt
+from trl.data_utils import common_prefix_length
 
+from lab.marks import Marker
 from lab.problems import Problem, cut
 
 MERGED = (
@@ -43,26 +45,32 @@ IN_WORD = re.compile(  # a place inside a word or a number, written as |
 
 def check_merged(sequence, reader, row):
     """The prompt's last tokens are not there once the answer follows."""
-    rest = sequence.prompt_ids[sequence.prompt_len :]
-    if not rest:
+    shared = common_prefix_length(sequence.prompt_ids, sequence.ids)
+    rest = sequence.prompt_ids[shared:]
+    if not rest:  # where TRL still takes less for the prompt, the other side of the pair says why
         if isinstance(sequence.prompt, str):
             yield from _check_glued(sequence)
         return
     decode = reader.tokenizer.decode
-    after = sequence.ids[sequence.prompt_len :]
-    taken = cut(decode(sequence.ids[: sequence.prompt_len]), 40)
     example = (
-        f"TRL would take {taken} for the prompt, and train {cut(decode(after), 24)} in place of "
-        f"its end {cut(decode(rest))}"
+        f"TRL would take {cut(decode(sequence.ids[:shared]), 40)} for the prompt, and train "
+        f"{cut(decode(sequence.ids[shared:]), 24)} in place of its end {cut(decode(rest))}"
     )
-    if isinstance(sequence.whole, str):
-        yield Problem(MERGED, example)
-        return
-    asked = reader.text(sequence.prompt, row, add_generation_prompt=True)
-    if reader.text(sequence.whole, row).startswith(asked):
+    if isinstance(sequence.whole, str) or _words_follow(sequence, reader, row):
         yield Problem(MERGED, example)
     else:
         yield Problem(OTHERWISE, example, "noted")
+
+
+def _words_follow(sequence, reader, row):
+    """Whether the answer's own words come right after the prompt, not something of the template."""
+    chat = Marker().chat(sequence.whole)
+    prompt, answer = chat[: len(sequence.prompt)], chat[len(sequence.prompt)]
+    asked = reader.text(prompt, row, add_generation_prompt=True)
+    text, words = reader.text(chat, row), answer.get("content")
+    if not text.startswith(asked) or not isinstance(words, str) or not words.strip():
+        return False
+    return text[len(asked) :].startswith((words, words.strip()))
 
 
 def check_guess(row):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from jinja2 import TemplateError
 from lab import model
 from lab.rendered import Reader, Settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -61,42 +61,67 @@ def tokenizer_of():
     return _tokenizer
 
 
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<bos>", *ENDS]
+WORDS = [
+    "Question:",
+    "what",
+    "is",
+    "the",
+    "answer",
+    "?",
+    "Answer:",
+    "42",
+    "43",
+    "44",
+    "The",
+    "sky",
+    "is",
+    "blue",
+    ".",
+    "It",
+    "is",
+    "42",
+]
+NEWLINES = ["\n", "\n\n", "\n\n\n", ">\n", ">\n\n", ".\n\n", ">\n\n\n"]
+QWEN = (  # how Qwen's tokenizers part a text before merging: line breaks go with what precedes them
+    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@functools.cache
+def _merging(pattern=None):
+    """A byte-level BPE tokenizer, by default with merges across the space before a word (GPT-2)."""
+    bpe = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*split, level])
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([" ".join(WORDS), *WORDS, *NEWLINES] * 20, trainer)
+    return bpe.to_str()
+
+
+def _of(backend, template, eos):
+    tok = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend), eos_token=eos)
+    tok.pad_token, tok.bos_token, tok.chat_template = "<|endoftext|>", "<bos>", template
+    return tok
+
+
 @pytest.fixture(scope="session")
 def merging():
-    """A byte-level BPE tokenizer whose merges cross the space before a word, as GPT-2's do."""
-    words = [
-        "Question:",
-        "what",
-        "is",
-        "the",
-        "answer",
-        "?",
-        "Answer:",
-        "42",
-        "43",
-        "44",
-        "The",
-        "sky",
-        "is",
-        "blue",
-        ".",
-        "It",
-        "is",
-        "42\n\n",
-    ]
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    """A tokenizer whose merges cross the space before a word, as GPT-2's do."""
+    return _of(_merging(), model.CHAT_TEMPLATE, "<|im_end|>")
+
+
+@pytest.fixture(scope="session")
+def merging_of():
+    """merging_of(name): a tokenizer that merges line breaks as Qwen's do, with a template of TRL."""
+    return functools.cache(
+        lambda name: _of(_merging(QWEN), _tokenizer(name).chat_template, _tokenizer(name).eos_token)
     )
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator([" ".join(words), *words] * 20, trainer)
-    tok = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
-    tok.pad_token, tok.chat_template = "<|endoftext|>", model.CHAT_TEMPLATE
-    return tok
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import trl
-from datasets import Dataset
 from lab import validate
 
 
@@ -44,13 +43,15 @@ def as_blocks(value):
 def said(name, kind, rows, tokenizer_of):
     """What validate says of the rows: the lines of its error, or its notes."""
     try:
-        return validate.validate(Dataset.from_list(rows), kind, tokenizer_of(name), None)["notes"]
+        return validate.validate(rows, kind, tokenizer_of(name), None)["notes"]
     except ValueError as error:
         return str(error).splitlines()[1:]
 
 
+@pytest.mark.parametrize("merges", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_healthy_data_pass(name, tokenizer_of):
+def test_healthy_data_pass(name, merges, tokenizer_of, merging_of):
+    tokenizer_of = merging_of if merges else tokenizer_of
     model = name.removesuffix("_training")
     for kind, rows in SETS.values():
         if model in BLOCKS:

@@ -85,6 +85,19 @@ def test_a_chat_that_merges_with_its_answer_is_named(merging, prepared):
     assert validate.validate(rows, "sft", other, None)["rows"] == 1
 
 
+def test_a_template_that_merges_by_itself_is_a_note(merging_of, prepared):
+    """`<think>\\n` grows together with the template's own line break: no row can change that."""
+    rows, tok = [{"prompt": [user()], "completion": [assistant()]}], merging_of("qwen3_5_think")
+    assert "in place of its end '>\\n'" in noted(tok, "sft", rows)
+    assert "<think>\n\n</think>" in tok.decode(prepared("sft", rows, tok)[0]["input_ids"])
+
+
+def test_the_side_of_a_pair_that_does_not_merge_is_not_blamed(tokenizer_of):
+    sides = {"chosen": [assistant(reasoning_content="one")], "rejected": [assistant("three")]}
+    rows, tok = [{"prompt": [user()], **sides}], tokenizer_of("nemotron_3_nano")
+    assert "in place of its end" in noted(tok, "dpo", rows)
+
+
 def test_a_template_that_ends_prompts_otherwise_is_a_note(tokenizer_of, prepared):
     rows = [{"prompt": [user()], "completion": [assistant("two")]}]
     tok = tokenizer_of("deepseek_r1_distill")

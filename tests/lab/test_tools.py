@@ -274,8 +274,8 @@ def test_a_template_that_opens_think_itself_is_named(name, tokenizer_of, tmp_pat
     )
     advice = "'enable_thinking': False" if closes else "cut <think> out"
     named(tok, "grpo", [QUESTION], f"an open <think>.*{advice}")
-    seen = one_step(tok, QUESTION, tmp_path)
-    assert seen["prompt"].rstrip().endswith("<think>")
+    if name == "qwen3_5_think":  # one real step
+        assert asked(tok, QUESTION, tmp_path).rstrip().endswith("<think>")
     in_form = (
         "<think>1+1</think><answer>2</answer>"  # goes on where the prompt ends: one tag is gone
     )
@@ -310,21 +310,20 @@ def test_a_response_template_that_takes_the_tags_away_is_named(tokenizer_of):
     assert validate.validate([QUESTION], "grpo", tok, None)["rows"] == 1
 
 
-def one_step(tok, row, folder):
+def asked(tok, row, folder):
     """One real step of GRPO: the prompt that its model is asked with."""
-    seen = {}
-
-    def reward(prompts, completions, **columns):
-        seen["completions"] = completions
-        return [0.0] * len(completions)
 
     short = {"max_steps": 1, "num_generations": 2, "per_device_train_batch_size": 2}
     quiet = {"use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no"}
     quiet |= {"gradient_checkpointing": False, "disable_tqdm": True, "max_completion_length": 4}
     args = GRPOConfig(output_dir=str(folder), **short, **quiet)
     built = GRPOTrainer(
-        model.build(tok), reward, args, train_dataset=Dataset.from_list([row]), processing_class=tok
+        model.build(tok),
+        format_reward,
+        args,
+        train_dataset=Dataset.from_list([row]),
+        processing_class=tok,
     )
     built.train()
     ids, *_ = built._tokenize_prompts([row["prompt"]])
-    return {"prompt": tok.decode(ids[0]), **seen}
+    return tok.decode(ids[0])
