@@ -1,10 +1,12 @@
-"""What a model can do on problems that nothing trained on: sampled at temperature 1, with
-Wilson 95% intervals.
+"""What a model can do on problems that nothing trained on: sampled at temperature 1, greedy, and the
+best of several samples, with Wilson 95% intervals.
 
-Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a proportion
+Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a proportion;
+          pass@k: Chen et al., arXiv 2107.03374
 """
 
 import math
+from collections import Counter
 
 import torch
 
@@ -55,22 +57,25 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
     return texts
 
 
-def evaluate(model, tok, n=600, seed=0):
+def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     """Held-out accuracy, format and style of a plain model on the built-in task.
 
-    returns   what a manifest keeps: heldout_n, heldout_correct, heldout_accuracy, heldout_ci95,
-              format_rate, preference_rate (the share of completions with the preferred style),
-              accuracy_by_level
+    greedy    also answer the same problems at temperature 0
+    pass_n    of so many of the problems draw k answers each, for pass@k and the majority
+    returns   what a manifest keeps. At temperature 1: heldout_n, heldout_correct,
+              heldout_accuracy, heldout_ci95, format_rate, preference_rate (the share of
+              completions with the preferred style), accuracy_by_level; and of `at_temperature_0`
+              and `best_of_k`
     """
     rows = tasks.grpo_dataset(n, seed=seed, split="heldout")
     texts = sample(model, tok, rows["prompt"], seed=seed)
-    right = [r == 1.0 for r in accuracy_reward(completions=texts, solution=rows["solution"])]
+    right = _right(texts, rows["solution"])
     by_level = {
         level: sum(r for r, k in zip(right, rows["level"]) if k == level)
         / rows["level"].count(level)
         for level in tasks.LEVELS
     }
-    return {
+    scores = {
         "heldout_n": n,
         "heldout_correct": sum(right),
         "heldout_accuracy": sum(right) / n,
@@ -79,3 +84,48 @@ def evaluate(model, tok, n=600, seed=0):
         "preference_rate": sum(tasks.style_of(t) == tasks.PREFERRED for t in texts) / n,
         "accuracy_by_level": by_level,
     }
+    if greedy:
+        scores |= at_temperature_0(model, tok, rows)
+    if pass_n:
+        scores |= best_of_k(model, tok, rows.select(range(pass_n)), k, seed)
+    return scores
+
+
+def at_temperature_0(model, tok, rows):
+    """greedy_correct, greedy_accuracy, greedy_ci95; greedy_carry: {n, correct} of sums with a carry."""
+    right = _right(sample(model, tok, rows["prompt"], 0, temperature=0.0), rows["solution"])
+    carry = [r for r, has in zip(right, rows["carry"], strict=True) if has]
+    return {
+        "greedy_correct": sum(right),
+        "greedy_accuracy": sum(right) / len(right),
+        "greedy_ci95": list(wilson(sum(right), len(right))),
+        "greedy_carry": {"n": len(carry), "correct": sum(carry)},
+    }
+
+
+def best_of_k(model, tok, rows, k, seed):
+    """pass_at_k: share of the problems with a right answer among k; majority: whose most frequent
+    answer is right. Both of the same samples, at temperature 1."""
+    prompts = [prompt for prompt in rows["prompt"] for _ in range(k)]
+    golds = [gold for gold in rows["solution"] for _ in range(k)]
+    texts = sample(model, tok, prompts, seed=seed + 1)
+    right = _right(texts, golds)
+    groups = [slice(i, i + k) for i in range(0, len(texts), k)]
+    n = len(groups)
+    return {
+        "pass_k": k,
+        "pass_n": n,
+        "pass_at_1": sum(right) / len(right),
+        "pass_at_k": sum(any(right[g]) for g in groups) / n,
+        "majority": sum(_majority_is_right(texts[g], right[g]) for g in groups) / n,
+    }
+
+
+def _majority_is_right(texts, right):
+    answers = [tasks.answer_in(text) for text in texts]
+    best = Counter(answer for answer in answers if answer is not None).most_common(1)
+    return bool(best) and right[answers.index(best[0][0])]
+
+
+def _right(texts, golds):
+    return [r == 1.0 for r in accuracy_reward(completions=texts, solution=golds)]

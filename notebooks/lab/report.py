@@ -8,7 +8,8 @@ import matplotlib
 
 from lab import recipes, runs
 
-COLUMNS = ("stage", "accuracy", "95% interval", "format", "terse style", "seconds", "peak MiB")
+COLUMNS = ("stage", "accuracy", "95% interval", "greedy", "greedy, with a carry", "pass@16", "format",
+           "terse style", "seconds", "peak MiB")  # fmt: skip
 CURVES = {
     "base": ["loss"],
     "sft": ["loss", "mean_token_accuracy"],
@@ -24,10 +25,14 @@ def rows():
 
 
 def _row(m):
-    scores = ["-"] * 4
+    scores = ["-"] * 7
     if "heldout_accuracy" in m:
         low, high = m["heldout_ci95"]
         scores = [f"{m['heldout_accuracy']:.1%}", f"{low:.1%} to {high:.1%}"]
+        carry = m.get("greedy_carry", {"n": 0})
+        scores += [f"{m['greedy_accuracy']:.1%}" if "greedy_accuracy" in m else "-"]
+        scores += [f"{carry['correct'] / carry['n']:.1%}" if carry["n"] else "-"]
+        scores += [f"{m['pass_at_k']:.1%}" if m.get("pass_k") == 16 else "-"]
         scores += [f"{m['format_rate']:.1%}", f"{m['preference_rate']:.1%}"]
     return [m["stage"], *scores, f"{m['wall_s']:.0f}", f"{m['peak_rss_mb']}"]
 
@@ -97,8 +102,9 @@ table {{ border-collapse: collapse }} th, td {{ padding: .3rem .8rem; border-bot
 th {{ text-align: left }} td {{ font-variant-numeric: tabular-nums }} img {{ max-width: 100% }}
 </style></head><body>
 <h1>What was learnt</h1>
-<p>Held-out problems that nothing trained on, one completion each, sampled at temperature 1;
-Wilson 95% intervals.</p>
+<p>Held-out problems that nothing trained on, one completion each. Accuracy, format and style: sampled at
+temperature 1, with the Wilson 95% interval. Greedy: the same problems at temperature 0, all of them and those
+with a carry. pass@16: a right answer among 16 samples, on 100 of the problems.</p>
 {body}
 </body></html>
 """

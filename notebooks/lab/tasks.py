@@ -161,6 +161,16 @@ def style_of(text):
     return "steps" if "ones:" in thought or "tens:" in thought else "terse"
 
 
+def answer_in(text):
+    """What stands in the answer tags of a completion, or None.
+
+    >>> answer_in(completion(12, 34, "terse"))
+    '46'
+    """
+    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return found[1].strip() if found else None
+
+
 def sft_dataset(n, carry_error, seed=0):
     """TRL's conversational prompt/completion format, both styles in equal parts.
 
@@ -181,7 +191,12 @@ def grpo_dataset(n, seed=0, split="train"):
     """TRL's prompt-only format with the gold in `solution`."""
     return Dataset.from_list(
         [
-            {"prompt": prompt(a, b), "solution": str(a + b), "level": level(a, b)}
+            {
+                "prompt": prompt(a, b),
+                "solution": str(a + b),
+                "level": level(a, b),
+                "carry": has_carry(a, b),
+            }
             for a, b in sample(n, split, seed)
         ]
     )

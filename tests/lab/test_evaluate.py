@@ -1,5 +1,7 @@
 """Scores on held-out problems: the interval, and a sampler that leaves no trace."""
 
+import random
+
 import pytest
 import torch
 from lab import evaluate, model, tasks
@@ -70,7 +72,7 @@ def test_greedy_needs_no_seed(untrained):
 def test_what_a_manifest_keeps_is_counted_from_the_completions(untrained, monkeypatch):
     """Every third completion right and terse, the next wrong and in steps, the next no format."""
 
-    def scripted(plain, tok, prompts, seed):
+    def scripted(plain, tok, prompts, seed, temperature=1.0):
         sums = [prompt[0]["content"].removesuffix("=?").split("+") for prompt in prompts]
         texts = []
         for i, (a, b) in enumerate(sums):
@@ -93,3 +95,37 @@ def test_what_a_manifest_keeps_is_counted_from_the_completions(untrained, monkey
     by_level = scores["accuracy_by_level"]
     assert set(by_level) == set(tasks.LEVELS)
     assert sum(by_level.values()) / 3 == pytest.approx(scores["heldout_accuracy"])
+    assert scores["greedy_correct"] == 10 and scores["greedy_ci95"] == list(wilson(10, 30))
+    assert "pass_at_k" not in scores
+
+
+def test_greedy_is_counted_on_sums_with_a_carry_and_pass_at_k_on_groups(untrained, monkeypatch):
+    """Greedy forgets each carry; of 4 samples the first is right and two agree on a wrong answer."""
+
+    def scripted(plain, tok, prompts, seed, temperature=1.0):
+        sums = [prompt[0]["content"].removesuffix("=?").split("+") for prompt in prompts]
+        sums = [(int(a), int(b)) for a, b in sums]
+        if temperature == 0:
+            slip = tasks.carry_not_added(random.Random(0), 1.0)
+            return [
+                tasks.completion(a, b, "terse", slip if tasks.has_carry(a, b) else None)
+                for a, b in sums
+            ]
+        kinds = ["{right}", "17", "17", "no tags"]
+        return [
+            f"<think>t</think>\n<answer>{kinds[i % 4].format(right=a + b)}</answer>"
+            if i % 4 < 3
+            else "17"
+            for i, (a, b) in enumerate(sums)
+        ]
+
+    monkeypatch.setattr(evaluate, "sample", scripted)
+    scores = evaluate.evaluate(*untrained, n=40, pass_n=10, k=4)
+    rows = tasks.grpo_dataset(40, seed=0, split="heldout")
+    with_carry = sum(rows["carry"])
+    assert 5 < with_carry < 35
+    assert scores["greedy_carry"] == {"n": with_carry, "correct": 0}
+    assert scores["greedy_correct"] == 40 - with_carry
+    assert (scores["pass_k"], scores["pass_n"]) == (4, 10)
+    assert scores["pass_at_1"] == 0.25 and scores["pass_at_k"] == 1.0
+    assert scores["majority"] == 0.0

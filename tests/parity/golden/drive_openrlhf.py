@@ -9,7 +9,7 @@ def vectors():
     from rosetta_batch import Vectors
     from stand_ins import stub_roots
 
-    stub_roots("deepspeed", "ray", "flash_attn", "pylatexenc", "torchdata", "vllm", "datasets")
+    stub_roots("deepspeed", "ray", "flash_attn", "pylatexenc", "torchdata", "vllm", "datasets", "peft")
     out = Vectors()
     policies(out)
     others(out)
