@@ -41,6 +41,7 @@ def compare(gold, answer, same_text=True):
     if same_text and same_kind and squeeze(gold.latex) == squeeze(answer.latex):
         return RIGHT
     gold, answer = _only(gold, answer), _only(answer, gold)
+    gold = _as_time(gold) if answer.kind == "time" else gold
     answer = _as_the_gold(gold, answer)
     if _is_compound(gold) or _is_compound(answer):
         return _by_solution_set(gold, answer)
@@ -101,11 +102,15 @@ def _as_the_gold(gold, answer):
             number = read_number(mixed)
             if number and abs(number.value) < abs(int(mixed.split()[0])) + 1:
                 return answer._replace(kind="number", body=number, latex=mixed)
-    hour = answer.body.value if answer.kind == "number" else None
-    if gold.kind == "time" and answer.unit in ("am", "pm", "o'clock") and hour == int(hour):
-        half = "" if answer.unit == "o'clock" else answer.unit
-        return answer._replace(kind="time", body=Time(int(hour), 0, 0, half))
-    return answer
+    return _as_time(answer) if gold.kind == "time" else answer
+
+
+def _as_time(reading):
+    """9 am and 5 o'clock are numbers with a unit, until they meet a time of day."""
+    if reading.kind != "number" or reading.unit not in ("am", "pm", "o'clock"):
+        return reading
+    half = "" if reading.unit == "o'clock" else reading.unit
+    return reading._replace(kind="time", body=Time(int(reading.body.value), 0, 0, half))
 
 
 def _same_time(gold, answer):

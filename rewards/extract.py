@@ -9,6 +9,7 @@ them is the answer.
 
 import math
 import re
+from functools import lru_cache
 from numbers import Number as AnyNumber
 from numbers import Rational
 
@@ -81,6 +82,11 @@ def gold_text(gold):
         return _number_text(gold)
     if not isinstance(gold, str):
         raise Refused(f"the gold is a {type(gold).__name__}, not a text or a number")
+    return _gold_text(gold)
+
+
+@lru_cache(maxsize=4096)  # a group repeats its gold
+def _gold_text(gold):
     text = gold.rsplit("####", 1)[-1]
     if boxes := list(_BOX.finditer(text)):
         text = _boxed(text, boxes)

@@ -72,6 +72,7 @@ _TEXT_END = r"(?![a-zA-Z])"
 _LEAD_INS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
+        r"(?:\\therefore|\\Rightarrow|\\implies|∴|⇒)(?![a-zA-Z])\s*",
         rf"(?:{_CONNECTIVES}){_TEXT_END}\s*[,:]?\s*",
         rf"(?:{_GETS}){_TEXT_END}\s*[,:]?\s*",
         rf"(?:{_SUBJECT}|{_NAME}|it|this|that) (?:{_VERBS}){_TEXT_END}(?: that)?\s*[,:]?\s*",

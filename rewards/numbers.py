@@ -7,6 +7,7 @@ Anything that is still to be computed (2+2, 2^3, \sqrt{16}, 4!) is not one.
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_EXPONENT = 1000  # 10^{10^9} would fill the memory before anything is compared
@@ -38,6 +39,7 @@ class Number(NamedTuple):
     undone: bool = False  # a division left to do: 84/2
 
 
+@lru_cache(maxsize=4096)
 def read_number(text):
     r"""The number that `text` writes, None when it is not a plain number.
 

@@ -65,7 +65,7 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _BASE = re.compile(
     r"\(?(?:\\text\{\s*)?(?P<digits>[0-9A-Za-z]+)\s*\}?\)?\s*"
-    r"(?:_\s*\{?\s*\(?|(?:\\text\{)?,?\s*(?:\(\s*)?\(?(?:in )?base[ -])\s*(?:\\text\{)?\s*(?:base )?"
+    r"(?:_\s*\{?\s*\(?|(?:\\text\{)?,?\s*(?:\(\s*)?\(?(?:in )?base[ -])\s*(?:\\text\{)?\s*(?:base\s*\}?\s*)?"
     r"(?P<base>[0-9]{1,2}|[a-z]{3,11})\s*\)?\s*\}?\s*\}?\)?"
 )
 _BASES = dict(
@@ -128,15 +128,19 @@ def _choice(text, nouns):
     if found := _CHOICE_WORD.fullmatch(text):
         letter = found[1].strip("()").upper()
         return Reading("expression", letter, letter)
-    if re.fullmatch(r"[A-J]\)", text):
-        return Reading("expression", text[0], text[0])
+    if letter := re.fullmatch(r"\\text\{\s*([A-J])[).:]\s*\}|([A-J])\)", text):
+        letter = letter[1] or letter[2]
+        return Reading("expression", letter, letter)
     found = _CHOICE.fullmatch(text)
     if not found or (found["a"] and not found["gap"] and not re.match(r"[0-9\\]", found["value"])):
         return None
     if re.match(r"[A-J]\b|[-+*/^=_<>]\s|[*/^=_<>]", found["value"]):  # a ratio, a sum
         return None
     letter = found["a"] or found["b"] or found["c"]
-    return Reading("choice", (letter, _read(found["value"], nouns)), text)
+    value = _read(found["value"], nouns)
+    if nouns is None and value.kind == "prose":  # (D) None of the above
+        value = value._replace(kind="word")
+    return Reading("choice", (letter, value), text)
 
 
 def _read(text, nouns):
@@ -322,7 +326,7 @@ def _equation(text, nouns):
         value = _read(right, nouns)
         if not is_segment(left) or value.kind == "number" or not _letters(right):
             return _named(value, left, text)
-    if sign == "\\approx":
+    if sign == "\\approx" and not (read_number(left) and read_number(right)):
         return _read(left, nouns)
     if is_name(right, nouns or ()) and sign != "\\in" and read_number(left) is not None:
         return _named(_read(left, nouns), right, text)
