@@ -87,7 +87,7 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     if greedy:
         scores |= at_temperature_0(model, tok, rows)
     if pass_n:
-        scores |= best_of_k(model, tok, rows.select(range(pass_n)), k, seed)
+        scores |= best_of_k(model, tok, rows.select(range(min(pass_n, n))), k, seed)
     return scores
 
 
