@@ -9,7 +9,8 @@ def vectors():
     from rosetta_batch import Vectors
     from stand_ins import stub_roots
 
-    stub_roots("deepspeed", "ray", "flash_attn", "pylatexenc", "torchdata", "vllm", "datasets", "peft")
+    stub_roots("deepspeed", "ray", "flash_attn", "pylatexenc", "torchdata", "vllm", "datasets", "peft",
+               "aiohttp")  # fmt: skip
     out = Vectors()
     policies(out)
     others(out)
