@@ -52,8 +52,17 @@ CONTAINER_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_SIDE = ("torchvision", "torchaudio", "torchcodec")
 UNUSED = {"cpu": TORCH_SIDE + ("triton",), "cuda": TORCH_SIDE, "none": TORCH_SIDE}
+# Colab brings torchao 0.10. PEFT refuses to add a LoRA beside a version that is not above 0.16.
+BREAKS_PEFT = ("torchao",)
 # Packages that a kernel may hold in memory while pip replaces them on disk.
 HELD_IN_MEMORY = ("numpy", "pandas", "torch", "transformers", "datasets", "peft")
+
+# What a running kernel is made of. Replacing it under a hosted kernel breaks the next start.
+KERNEL = re.compile(
+    "(ipykernel|ipython|ipywidgets|widgetsnbextension|jupyter|jupyterlab|notebook|nbclient|nbconvert"
+    "|nbformat|tornado|pyzmq|traitlets|prompt-toolkit|comm|matplotlib-inline)(-.*)?$"
+)
+HOST = "google-colab"
 
 NO_VLLM = "No vLLM for this platform: the notebooks sample with model.generate instead."
 
@@ -319,19 +328,39 @@ def install_cpu_torch(pip, needs):
             ) from None
 
 
-def install(python, log, wanted, newest=False):
+def hosted():
+    """{package: version} that a hosted kernel stands on: what google-colab asks for, and Jupyter's."""
+    try:
+        asked = {name_of(need) for need in metadata.requires(HOST) or []}
+    except metadata.PackageNotFoundError:
+        return {}
+    found = {name_of(dist.metadata["Name"]): dist.version for dist in metadata.distributions()}
+    return {name: found[name] for name in sorted(found) if name in asked or KERNEL.match(name)}
+
+
+def constraints_beside(kept, path):
+    """Write to `path` the constraints that leave every package of `kept` at its version."""
+    with open(CONSTRAINTS) as file:
+        lines = [line for line in file.read().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in lines if name_of(line) not in kept]
+    with open(path, "w") as file:
+        file.write("\n".join(lines + [f"{name}=={kept[name]}" for name in kept]) + "\n")
+    return path
+
+
+def install(python, log, wanted, newest=False, extras=EXTRAS, constraints=CONSTRAINTS):
     """Everything, into the environment of `python`."""
     pip = Pip(python, log)
-    limits = [] if newest else ["-c", CONSTRAINTS]
+    limits = [] if newest else ["-c", constraints]
     try:
         check_index(pip)
         needs = install_vllm(pip, wanted, limits)
         if wanted == "cpu":
             install_cpu_torch(pip, needs)
-        everything = ["-e", f"{ROOT}[{EXTRAS}]"] + needs + limits
+        everything = ["-e", f"{ROOT}[{extras}]"] + needs + limits
         pip.install("all the rest", *everything)
         # Colab brings them for another torch, and a new release may ask for them by a new way.
-        pip.run("leaving out what is unused", "uninstall", "-y", *UNUSED[wanted])
+        pip.run("leaving out what is unused", "uninstall", "-y", *UNUSED[wanted], *BREAKS_PEFT)
     except subprocess.CalledProcessError as error:
         raise explain(error, log) from None
 
@@ -406,10 +435,20 @@ def install_here(wanted=None):
     Call it before any other import. Raises Stop if pip failed, or if the kernel holds a package
     that was replaced: then restart it and run the cell again.
     """
-    wanted = wanted or device()
-    preflight(wanted, sysconfig.get_paths()["purelib"], need_venv=False)
-    install(sys.executable, os.path.join(tempfile.gettempdir(), "lab-install.log"), wanted)
-    site.addsitedir(sysconfig.get_paths()["purelib"])  # a running kernel does not see the new .pth
+    wanted, packages = wanted or device(), sysconfig.get_paths()["purelib"]
+    stamp, now = os.path.join(packages, "posttraining-lab.installed"), fingerprint(wanted, False)
+    if read(stamp) != now:
+        preflight(wanted, packages, need_venv=False)
+        if os.path.exists(stamp):
+            os.remove(stamp)
+        kept, folder = hosted(), tempfile.mkdtemp()
+        limits = constraints_beside(kept, os.path.join(folder, "constraints.txt"))
+        log = os.path.join(folder, "lab-install.log")
+        extras = "train" if kept else EXTRAS
+        install(sys.executable, log, wanted, extras=extras, constraints=limits)
+        with open(stamp, "w") as file:
+            file.write(now)
+    site.addsitedir(packages)  # a running kernel does not see the new .pth
     stale = stale_in_memory()
     if stale:
         raise Stop(

@@ -202,6 +202,48 @@ def test_a_kernel_that_holds_another_version_is_told_apart(monkeypatch):
     assert install.stale_in_memory() == [f"numpy 1.0.0 (now {numpy.__version__})"]
 
 
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A google-colab distribution with its pins, and what it pins, as metadata on the path."""
+    stands = {"ipykernel": "6.17.1", "ipython": "7.34.0", "pandas": "2.2.3", "tornado": "6.5.1"}
+    asked = [f"{name}=={version}" for name, version in stands.items()]
+    both = {**stands, "google-colab": "1.0.0", "jupyter_client": "7.4.9"}
+    for name, version in both.items():
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {pin}" for pin in asked if name == "google-colab"]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
+    paths = [str(tmp_path)]
+    found = install.metadata.distributions
+    monkeypatch.setattr(install.metadata, "distributions", lambda: found(path=paths))
+    monkeypatch.syspath_prepend(tmp_path)
+    return {**stands, "jupyter-client": "7.4.9"}
+
+
+def test_colabs_kernel_keeps_the_versions_that_stand(colab, tmp_path):
+    assert install.hosted() == colab
+    path = install.constraints_beside(install.hosted(), tmp_path / "limits")
+    pins = dict(line.split("==") for line in path.read_text().splitlines())
+    assert {name: pins[name] for name in colab} == colab
+    assert pins["torch"] == install.pinned("torch")  # the rest is the one set
+
+
+def test_without_colab_nothing_is_kept():
+    assert install.hosted() == {}
+
+
+def test_a_second_run_here_asks_pip_for_nothing(colab, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(install.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
+    monkeypatch.setattr(install, "preflight", lambda *args, **kwargs: None)
+    monkeypatch.setattr(install, "install", lambda *args, **kwargs: asked.append(kwargs["extras"]))
+    monkeypatch.setattr(install, "stale_in_memory", list)
+    install.install_here("cuda")
+    install.install_here("cuda")
+    assert asked == ["train"]
+
+
 # ---------------------------------------------------------------- the one set of versions
 
 
