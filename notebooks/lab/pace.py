@@ -201,21 +201,21 @@ def table(found):
     return "\n".join(lines)
 
 
-def pace(repeats=3):
-    """Seconds for a fixed piece of a transformer's work in float32, the fastest of some runs."""
-    torch.manual_seed(0)
-    x = torch.randn(64, 64, 128)
-    weights = [torch.randn(128, 256, requires_grad=True) for _ in range(6)]
+def pace(repeats=15):
+    """Seconds for a fixed piece of a transformer's work in float32, the fastest of some runs.
+
+    Each run is so short that some of them have the cores to themselves on a busy machine too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 64, 128, generator=generator)
+    weights = [torch.randn(128, 256, generator=generator).requires_grad_() for _ in range(3)]
 
     def work():
-        began = time.perf_counter()
-        for _ in range(10):
-            y = x
-            for weight in weights:
-                y = torch.nn.functional.silu(y @ weight / 16) @ weight.T / 16
-                y = torch.softmax(y @ y.transpose(1, 2) / 11, -1) @ y
-            y.square().mean().backward()
+        began, y = time.perf_counter(), x
+        for weight in weights:
+            y = torch.nn.functional.silu(y @ weight / 16) @ weight.T / 16
+            y = torch.softmax(y @ y.transpose(1, 2) / 11, -1) @ y
+        y.square().mean().backward()
         return time.perf_counter() - began
 
-    with torch.random.fork_rng():
-        return min(work() for _ in range(1 + repeats))
+    return min(work() for _ in range(1 + repeats))
