@@ -90,7 +90,8 @@ def _gold_text(gold):
     text = gold.rsplit("####", 1)[-1]
     if boxes := list(_BOX.finditer(text)):
         text = _boxed(text, boxes)
-    if len(text.strip()) > MAX_CHARS:
+    text = text.strip()
+    if len(text) > MAX_CHARS:
         raise Refused(f"the gold is longer than {MAX_CHARS} characters")
     text = _trim(after_lead_in(undressed(to_ascii_latex(text))))
     if not text:
@@ -109,7 +110,7 @@ def _boxed(text, boxes):
         contents.append(content)
     if len({re.sub(r"\s", "", content) for content in contents}) == 1:
         return contents[0]
-    found = [_FIRST.search(between[0]), *map(_BETWEEN.fullmatch, between[1:])]
+    found = [_FIRST.search(between[0][-60:]), *map(_BETWEEN.fullmatch, between[1:])]
     if not all(found) or any("," in c or "=" in c for c in contents):
         raise Refused("several boxes, and no telling which of them is the answer")
     names = [match["name"] for match in found]

@@ -85,10 +85,10 @@ _TEXT_LEAD = re.compile(
     r"\\(?:text|mathrm|textrm|mbox|textnormal)\s*\{([^{}]*)\}\s*(?:~|\\[ ,;:])?\s*"
 )
 _TAIL = re.compile(
-    r"\s*,?\s+is (?:the|our|my) (?:(?:final|correct|right) )?(?:answer|solution|result)\s*\.?\s*$",
+    r"(?<=[^\s,]),? is (?:the|our|my) (?:(?:final|correct|right) )?(?:answer|solution|result)[ .]{0,3}\Z",
     re.IGNORECASE,
 )
-_HOPE = re.compile(r"[\s.]*I hope it is correct[\s.]*\Z")  # how Minerva's answers end
+_HOPE = re.compile(r"(?<=\S)\.? I hope it is correct[ .]{0,3}\Z")  # how Minerva's answers end
 MOST_LEAD_INS = 5
 
 
@@ -113,7 +113,7 @@ def after_lead_in(text, nouns=frozenset()):
 
 def without_tail(text):
     """The answer without "is the final answer" or "I hope it is correct" behind it."""
-    return _TAIL.sub("", _HOPE.sub("", text))
+    return _TAIL.sub("", _HOPE.sub("", text.strip()))
 
 
 def is_quantity(words, nouns=frozenset()):

@@ -11,6 +11,7 @@ evened out; nothing is converted, since the question asks for one unit.
 
 import re
 
+MAX_CHARS = 120  # of a unit: what is longer is a sentence
 _PREFIXES = {
     "k": "kilo", "M": "mega", "G": "giga", "c": "centi", "m": "milli", "\\mu": "micro",
     "n": "nano", "d": "deci",
@@ -262,7 +263,7 @@ def _is_no_noun(word):
 def _trailing(text, nouns):
     for start in _STARTS.finditer(text):
         tail = text[start.end() :]
-        if not re.search(r"[A-Za-z¢]", tail) or not _TAIL.fullmatch(tail):
+        if len(tail) > MAX_CHARS or not re.search(r"[A-Za-z¢]", tail) or not _TAIL.fullmatch(tail):
             continue
         product = re.match(r"\s*(?:\\cdot|\*|·)|[A-Za-z](?![A-Za-z])", tail)  # 5m, not 5 m
         unit = "" if product else read_unit(tail, nouns)

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from rewards import accuracy_reward, check_golds, combine, explain, format_reward, length_reward
+from rewards.policy import judge
 
 RIGHT = "<think>2+2</think><answer>4</answer>"
 WRONG = "<think>2+2</think><answer>5</answer>"
@@ -178,6 +179,26 @@ def test_a_long_gold_costs_no_time():
     start = time.process_time()
     assert accuracy_reward([RIGHT] * 3, solution=golds) == [None] * 3
     assert time.process_time() - start < 1.0  # it is 0.01; word by word it would be minutes
+
+
+@pytest.mark.parametrize(
+    "run", [" ", "\n", "\t", "{", "*", "is ", "5 km^", "1 ft ", "\\color{", "答"]
+)
+def test_a_run_of_anything_is_read_in_linear_time(run):
+    answer = run * (1990 // len(run)) + "4"
+    judge("4", answer)
+    start = time.process_time()
+    judge("4", answer)
+    judge("4", "x" + answer)
+    assert time.process_time() - start < 0.5  # it is 0.02; a pattern that backtracks needs seconds
+
+
+@pytest.mark.parametrize("gap", [" " * 200_000, "\n" * 200_000, ". " * 100_000])
+def test_a_long_gap_in_a_gold_costs_no_time(gap):
+    golds = [f"4{gap}", f"{gap}4", f"x{gap}\\boxed{{4}}", f"\\boxed{{4}}{gap}\\boxed{{5}}"]
+    start = time.process_time()
+    check_golds(golds, tolerated=1.0)
+    assert time.process_time() - start < 1.0
 
 
 def test_wrong_arguments_are_one_sentence_each():
