@@ -23,6 +23,7 @@ from rewards.units import read_unit
 MAX_CHARS = 2000  # longer than any answer worth verifying; keeps every scan short
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BARE_CONTENT = re.compile(r"(-?[0-9][0-9,]*(?:\.[0-9]+)?|[a-zA-Z])(?![0-9a-zA-Z^_{\\])")
+_ABOUT = re.compile(r"(?:^|(?<=[\s=$({]))~\s*(?=[-+$(.\\]*[0-9])")  # ~15; in B~15 it is a space
 _DELIMITERS = re.compile(r"\$|\\[()\[\]]|\*\*")
 _PERCENT = re.compile(r"\\?%|\\?\s*(?:per ?cent|pct)")
 _BETWEEN = re.compile(  # two boxes of one answer: "or x =", "; (b)", and nothing else
@@ -49,6 +50,8 @@ def answer_text(block, nouns=frozenset()):
     if read_number(block) is not None:
         return block.strip()
     block = without_tail(undressed(to_ascii_latex(block)))
+    if _ABOUT.search(block):
+        raise Refused("~ before a number says that the number is not exact")
     boxes = list(_BOX.finditer(block))
     if len(boxes) > 1:
         raise Refused("two boxes")
