@@ -96,7 +96,11 @@ def scores(named, title=None):
             {
                 "": name,
                 "held-out accuracy [95%]": interval(score),
-                **({"greedy": f"{score['greedy_accuracy']:.1%}"} if "greedy_accuracy" in score else {}),
+                **(
+                    {"greedy": f"{score['greedy_accuracy']:.1%}"}
+                    if "greedy_accuracy" in score
+                    else {}
+                ),
                 "format": f"{score['format_rate']:.1%}",
                 "terse style": f"{score['preference_rate']:.1%}",
                 "problems": score["heldout_n"],
