@@ -98,6 +98,31 @@ def test_imports_run_one_way(files, forbidden):
     ] == []
 
 
+def names_tests(source):
+    """Whether the code, its docstrings aside, holds a text that is a path into tests/."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return any(
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in prose
+        and re.match(r"tests(/\w|$)", node.value)
+        for node in ast.walk(tree)
+    )
+
+
+def test_no_product_code_reads_the_tests():
+    files = [
+        p
+        for name in ("reference_math", "rewards", "notebooks/lab")
+        for p in (ROOT / name).rglob("*.py")
+    ]
+    assert len(files) > 100
+    assert [str(path) for path in files if names_tests(path.read_text())] == []
+    assert names_tests('TABLE = ROOT / "tests" / "rewards"') and names_tests('open("tests/x")')
+    assert not names_tests('"""See tests/x.py."""')
+
+
 # ---------------------------------------------------------------- files
 
 

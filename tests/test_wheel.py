@@ -85,3 +85,14 @@ def test_every_recipe_is_in_the_wheel_and_loads(installed):
     folder, loaded = python(script, installed, Path(numpy.__file__).parent.parent)
     assert Path(folder).is_relative_to(installed)
     assert loaded == len(list((ROOT / "notebooks" / "recipes").glob("*.yaml")))
+
+
+def test_the_red_team_table_is_in_the_wheel(installed):
+    script = (
+        "import json\n"
+        "from lab import red_team\n"
+        "print(json.dumps([str(red_team.TABLE), len(red_team.cases()), len(red_team.verdicts())]))"
+    )
+    table, cases, verdicts = python(script, installed, Path(numpy.__file__).parent.parent)
+    assert Path(table).is_relative_to(installed)
+    assert cases == verdicts > 600

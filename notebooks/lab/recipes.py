@@ -7,9 +7,12 @@
 `args` holds TRL's own names and goes to SFTConfig, DPOConfig or GRPOConfig as it stands.
 """
 
+import ast
 import hashlib
+import inspect
 import json
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -20,8 +23,25 @@ FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "rec
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 STAGES = ("base", "sft", "dpo", "grpo")
 PROFILES = ("tiny", "t4", "a100")
-# What a stage of the tiny profile is made of besides its recipe: a change here makes it anew.
-SOURCES = [Path(__file__).parent / name for name in ("tasks.py", "model.py")]
+# The code that makes a stage of the tiny profile: a change here makes it anew.
+SOURCES = [
+    Path(__file__).parent / f"{name}.py"
+    for name in ("tasks", "model", "pairs", "train", "evaluate", "vllm", "callbacks")
+]
+# The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
+# lab.train holds their keys against the classes that take them (`known`).
+KEYS = {
+    **dict.fromkeys(("stage", "profile", "start_from", "model", "adapter", "dtype"), str),
+    "seed": int,
+    **dict.fromkeys(("args", "lora", "quantization"), dict),
+    "data": {"n": int, "samples": int, "carry_error": float, "name": str, "options": dict},
+    "evaluate": {"n": int, "pass_n": int},
+    "architecture": dict.fromkeys(("hidden_size", "intermediate_size", "layers", "heads"), int),
+    "pretrain": {
+        **dict.fromkeys(("steps", "batch_size", "length"), int),
+        **dict.fromkeys(("muon_rate", "adamw_rate", "wrong", "chat_share"), float),
+    },
+}
 
 
 def profile():
@@ -44,11 +64,54 @@ def load(stage, of=None, seed=None):
         have = ", ".join(sorted(p.name for p in FOLDER.glob("*.yaml")))
         raise ValueError(f"no recipe {path}; there are: {have}")
     recipe = yaml.safe_load(path.read_text())
+    check(recipe, path)
     if recipe.get("stage") != stage:
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
     return recipe
+
+
+def check(recipe, where, keys=None):
+    """Raise ValueError, with the nearest known name, for a key or a type that no recipe has."""
+    keys = KEYS if keys is None else keys
+    if not isinstance(recipe, dict):
+        raise ValueError(  # noqa: TRY004  one kind of error for every recipe that is unfit
+            f"{where}: expected `key: value` lines, got {recipe!r:.60}"
+        )
+    known(recipe, keys, where)
+    for key, value in recipe.items():
+        of = keys[key]
+        if isinstance(of, dict):
+            check(value, f"{where}, {key}", of)
+        elif not isinstance(value, (int, float) if of is float else of) or (
+            isinstance(value, bool) and of is not bool
+        ):
+            raise ValueError(f"{where}: {key} is {value!r}; expected {of.__name__}")
+
+
+def known(given, names, where):
+    """Raise ValueError for a key of `given` that is none of `names`."""
+    for key in given:
+        if key not in names:
+            near = get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
+            raise ValueError(f"{where}: {key}: {hint}")
+
+
+def known_fields(given, cls, where):
+    """Hold the keys of `given` against the fields of a configuration class of another library.
+
+    A rate written 2e-3 is text to YAML, which wants the point: 2.0e-3.
+
+    Raises ValueError for an unknown key, and for text where the field holds a number.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    known(given, defaults, where)
+    for key, value in given.items():
+        number = isinstance(defaults[key], (int, float)) and not isinstance(defaults[key], bool)
+        if isinstance(value, str) and number:
+            raise ValueError(f"{where}: {key} is the text {value!r}; write a number, as in 2.0e-3")
 
 
 def parent(recipe):
@@ -59,11 +122,25 @@ def parent(recipe):
 
 
 def fingerprint(recipe):
-    """A hash of all that makes a stage: its recipe, the stages before it, the task's source."""
+    """A hash of all that makes a stage: its recipe, the stages before it, the code of the task.
+
+    Of the code what runs: a comment or a docstring changes nothing.
+    """
     before = parent(recipe)
     content = json.dumps([recipe, fingerprint(before) if before else None], sort_keys=True)
     digest = hashlib.sha256(content.encode())
     if recipe["profile"] == "tiny":
         for source in SOURCES:
-            digest.update(source.read_bytes())
+            digest.update(_what_runs(source.read_text()).encode())
     return digest.hexdigest()[:16]
+
+
+def _what_runs(source):
+    """The code as Python reads it, without comments, docstrings and places."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            first.value.value = ""
+    return ast.dump(tree)

@@ -1,7 +1,7 @@
 """The red-team table: completions that try to fool a reward, and what five rewards make of them.
 
-    cases()      the cases, written by hand: tests/rewards/red_team.jsonl
-    verdicts()   what each reward said, measured: tests/rewards/red_team_verdicts.jsonl
+    cases()      the cases, written by hand: lab/red_team.jsonl
+    verdicts()   what each reward said, measured: lab/red_team_verdicts.jsonl
     python -m lab.red_team     measures the second file again (a quarter of an hour: each bomb
                                holds TRL's rewards for five to ten seconds)
 
@@ -15,7 +15,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
-TABLE = Path(__file__).parents[2] / "tests" / "rewards" / "red_team.jsonl"
+TABLE = Path(__file__).with_name("red_team.jsonl")
 VERDICTS = TABLE.with_name("red_team_verdicts.jsonl")
 PATIENCE_S = 30  # for one reward on one completion; TRL's alarms add up to 15 s
 MEMORY_GB = 4

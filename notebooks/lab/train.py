@@ -51,7 +51,9 @@ def load(recipe):
     set_seed(recipe["seed"])
     base = base_model(recipe)
     tok = AutoTokenizer.from_pretrained(base)
-    quantization = recipe.get("quantization")
+    quantization = recipe.get("quantization") or {}
+    recipes.known_fields(quantization, BitsAndBytesConfig, "quantization")
+    recipes.known_fields(recipe.get("lora") or {}, LoraConfig, "lora")
     loaded = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=getattr(torch, recipe.get("dtype", "float32")),
@@ -111,6 +113,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     """
     stage = recipe["stage"]
     Trainer, Config = TRAINERS[stage]
+    recipes.known_fields(recipe["args"], Config, "args")
     if policy is None:
         policy, tok = load(recipe)
     if rows is None:

@@ -1,11 +1,14 @@
 """Every recipe of the kit is one that TRL, PEFT and bitsandbytes take as it stands."""
 
+import re
+
 import pytest
 import torch
 import yaml
 from lab import recipes, train
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
+from trl import SFTConfig
 
 TRAINED = [stage for stage in recipes.STAGES if stage != "base"]
 ALL = [(stage, profile) for stage in TRAINED for profile in recipes.PROFILES]
@@ -99,10 +102,45 @@ def test_a_fingerprint_changes_with_the_stage_before(tmp_path, monkeypatch):
 def test_a_fingerprint_changes_with_the_source_of_the_task(tmp_path, monkeypatch):
     recipe = recipes.load("base", "tiny")
     changed = tmp_path / "tasks.py"
-    changed.write_bytes(recipes.SOURCES[0].read_bytes() + b"\n# another task\n")
-    before = recipes.fingerprint(recipe)
+    before, code = recipes.fingerprint(recipe), recipes.SOURCES[0].read_text()
     monkeypatch.setattr(recipes, "SOURCES", [changed, *recipes.SOURCES[1:]])
+    changed.write_text(code + "\n# a comment\n")
+    assert recipes.fingerprint(recipe) == before
+    changed.write_text(code + "\nANOTHER = 1\n")
     assert recipes.fingerprint(recipe) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quantisation": {}}, "quantisation: did you mean quantization?"),
+        ({"data": {"nn": 3}}, "data: nn: did you mean n?"),
+        ({"evaluate": {"problems": 3}}, "problems: known are n, pass_n"),
+        ({"seed": "1"}, "seed is '1'; expected int"),
+        ({"seed": True}, "seed is True; expected int"),
+        ({"data": [1]}, "data: expected `key: value` lines"),
+    ],
+)
+def test_a_key_or_a_type_that_no_recipe_has_is_named(change, said, tmp_path):
+    file = tmp_path / "sft.yaml"
+    file.write_text(yaml.safe_dump(recipes.load("sft", "tiny") | change))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        recipes.load("sft", file)
+
+
+@pytest.mark.parametrize(
+    ("given", "cls", "said"),
+    [
+        ({"learning_rat": 1.0}, SFTConfig, "did you mean learning_rate?"),
+        ({"learning_rate": yaml.safe_load("2e-3")}, SFTConfig, "write a number, as in 2.0e-3"),
+        ({"load_in_4bits": True}, BitsAndBytesConfig, "did you mean load_in_4bit?"),
+        ({"lora_alfa": 1}, LoraConfig, "did you mean lora_alpha?"),
+    ],
+)
+def test_a_key_that_the_library_does_not_take_is_named(given, cls, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        recipes.known_fields(given, cls, "args")
+    recipes.known_fields(recipes.load("sft", "tiny")["args"], SFTConfig, "args")
 
 
 @pytest.mark.parametrize(("stage", "of"), [("ppo", "tiny"), ("sft", "tpu"), ("base", "t4")])
