@@ -7,8 +7,10 @@ Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a propor
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import torch
+from transformers import GenerationConfig
 
 from lab import progress, tasks
 from rewards import accuracy_reward, format_reward
@@ -33,10 +35,12 @@ def wilson(successes, n, z=1.959964):
 def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, temperature=1.0):
     """One completion for each chat prompt, as text. `model` must be plain: see lab.vllm.served.
 
-    The sampling is pure (no top-k, no top-p), the global generator is left as it was.
+    The sampling is pure: nothing of the checkpoint's own generation_config but the end of a turn
+    counts (Qwen2.5-Instruct ships a top-k, a top-p and a repetition penalty, which vLLM is not
+    given either). The global generator is left as it was.
     """
     texts = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _pure(model):
         torch.manual_seed(seed)
         for start in progress.over(range(0, len(prompts), batch_size), "sampling"):
             ids = [
@@ -55,6 +59,18 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
             new = out[:, batch["input_ids"].shape[1] :]
             texts += tok.batch_decode(new, skip_special_tokens=True)
     return texts
+
+
+@contextmanager
+def _pure(model):
+    """Within, `model.generate` changes no probability unless it is told to."""
+    own = model.generation_config
+    ends = {key: getattr(own, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**ends)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):

@@ -10,12 +10,17 @@ trl-lib/ultrafeedback_binarized  dpo    chosen, rejected, score_chosen, score_re
 AI-MO/NuminaMath-TIR             grpo   problem, solution, messages                     prompt, solution
 trl-lib/DeepMath-103K            grpo   prompt, solution                                prompt, solution
 openai/gsm8k                     grpo   question, answer                                prompt, solution
+openai/gsm8k                     sft    question, answer                                prompt, completion
+
+Pairs that teach nothing are dropped, and counted aloud: UltraFeedback has pairs whose two answers
+are the same, and answers that are empty.
 
 For GRPO the system prompt asks for the two tags that `rewards` reads. The answers of Capybara and
 UltraFeedback have no tags: a system prompt that asks for them would teach to ignore it, so none is
 added there unless `system` is given.
 """
 
+import re
 from pathlib import Path
 
 from datasets import load_dataset
@@ -27,7 +32,17 @@ SYSTEM = (
 )
 
 
-def load(name, stage=None, split="train", n=None, seed=0, path=None, system=None):
+def load(
+    name,
+    stage=None,
+    split="train",
+    n=None,
+    seed=0,
+    path=None,
+    system=None,
+    revision=None,
+    say=print,
+):
     """One data set of the field, ready for its trainer.
 
     name     str         a name of the table above
@@ -35,7 +50,9 @@ def load(name, stage=None, split="train", n=None, seed=0, path=None, system=None
     split    str         "train" or "test"
     n        int         optional: so many rows, drawn with `seed`
     path     str, Path   optional: a JSON lines or Parquet file in the data set's own schema
-    system   str         optional: the system prompt; GRPO's default is SYSTEM, the others' none
+    system   str         optional: the system prompt; where answers have the tags SYSTEM, else none
+    revision str         optional: a commit of the data set on the hub, so that rows stay the same
+    say      function    is told how many pairs were dropped
     returns  datasets.Dataset
 
     Raises ValueError for another name, stage or schema; ConnectionError, with the way on, when
@@ -44,19 +61,24 @@ def load(name, stage=None, split="train", n=None, seed=0, path=None, system=None
     if name not in DATASETS:
         raise ValueError(f"loaders: no data set {name!r}; there are {', '.join(DATASETS)}")
     of, convert, columns, config = DATASETS[name]
+    if (name, stage) in ALSO:
+        of, convert = stage, ALSO[name, stage]
     if stage is not None and stage != of:
         names = [other for other, (kind, *_) in DATASETS.items() if kind == stage]
+        names += [other for other, kind in ALSO if kind == stage]
         raise ValueError(f"loaders: {name} is for {of}; for {stage} there are {names}")
-    rows = _from_file(path) if path else _from_hub(name, config, split)
+    rows = _from_file(path) if path else _from_hub(name, config, split, revision)
     missing = set(columns) - set(rows.column_names)
     if missing:
         raise ValueError(
             f"loaders: {path or name} has the columns {rows.column_names}, without "
             f"{sorted(missing)}; {name} has {list(columns)}"
         )
+    if of == "dpo":
+        rows = _that_differ(rows, path or name, say)
     if n is not None:
         rows = rows.shuffle(seed=seed).select(range(min(n, len(rows))))
-    system = SYSTEM if system is None and of == "grpo" else system
+    system = SYSTEM if system is None and (of == "grpo" or convert is worked) else system
     keep = {"system": system}
     return rows.map(convert, fn_kwargs=keep, remove_columns=rows.column_names, desc=name)
 
@@ -87,6 +109,24 @@ def gsm8k(row, system):
     return {"prompt": _asked(row["question"], system), "solution": row["answer"]}
 
 
+def worked(row, system):
+    """GSM8K's worked solution in the two tags, without the calculator's marks: <<48/2=24>>.
+
+    >>> row = {"question": "Half of 48?", "answer": "It is 48/2 = <<48/2=24>>24.\\n#### 24"}
+    >>> worked(row, None)["completion"][0]["content"]
+    '<think>It is 48/2 = 24.</think><answer>24</answer>'
+    """
+    reasoning, mark, answer = row["answer"].rpartition("####")
+    if not mark:
+        raise ValueError(
+            f"loaders: an answer without its last line, #### 42: {row['answer'][-60:]!r}"
+        )
+    reasoning = re.sub(r"<<[^<>]*>>", "", reasoning).strip()
+    said = f"<think>{reasoning}</think><answer>{answer.strip()}</answer>"
+    prompt = _asked(row["question"], system)
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": said}]}
+
+
 DATASETS = {  # name: stage, conversion, columns on the hub, configuration on the hub
     "trl-lib/Capybara": ("sft", capybara, ("messages",), None),
     "trl-lib/ultrafeedback_binarized": ("dpo", ultrafeedback, ("chosen", "rejected"), None),
@@ -94,6 +134,27 @@ DATASETS = {  # name: stage, conversion, columns on the hub, configuration on th
     "trl-lib/DeepMath-103K": ("grpo", deepmath, ("prompt", "solution"), None),
     "openai/gsm8k": ("grpo", gsm8k, ("question", "answer"), "main"),
 }
+
+# A second use of the same rows.
+ALSO = {("openai/gsm8k", "sft"): worked}
+
+
+def _that_differ(rows, name, say):
+    """The pairs that teach something: two answers that differ, neither of them empty."""
+
+    def kind(row):
+        sides = [row[side][-1]["content"].strip() for side in ("chosen", "rejected")]
+        return "empty" if not all(sides) else "same" if sides[0] == sides[1] else "sound"
+
+    kinds = [kind(row) for row in rows]
+    same, empty = kinds.count("same"), kinds.count("empty")
+    if not same + empty:
+        return rows
+    say(
+        f"{name}: {same} pairs with twice the same answer and {empty} with an empty one dropped, "
+        f"of {len(rows)}"
+    )
+    return rows.select([i for i, k in enumerate(kinds) if k == "sound"])
 
 
 def _asked(question, system):
@@ -112,9 +173,9 @@ def _from_file(path):
     return load_dataset(kind, data_files=str(path), split="train")
 
 
-def _from_hub(name, config, split):
+def _from_hub(name, config, split, revision=None):
     try:
-        return load_dataset(name, config, split=split)
+        return load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # offline is told in a dozen ways, from socket to cache
         raise ConnectionError(
             f"loaders: {name} is neither on the hub as seen from here nor in the cache "

@@ -79,6 +79,22 @@ def texts(samples, title=None):
     display_both(_html_table(columns, cells, title), _text_table(columns, cells))
 
 
+def rows(dataset, n=4):
+    """Show the first rows of a data set for SFT, DPO or GRPO: whatever texts they have."""
+    texts([_row_texts(dataset[i]) for i in range(min(n, len(dataset)))])
+
+
+def _row_texts(row):
+    if "messages" in row:
+        return {"messages": "\n".join(f"[{m['role']}] {m['content']}" for m in row["messages"])}
+    parts = [
+        key for key in ("prompt", "completion", "chosen", "rejected", "solution") if key in row
+    ]
+    return {
+        key: row[key] if isinstance(row[key], str) else row[key][-1]["content"] for key in parts
+    }
+
+
 def interval(scores):
     """The held-out accuracy of a manifest or of `evaluate`, as people write it.
 

@@ -1,5 +1,6 @@
 """Scores on held-out problems: the interval, and a sampler that leaves no trace."""
 
+import copy
 import random
 
 import pytest
@@ -129,3 +130,27 @@ def test_greedy_is_counted_on_sums_with_a_carry_and_pass_at_k_on_groups(untraine
     assert (scores["pass_k"], scores["pass_n"]) == (4, 10)
     assert scores["pass_at_1"] == 0.25 and scores["pass_at_k"] == 1.0
     assert scores["majority"] == 0.0
+
+
+def test_nothing_of_the_checkpoints_own_sampling_counts(untrained):
+    """Qwen2.5-Instruct ships a repetition penalty; vLLM is given none."""
+    plain, tok = untrained
+
+    def drawn(temperature):
+        return evaluate.sample(
+            plain, tok, PROMPTS, seed=0, max_new_tokens=12, temperature=temperature
+        )
+
+    pure = [drawn(0.0), drawn(1.0)]
+    own, shipped = plain.generation_config, copy.deepcopy(plain.generation_config)
+    shipped.update(repetition_penalty=5.0, no_repeat_ngram_size=1, min_p=0.9, suppress_tokens=[9])
+    plain.generation_config = shipped
+    try:
+        assert [drawn(0.0), drawn(1.0)] == pure
+        assert plain.generation_config is shipped  # and left as it was
+        ids = torch.tensor([[5, 6, 7]])
+        loud = plain.generate(ids, max_new_tokens=12, do_sample=False)
+        plain.generation_config = own
+        assert not torch.equal(loud, plain.generate(ids, max_new_tokens=12, do_sample=False))
+    finally:
+        plain.generation_config = own

@@ -3,12 +3,13 @@
 The schemas are those of the hub's dataset cards; the rows in tests/lab/data are our own.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 from lab import loaders, model, validate
 
-from rewards import accuracy_reward, check_golds
+from rewards import accuracy_reward, check_golds, format_reward
 
 DATA = Path(__file__).parent / "data"
 FILES = {
@@ -107,3 +108,38 @@ def test_another_schema_says_what_is_missing():
         ValueError, match=r"without \['question'\]|without \['answer', 'question'\]"
     ):
         loaders.load("openai/gsm8k", path=DATA / FILES["trl-lib/DeepMath-103K"])
+
+
+def test_pairs_that_teach_nothing_are_dropped_aloud(tmp_path):
+    """UltraFeedback has identical pairs, and empty answers: validate would stop the run at them."""
+    asked = {"role": "user", "content": "Hello?"}
+    answers = [("Hi.", "Go away."), ("Hi.", "Hi."), ("Hi.", " "), ("", "Hi."), ("Hi. ", "Hi.")]
+    chats = [
+        {
+            side: [asked, {"role": "assistant", "content": text}]
+            for side, text in zip(("chosen", "rejected"), pair)
+        }
+        for pair in answers
+    ]
+    file, told = tmp_path / "pairs.jsonl", []
+    file.write_text("\n".join(json.dumps(chat) for chat in chats))
+    rows = loaders.load("trl-lib/ultrafeedback_binarized", path=file, say=told.append)
+    assert [row["rejected"][0]["content"] for row in rows] == ["Go away."]
+    assert len(told) == 1 and "2 pairs" in told[0] and "2 with an empty" in told[0]
+    load("trl-lib/ultrafeedback_binarized", say=told.append)
+    assert len(told) == 1  # nothing to tell of sound pairs
+
+
+def test_worked_solutions_become_answers_that_earn_both_rewards():
+    rows, golds = load("openai/gsm8k", stage="sft"), load("openai/gsm8k")["solution"]
+    said = [row["completion"][0]["content"] for row in rows]
+    assert accuracy_reward(said, solution=list(golds)) == [1.0] * len(said)
+    assert format_reward(said) == [1.0] * len(said)
+    assert not any("<<" in text or "####" in text for text in said)
+    assert all(row["prompt"][0]["content"] == loaders.SYSTEM for row in rows)
+    assert validate.validate(rows, "sft", model.tokenizer(), 4096)["rows"] == len(said)
+
+
+def test_a_worked_solution_without_its_last_line_is_refused():
+    with pytest.raises(ValueError, match="without its last line"):
+        loaders.worked({"question": "1+1?", "answer": "It is 2."}, None)

@@ -135,3 +135,19 @@ def test_a_strip_writes_every_token_in_a_cell_coloured_by_its_value():
     assert [text.get_text() for text in ax.texts] == ["<think>", "1", "⏎", "2"]
     first, second, third, fourth = (cell.get_facecolor() for cell in ax.patches)
     assert third == fourth and len({first, second, third}) == 3
+
+
+def test_rows_shows_what_each_kind_of_row_has(capsys):
+    said = [
+        {"role": "user", "content": "a question"},
+        {"role": "assistant", "content": "an answer"},
+    ]
+    pair = {"prompt": said[:1], "chosen": said[1:], "rejected": [{**said[1], "content": "another"}]}
+    for row in ({"messages": said}, pair, {"prompt": said[:1], "solution": "42"}):
+        show.rows([row])
+        shown = capsys.readouterr().out
+        assert all(key in shown for key in row)
+        assert "a question" in shown
+        assert ("another" in shown) == ("rejected" in row) and ("42" in shown) == (
+            "solution" in row
+        )
