@@ -61,3 +61,9 @@ def test_models_far_apart_leave_everything_finite(beta):
     options = {"beta": beta, "vocab_chunk": 3}
     assert np.isfinite(distillation.loss(*args, **options))
     assert all(np.isfinite(g).all() for g in distillation.loss_grad(*args, **options))
+
+
+def test_divided_by_one_item_it_is_the_sum():
+    options = {"beta": 0.3, "vocab_chunk": 3}
+    mean, total = (distillation.loss(*heads(), num_items_in_batch=n, **options) for n in (N, 1))
+    np.testing.assert_allclose(total, N * mean, rtol=1e-15)

@@ -86,3 +86,9 @@ def test_nothing_overflows_however_far_the_policy_has_gone(gap, a):
     tokens = [[-1.0]], [[-1.0 - gap]], [a], [[1]]
     assert np.isfinite(gmpo.loss(*tokens, **CLIP))
     assert np.isfinite(gmpo.loss_grad(*tokens, **CLIP)).all()
+
+
+def test_a_clip_of_zero_makes_every_weight_one():
+    ratio, ones = np.array([[2.0, 4.0, 3.0]]), np.ones((1, 3))
+    shut = {"epsilon_low": 0.0, "epsilon_high": 0.0}
+    assert gmpo.loss(np.log(ratio) - 2, -2 * ones, [1.0], ones, **shut) == -1.0

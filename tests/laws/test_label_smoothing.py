@@ -52,3 +52,11 @@ def test_label_smoothing_of_huge_logits_stays_finite():
     value = label_smoothing.loss(logits, [[0]], [[1]], **kwargs)
     np.testing.assert_allclose(value, 0.1 * (2e4 + 1e4), rtol=1e-14)  # eps / V on each of two
     assert np.isfinite(label_smoothing.loss_grad(logits, [[0]], [[1]], **kwargs)).all()
+
+
+@pytest.mark.parametrize("of", [label_smoothing.loss, label_smoothing.loss_grad])
+@pytest.mark.parametrize(("eps", "bound"), [(-0.5, ">= 0"), (1.5, "<= 1")])
+def test_a_factor_outside_zero_to_one_is_named(of, eps, bound):
+    logits, tokens, mask = a_batch()
+    with pytest.raises(ValueError, match=f"label_smoothing_factor must be {bound}"):
+        of(logits, tokens, mask, label_smoothing_factor=eps, reduction="batch_token")

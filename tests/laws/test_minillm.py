@@ -159,3 +159,12 @@ def test_what_is_wrong_is_named(wrong, message):
     tokens = {"per_token_logps": -MASK, "teacher_per_token_logps": -MASK, "completion_mask": MASK}
     with pytest.raises(ValueError, match=message):
         minillm.advantages(**tokens | PLAIN | wrong)
+
+
+def test_a_clip_of_zero_is_allowed_and_a_negative_one_named():
+    """On policy every ratio is 1, so the clip changes nothing."""
+    student, teacher, tokens, _ = batch()
+    args = student, teacher, tokens, logprobs.per_token_logps(student, tokens), MASK
+    assert minillm.loss(*args, **PLAIN, clip=0.0) == minillm.loss(*args, **PLAIN, clip=0.2)
+    with pytest.raises(ValueError, match="clip must be >= 0"):
+        minillm.loss(*args, **PLAIN, clip=-0.1)

@@ -151,3 +151,12 @@ def test_two_win_probabilities_of_one_pair_add_up_to_1():
 def test_what_is_wrong_around_it_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@LEVELS
+def test_a_certain_win_and_a_certain_loss_push_as_hard_to_opposite_sides(kl_level):
+    logps, _ = two_policies()
+    options = {"beta": 0.5, "kl_level": kl_level}  # no KL: both policies are the same
+    won, lost = (nash_md.loss_grad(logps, logps, [p] * 3, MASK, **options) for p in (1.0, 0.0))
+    np.testing.assert_array_equal(won, -lost)
+    assert (won[MASK == 1] < 0).all()

@@ -156,3 +156,10 @@ def test_what_is_wrong_with_the_rewards_is_named(wrong, message):
     arguments = {"scores": SCORES, "score_at": "last_token"} | KL | tokens | wrong
     with pytest.raises(ValueError, match=message):
         ppo.token_rewards(**arguments)
+
+
+def test_a_clip_of_zero_lets_nothing_move():
+    """The ratio counts as 1 and the value as the old one, wherever that is the worse."""
+    logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
+    assert ppo.policy_loss(logps, old, [[2.0, 1.0]], [[1, 1]], cliprange=0.0) == -1.5
+    assert ppo.value_loss([[1.0]], [[0.0]], [[2.0]], [[1]], cliprange_value=0.0) == 2.0  # 2^2 / 2

@@ -140,3 +140,13 @@ def test_a_wrong_argument_is_named(bad, name):
     good = {"logits": [[0.0, 1.0]], "order": "vllm", "logprobs_mode": "raw_logprobs"}
     with pytest.raises(ValueError, match=name):
         sampler.reported_logps(**({"input_ids": [[0]]} | good | bad))
+
+
+@pytest.mark.parametrize("order", ["transformers", "vllm"])
+def test_left_to_itself_nothing_is_processed(order):
+    logits, modes = [[0.0, 1.0, 3.0]], ("raw_logprobs", "processed_logprobs")
+    raw, processed = (
+        sampler.reported_logps(logits, [[0]], order=order, logprobs_mode=mode) for mode in modes
+    )
+    np.testing.assert_array_equal(raw, processed)
+    assert np.isfinite(raw).all()

@@ -194,3 +194,7 @@ def test_a_token_id_may_exceed_the_length_of_the_text():
     logits = np.zeros((1, 1, 5))
     logits[..., 4] = 1.0
     assert sft.mean_token_accuracy(logits, [[4]], [[1]]) == 1.0
+
+
+def test_the_entropy_of_nothing_is_zero():
+    assert sft.mean_entropy([[1.0, 2.0]], [[0, 0]]) == 0.0
