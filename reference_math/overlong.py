@@ -31,6 +31,6 @@ def soft_punishment(lengths, *, max_length, cache):
     lengths = _checks.finite("lengths", lengths, ndim=1)
     max_length = _checks.number("max_length", max_length, above=0)
     cache = _checks.number("cache", cache, at_least=0, at_most=max_length)
-    over = lengths - (max_length - cache)
-    within = -over / cache if cache else np.zeros_like(over)
-    return np.where(lengths > max_length, -1.0, np.where(over > 0, within, 0.0))
+    if not cache:
+        return np.where(lengths > max_length, -1.0, 0.0)
+    return np.clip((max_length - cache - lengths) / cache, -1.0, 0.0)
