@@ -29,7 +29,7 @@ SOURCES = [
     for name in ("tasks", "model", "pairs", "train", "evaluate", "vllm", "callbacks")
 ]
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
-# lab.train holds their keys against the classes that take them (`known`).
+# lab.train holds their keys against the classes that take them (`known_fields`).
 KEYS = {
     **dict.fromkeys(("stage", "profile", "start_from", "model", "adapter", "dtype"), str),
     "seed": int,

@@ -193,6 +193,12 @@ def read(path):
     return count | {"failed": failed, "skip_reasons": sorted(reasons)[:10]}
 
 
+def portable(result, out):
+    """The result as JSON text that names no folder of this machine: it is committed, and read elsewhere."""
+    text = json.dumps(result, indent=1) + "\n"
+    return text.replace(str(out), "OUT").replace(f"{ROOT}/", "")
+
+
 def measure(names, out, small, minutes):
     """Every step in order, within `minutes`; result.json is written after each."""
     out.mkdir(parents=True, exist_ok=True)
@@ -219,8 +225,8 @@ def measure(names, out, small, minutes):
                 record = run(label, min(limit_s, left), command, environment, figures, out)
             result["steps"].append(record)
             print(f"{label}: {record['status']}, {record.get('seconds', 0):.0f} s", flush=True)
-            (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+            (out / "result.json").write_text(portable(result, out))
+    (out / "result.json").write_text(portable(result, out))
     return result
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def test_no_step_that_fails_or_hangs_or_cannot_run_stops_the_next(gpu, tmp_path,
     assert by_label["hangs"]["status"] == "stopped after 1 s"
     assert by_label["lacks"]["status"] == "impossible: no vLLM in this environment"
     assert by_label["last"]["status"] == "done" and by_label["last"]["figures"] == [1]
-    assert json.loads((tmp_path / "result.json").read_text())["steps"] == result["steps"]
+    text = (tmp_path / "result.json").read_text()
+    assert text == gpu.portable(result, tmp_path) and str(tmp_path) not in text
+    assert [record["label"] for record in json.loads(text)["steps"]] == list(gpu.STEPS)
 
 
 def test_no_step_starts_after_the_time_is_over(gpu, tmp_path, monkeypatch):
@@ -80,6 +83,8 @@ def test_the_stages_of_a_tiny_model_are_measured_in_order(gpu, tmp_path):
     card, stages = json.loads((tmp_path / "result.json").read_text())["steps"]
     assert card["status"] == stages["status"] == "done"
     assert card["figures"]["versions"]["torch"]
+    text = (tmp_path / "result.json").read_text()
+    assert str(tmp_path) not in text and str(ROOT) not in text and "OUT/card.json" in text
     rows = stages["figures"]["rows"]
     assert [(row["stage"], row["way"]) for row in rows] == [
         ("sft", "recipe"),
@@ -99,6 +104,9 @@ def test_a_result_that_is_kept_says_where_it_is_from_and_the_readme_says_the_sam
     result = json.loads(path.read_text())
     card = result["steps"][0]["figures"]
     assert result["command"] and result["date"] and not result["small"]
+    assert not re.search(
+        r"/(?:tmp|home|root|work|mnt|content)/", path.read_text()
+    )  # no one's folder
     assert card["gpu"] and card["driver"] and card["commit"] and card["versions"]["torch"]
     readme = (ROOT / "README.md").read_text()
     assert [line for line in gpu.summary(result) if line not in readme] == []

@@ -198,7 +198,7 @@ def test_a_long_gap_in_a_gold_costs_no_time(gap):
     golds = [f"4{gap}", f"{gap}4", f"x{gap}\\boxed{{4}}", f"\\boxed{{4}}{gap}\\boxed{{5}}"]
     start = time.process_time()
     check_golds(golds, tolerated=1.0)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 1.0  # it is 0.004; a pattern that backtracks needs minutes
 
 
 def test_wrong_arguments_are_one_sentence_each():
