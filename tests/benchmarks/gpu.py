@@ -231,7 +231,7 @@ def measure(names, out, small, minutes):
 
 
 def summary(result):
-    """README's lines about a result that is kept: card, parity, and the head beside the naive form."""
+    """README's lines about a result that is kept: card, parity, the head beside the naive form, stages."""
     steps = {record["label"]: record.get("figures", {}) for record in result["steps"]}
     card, parity = steps["card"], steps["parity"]
     torch, trl = (card["versions"][name] for name in ("torch", "trl"))
@@ -250,6 +250,13 @@ def summary(result):
                 f"time {min(time):.2f} to {max(time):.2f} of the naive form's, "
                 f"peak memory at most {100 * max(memory):.0f}% |"
             )
+    stages = [(f["profile"], row) for f in steps.values() if "profile" in f for row in f["rows"]]
+    for profile, row in stages:
+        way = "" if row["way"] == "recipe" else f", {row['way']}"
+        lines.append(
+            f"| a step of {row['stage'].upper()}, {profile} recipe{way}, Qwen2.5-0.5B's shape, full rows | "
+            f"{row['step_s']:.1f} s, peak memory {row['peak_mb'] / 1024:.1f} GiB |"
+        )
     return lines
 
 
