@@ -22,6 +22,8 @@ JUPYTER ?=
 # A colocated engine leaves process groups and signal handlers behind, and accelerate believes them:
 # its tests have a process of their own, as each notebook has.
 ENGINE_TESTS := tests/lab/test_vllm.py
+# The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
+PROFILE_TESTS := tests/lab/test_profiles.py
 
 .PHONY: lab test test-engine gpu jupyter mutants lint clean environment
 
@@ -34,11 +36,13 @@ test test-engine: export CI = 1
 # A machine with a GPU would take its own profile, whose models and data are on the hub.
 test test-engine: export LAB_PROFILE = tiny
 test: environment
-	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests --ignore=$(ENGINE_TESTS)
+	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests \
+		--ignore=$(ENGINE_TESTS) --ignore=$(PROFILE_TESTS)
 	$(BIN)/python -m pytest $(ENGINE_TESTS)
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(NBMAKE) $(NOTEBOOKS)
 endif
+	$(BIN)/python -m pytest $(PROFILE_TESTS)
 
 # The part of `test` that a smaller processor may see differently (.github/workflows/tests.yml).
 test-engine: environment

@@ -9,8 +9,8 @@ import torch
 from reference_math import logprobs
 
 SHOWN = 4  # rows
-COLOUR, PLAIN = "\x1b[30;42m", "\x1b[0m"
-STYLE = "background:#b7e4c7;color:#081c15"
+COLOUR, PLAIN = "\x1b[4;30;42m", "\x1b[0m"  # underlined too: no meaning by colour alone
+STYLE = "background:#b7e4c7;color:#081c15;text-decoration:underline"
 
 
 def show_batch(trainer, rows=SHOWN):

@@ -4,7 +4,10 @@
     python -m lab.bench --model Qwen/Qwen2.5-0.5B-Instruct      a GPU: sleep levels 1 and 2 as well
     python -m lab.bench --cpu                                   where the seconds of each stage go
 
-One row a way of generating: start_s, then medians over the steps after the first, which warms up:
+    python -m lab.bench --shape smollm2-135m --batch 16         a random model of that size, in float32 on a CPU
+
+One row a way of generating: `generate` is transformers', `vllm` sends merged weights after each step,
+`adapter` the adapter alone (lab.adapter_sync). start_s, then medians over the steps after the first, which warms up:
 step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats a token).
 """
 
@@ -27,14 +30,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 from trl import GRPOConfig
 
-from lab import model, pace, runs, show, tasks
+from lab import adapter_sync, model, pace, runs, show, tasks
+
+SHAPES = {  # config.json of SmolLM2-135M; the embedding has the tiny tokenizer's 320 rows
+    "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "layers": 30, "heads": 9},
+}
 
 
 def ways():
     """The ways of generating that this machine has."""
     found = ["generate"]
     if vllm.available():
-        found += ["vllm"] + ["sleep 1", "sleep 2"] * torch.cuda.is_available()
+        found += ["vllm", "adapter"] + ["sleep 1", "sleep 2"] * torch.cuda.is_available()
     return found
 
 
@@ -48,10 +55,8 @@ def tiny(folder, **architecture):
 
 def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
     """One short QLoRA run of GRPO from the model in `folder`; returns its row."""
-    gpu, kind = (
-        torch.cuda.is_available(),
-        torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-    )
+    gpu = torch.cuda.is_available()
+    kind = vllm.sixteen_bits() if gpu else torch.float32
     set_seed(0)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -64,7 +69,8 @@ def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
     args = GRPOConfig(
         output_dir=tempfile.mkdtemp(),
         use_cpu=not gpu,
-        bf16=gpu,
+        bf16=kind is torch.bfloat16,
+        fp16=kind is torch.float16,
         gradient_checkpointing=False,
         report_to=[],
         disable_tqdm=True,
@@ -82,6 +88,7 @@ def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
         vllm_enable_sleep_mode=way.startswith("sleep"),
     )
     level = {"sleep 1": 1}.get(way, 2)
+    backend = adapter_sync.Generation if way == "adapter" else vllm.Generation
     began = time.perf_counter()
     trainer = vllm.GRPOTrainer(
         get_peft_model(base, lora),
@@ -90,7 +97,7 @@ def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
         train_dataset=tasks.grpo_dataset(batch * 8),
         processing_class=AutoTokenizer.from_pretrained(folder),
         engine=engine,
-        generation=functools.partial(vllm.Generation, sleep_level=level),
+        generation=functools.partial(backend, sleep_level=level),
     )
     row = {"way": way, "start_s": round(time.perf_counter() - began, 2)}
     trainer.train()
@@ -111,6 +118,7 @@ def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m lab.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="a folder or a hub id; default: an untrained tiny model")
+    parser.add_argument("--shape", choices=SHAPES, help="a random model of this size instead")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64, help="completions a step")
     parser.add_argument("--completion", type=int, default=32, help="tokens a completion, at most")
@@ -124,7 +132,7 @@ def main(argv=None):
         if args.out:
             Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
         return
-    folder = args.model or tiny(tempfile.mkdtemp())
+    folder = args.model or tiny(tempfile.mkdtemp(), **SHAPES.get(args.shape, {}))
     rows = [measure(folder, way, args.steps, args.batch, args.completion) for way in ways()]
     gpu = torch.cuda.is_available()
     result = {

@@ -23,9 +23,10 @@ from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from lab import progress, recipes, report, runs
+from lab import pace, progress, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
+UNKNOWN = "How long this profile takes has not been measured; each lesson shows the time left"
 STAGE_OF = {"00": "base", "01": "sft", "02": "dpo", "03": "grpo", "04": "grpo"}
 
 
@@ -36,20 +37,27 @@ def notebooks():
 
 def state_of(path):
     """A hash of what an executed copy depends on: the lesson, and the recipe of its stage."""
-    stage = recipes.fingerprint(recipes.load(STAGE_OF[path.name[:2]]))
-    return hashlib.sha256(path.read_bytes() + stage.encode()).hexdigest()[:16]
+    stages = "".join(recipes.fingerprint(recipe) for recipe in _made_by(path))
+    return hashlib.sha256(path.read_bytes() + stages.encode()).hexdigest()[:16]
+
+
+def _made_by(path):
+    """The recipes of what a lesson makes: the first one trains the tiny base on every machine."""
+    stage = STAGE_OF[path.name[:2]]
+    own = [recipes.load(stage, "tiny")] if stage == "base" else []
+    return [*own, recipes.load(stage)]
 
 
 def is_current(path):
     copy = runs.path("notebooks") / path.name
-    if not copy.exists() or not runs.is_current(recipes.load(STAGE_OF[path.name[:2]])):
+    if not copy.exists() or not all(map(runs.is_current, _made_by(path))):
         return False
     return nbformat.read(copy, 4).metadata.get("lab", {}).get("state") == state_of(path)
 
 
 def execute(path):
     """Run one notebook from top to bottom and keep its executed copy, also when a cell fails."""
-    notebook = nbformat.read(path, 4)
+    notebook, state = nbformat.read(path, 4), state_of(path)  # of the lesson that is run now
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     copy = runs.path("notebooks") / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +72,7 @@ def execute(path):
         )
         try:
             client.execute(env=os.environ | {"LAB_PROGRESS": str(watch.file)})
-            notebook.metadata["lab"] = {"state": state_of(path)}
+            notebook.metadata["lab"] = {"state": state}
         finally:
             nbformat.write(notebook, copy)
 
@@ -138,11 +146,22 @@ class Watch:
             self.bar.set_postfix_str(beside)
         elif self.clock() - self.said >= progress.EVERY_S:
             self.said = self.clock()
-            self.say(f"{self.name}: cell {self.count + 1} of {self.cells}, {beside}", flush=True)
+            at = min(self.count + 1, self.cells)  # the last one is done, its copy not yet written
+            self.say(f"{self.name}: cell {at} of {self.cells}, {beside}", flush=True)
 
     def _tick(self):
         while not self.stop.wait(1.0):
             self.show()
+
+
+def announce(lessons):
+    """Say what is to be run, and how long it takes where that is known."""
+    if not lessons:
+        return
+    names = ", ".join(path.stem for path in lessons)
+    known = recipes.profile() == "tiny"
+    time_left = pace.forecast([path.name for path in lessons]) if known else UNKNOWN
+    print(f"To run: {names}. {time_left}.", flush=True)
 
 
 def main(argv=None):
@@ -153,6 +172,7 @@ def main(argv=None):
         for folder in (*recipes.STAGES, "notebooks"):
             shutil.rmtree(runs.path(folder), ignore_errors=True)
     began, made = time.perf_counter(), 0
+    announce([path for path in notebooks() if not is_current(path)])
     for path in notebooks():
         if is_current(path):
             print(f"{path.stem}: found, up to date; nothing to do")

@@ -1,11 +1,17 @@
 """What a model can do on problems that nothing trained on: sampled at temperature 1, greedy, and the
-best of several samples, with Wilson 95% intervals.
+best of several samples, with Wilson 95% intervals; and two models on the same problems.
+
+    score(model, tok, recipe)      as the recipe asks: on the built-in task, or on a data set's own test split
+    paired(before, after)          the same problems, answered by two models
 
 Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a proportion;
+          Newcombe, Statistics in Medicine 17 (1998) 2635, method 10: of a paired difference;
+          McNemar, Psychometrika 12 (1947), in its exact form: the test of a paired difference;
           pass@k: Chen et al., arXiv 2107.03374
 """
 
 import math
+import re
 from collections import Counter
 from contextlib import contextmanager
 
@@ -31,7 +37,59 @@ def wilson(successes, n, z=1.959964):
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-@torch.no_grad()
+def paired(before, after):
+    """What changed between two models on the same problems, in the same order.
+
+    before, after    (N,) bools: right or not
+    returns          n; gained and lost, the problems that only one of the two got right; difference,
+                     (gained - lost) / n; ci95, Newcombe's 95% interval of it; p, the exact McNemar
+                     test: how often a fair coin would part the changed problems as unevenly
+
+    Raises ValueError for lists of different lengths, or empty ones.
+
+    >>> found = paired([True, False, False, False, False, False], [True, True, True, True, True, False])
+    >>> found["gained"], found["lost"], found["p"]
+    (4, 0, 0.125)
+    """
+    n = len(before)
+    if not n or len(after) != n:
+        raise ValueError(
+            f"got {n} verdicts before and {len(after)} after; expected as many, one or more"
+        )
+    both = sum(bool(b and a) for b, a in zip(before, after))
+    lost, gained = sum(map(bool, before)) - both, sum(map(bool, after)) - both
+    changed = gained + lost
+    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed
+    return {
+        "n": n,
+        "gained": gained,
+        "lost": lost,
+        "difference": (gained - lost) / n,
+        "ci95": _newcombe(both, lost, gained, n),
+        "p": min(1.0, 2 * tail),
+    }
+
+
+def _newcombe(both, lost, gained, n):
+    """Newcombe's method 10: Wilson's intervals of the two shares, joined by their correlation phi."""
+    neither = n - both - lost - gained
+    share_before, share_after = (both + lost) / n, (both + gained) / n
+    low_b, high_b = wilson(both + lost, n)
+    low_a, high_a = wilson(both + gained, n)
+    sides = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    over = both * neither - lost * gained
+    over = max(over - n / 2, 0) if over > 0 else over  # his continuity correction
+    phi = over / math.sqrt(sides) if sides else 0.0
+
+    def half(after, before):
+        return math.sqrt(max(0.0, after**2 - 2 * phi * after * before + before**2))
+
+    difference = share_after - share_before
+    low = difference - half(share_after - low_a, high_b - share_before)
+    high = difference + half(high_a - share_after, share_before - low_b)
+    return max(-1.0, low), min(1.0, high)
+
+
 def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, temperature=1.0):
     """One completion for each chat prompt, as text. `model` must be plain: see lab.vllm.served.
 
@@ -39,8 +97,17 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
     counts (Qwen2.5-Instruct ships a top-k, a top-p and a repetition penalty, which vLLM is not
     given either). The global generator is left as it was.
     """
-    texts = []
+    written = _written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature)
+    return [text for text, _ in written]
+
+
+@torch.no_grad()
+def _written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
+    """(text, whether it ended by itself) for each prompt."""
+    found = []
     with torch.random.fork_rng(), _pure(model):
+        ends = model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends])
         torch.manual_seed(seed)
         for start in progress.over(range(0, len(prompts), batch_size), "sampling"):
             ids = [
@@ -56,9 +123,10 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
                 top_k=0,
                 top_p=1.0,
             )
-            new = out[:, batch["input_ids"].shape[1] :]
-            texts += tok.batch_decode(new, skip_special_tokens=True)
-    return texts
+            new = out[:, batch["input_ids"].shape[1] :].cpu()
+            texts = tok.batch_decode(new, skip_special_tokens=True)
+            found += zip(texts, torch.isin(new, ends).any(dim=1).tolist())
+    return found
 
 
 @contextmanager
@@ -73,6 +141,96 @@ def _pure(model):
         model.generation_config = own
 
 
+def score(model, tok, recipe, **changes):
+    """The held-out scores of a plain model, as `evaluate` of its stage's recipe asks for them.
+
+    With a `name` there the problems are that data set's `split`, scored by `on_rows`; without one
+    those of the built-in task, scored by `evaluate`.
+
+    changes    instead of the recipe's own, e.g. n=50, seed=1
+    returns    what a manifest keeps; {} if the recipe asks for no scores
+    """
+    if "evaluate" not in recipe:
+        return {}
+    options = recipe["evaluate"] | changes
+    if "name" not in options:
+        return evaluate(model, tok, **options)
+    lengths = {key: options[key] for key in ("max_new_tokens", "seed") if key in options}
+    return on_rows(model, tok, heldout(recipe, **changes), **lengths)
+
+
+def heldout(recipe, n=None, seed=0, **_):
+    """Problems that nothing trains on, for the recipe's stage: a data set with prompt and solution."""
+    options = recipe["evaluate"]
+    n = n or options["n"]
+    if "name" not in options:
+        return tasks.grpo_dataset(n, seed=seed, split="heldout")
+    from lab import loaders
+
+    where = {key: options[key] for key in ("split", "revision") if key in options}
+    return loaders.load(options["name"], "grpo", n=n, seed=seed, **where)
+
+
+def example(recipe):
+    """A held-out problem and a right answer to it in the form that SFT teaches: (messages, text)."""
+    options = recipe["evaluate"]
+    if "name" not in options:
+        return tasks.prompt(38, 47), tasks.completion(38, 47, "terse")
+    from lab import loaders
+
+    row = loaders.load(options["name"], "sft", split=options["split"], n=1)[0]
+    return row["prompt"], row["completion"][0]["content"]
+
+
+def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64):
+    """Scores of a plain model on problems of a data set with the columns prompt and solution.
+
+    Each problem is judged twice. Strict: the answer stands in the tags that the prompt asks for.
+    Lenient: the last box or number of the text is right, whatever the form. Strict alone hides what
+    a model knew before it had learnt the form; lenient alone hides that it learnt the form.
+
+    returns   at temperature 1: heldout_n, heldout_correct, heldout_accuracy, heldout_ci95 (strict),
+              lenient_accuracy, format_rate, ended_rate (not cut off at max_new_tokens); at
+              temperature 0: greedy_correct, greedy_accuracy, greedy_ci95, greedy_lenient, and
+              verdicts, the strict verdict of each problem
+    """
+    n, prompts, golds = len(rows), rows["prompt"], rows["solution"]
+    write = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sampled = _written(model, tok, prompts, seed, **write, temperature=1.0)
+    greedy = sample(model, tok, prompts, seed, temperature=0.0, **write)
+    texts = [text for text, _ in sampled]
+    right, verdicts = _right(texts, golds), _right(greedy, golds)
+    return {
+        **_rate("heldout", sum(right), n),
+        "heldout_n": n,
+        "lenient_accuracy": sum(_right([in_tags(text) for text in texts], golds)) / n,
+        "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
+        "ended_rate": sum(ended for _, ended in sampled) / n,
+        **_rate("greedy", sum(verdicts), n),
+        "greedy_lenient": sum(_right([in_tags(text) for text in greedy], golds)) / n,
+        "verdicts": verdicts,
+    }
+
+
+def in_tags(text):
+    """The last box of a text, or else its last number, in a form that `rewards` reads.
+
+    >>> in_tags("She pays 3 * 4 = 12 dollars, so 1,012.50 are left.")
+    '<think>.</think><answer>1,012.50</answer>'
+    """
+    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    found = found or re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return f"<think>.</think><answer>{found[-1].rstrip(',')}</answer>" if found else ""
+
+
+def _rate(name, correct, n):
+    return {
+        f"{name}_correct": correct,
+        f"{name}_accuracy": correct / n,
+        f"{name}_ci95": list(wilson(correct, n)),
+    }
+
+
 def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     """Held-out accuracy, format and style of a plain model on the built-in task.
 
@@ -81,7 +239,7 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     returns   what a manifest keeps. At temperature 1: heldout_n, heldout_correct,
               heldout_accuracy, heldout_ci95, format_rate, preference_rate (the share of
               completions with the preferred style), accuracy_by_level; and of `at_temperature_0`
-              and `best_of_k`
+              (with the verdict of each problem) and `best_of_k`
     """
     rows = tasks.grpo_dataset(n, seed=seed, split="heldout")
     texts = sample(model, tok, rows["prompt"], seed=seed)
@@ -93,9 +251,7 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     }
     scores = {
         "heldout_n": n,
-        "heldout_correct": sum(right),
-        "heldout_accuracy": sum(right) / n,
-        "heldout_ci95": list(wilson(sum(right), n)),
+        **_rate("heldout", sum(right), n),
         "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
         "preference_rate": sum(tasks.style_of(t) == tasks.PREFERRED for t in texts) / n,
         "accuracy_by_level": by_level,
@@ -108,13 +264,13 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
 
 
 def at_temperature_0(model, tok, rows):
-    """greedy_correct, greedy_accuracy, greedy_ci95; greedy_carry: {n, correct} of sums with a carry."""
+    """greedy_correct, greedy_accuracy, greedy_ci95; greedy_carry: {n, correct} of sums with a carry;
+    verdicts: of each problem."""
     right = _right(sample(model, tok, rows["prompt"], 0, temperature=0.0), rows["solution"])
     carry = [r for r, has in zip(right, rows["carry"], strict=True) if has]
     return {
-        "greedy_correct": sum(right),
-        "greedy_accuracy": sum(right) / len(right),
-        "greedy_ci95": list(wilson(sum(right), len(right))),
+        **_rate("greedy", sum(right), len(right)),
+        "verdicts": right,
         "greedy_carry": {"n": len(carry), "correct": sum(carry)},
     }
 

@@ -26,6 +26,8 @@ from pathlib import Path
 from datasets import load_dataset
 from trl import extract_prompt
 
+from lab import standins
+
 SYSTEM = (
     "Reason step by step between <think> and </think>. Then give the final answer, and nothing "
     "else, between <answer> and </answer>."
@@ -67,6 +69,7 @@ def load(
         names = [other for other, (kind, *_) in DATASETS.items() if kind == stage]
         names += [other for other, kind in ALSO if kind == stage]
         raise ValueError(f"loaders: {name} is for {of}; for {stage} there are {names}")
+    path = path or standins.file(name, split)
     rows = _from_file(path) if path else _from_hub(name, config, split, revision)
     missing = set(columns) - set(rows.column_names)
     if missing:

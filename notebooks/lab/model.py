@@ -106,11 +106,17 @@ def pack(stream, batch_size, length):
 def pretrain(
     model, tok, *, steps, batch_size, length, muon_rate, adamw_rate, wrong, chat_share, seed
 ):
-    """Next-token training from scratch; returns the loss of each step.
+    """Next-token training from scratch on `documents`; returns the loss of each step."""
+    stream = documents(tok, seed, wrong, chat_share)
+    sizes = {"steps": steps, "batch_size": batch_size, "length": length}
+    return train_on(model, stream, **sizes, muon_rate=muon_rate, adamw_rate=adamw_rate)
+
+
+def train_on(model, stream, *, steps, batch_size, length, muon_rate, adamw_rate, name="base"):
+    """Next-token training on a stream of documents, each its token ids; returns the loss of each step.
 
     Muon for the matrices and AdamW for the rest: it needs a third of the steps of AdamW alone.
     """
-    stream = documents(tok, seed, wrong, chat_share)
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     outer = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
     optimizers = [
@@ -119,7 +125,7 @@ def pretrain(
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rate(steps)) for o in optimizers]
     losses = []
-    with progress.Bar("base: pre-training", steps) as bar:
+    with progress.Bar(f"{name}: pre-training", steps) as bar:
         for step in range(1, steps + 1):
             rows = pack(stream, batch_size, length)
             loss = model(input_ids=rows, labels=rows).loss

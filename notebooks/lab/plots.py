@@ -3,6 +3,8 @@
 `ax` draws into an existing axes; without it a figure of its own is made.
 """
 
+import re
+
 import matplotlib.pyplot as plt
 
 from lab.evaluate import wilson
@@ -10,6 +12,7 @@ from lab.evaluate import wilson
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito
 RATES = {
     "heldout_accuracy": "right answer",
+    "lenient_accuracy": "last number right",
     "format_rate": "right format",
     "preference_rate": "terse style",
 }
@@ -64,9 +67,11 @@ def bars(counts, title="", ylabel="share of problems", ax=None):
 def scores(named, title="", rates=RATES, ax=None):
     """Accuracy, format and style side by side, with Wilson 95% intervals.
 
-    named   {name: a manifest, or what `lab.evaluate.evaluate` returns}
+    named   {name: a manifest, or what `lab.evaluate.score` returns}
+    rates   {key: what it is called}; those that no score has are left out
     """
     ax = _axes(ax, width=7.5)
+    rates = {key: label for key, label in rates.items() if all(key in s for s in named.values())}
     width = 0.8 / len(named)
     for i, (colour, (name, score)) in enumerate(zip(_colours(), named.items())):
         for j, rate in enumerate(rates):
@@ -113,22 +118,23 @@ def crossing(rows, parameters, ax=None):
     lines(sizes, seconds, title, "million parameters", "seconds", ax=ax, marker="o", log=True)
 
 
-def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="RdYlGn"):
+def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"):
     """A row of cells for each text: every token written out, coloured by its value.
 
     rows   {name: (tokens, values)}; the rows may differ in length
     """
     longest = max(len(tokens) for tokens, _ in rows.values())
-    _, ax = plt.subplots(figsize=(max(7.0, 0.3 * longest), 0.55 * len(rows) + 1.2))
+    _, ax = plt.subplots(figsize=(max(7.0, 0.3 * longest), 0.85 * len(rows) + 1.2))
     colours = plt.get_cmap(cmap)
     for y, (tokens, values) in enumerate(rows.values()):
         for x, (token, value) in enumerate(zip(tokens, values)):
             shade = colours((value - low) / (high - low))
-            ax.add_patch(plt.Rectangle((x, y + 0.1), 1, 0.8, color=shade, linewidth=0))
+            ax.add_patch(plt.Rectangle((x, y + 0.05), 1, 0.9, color=shade, linewidth=0))
             shown = token.replace("\n", "⏎").replace(" ", "·")
-            size = 10 if len(shown) == 1 else 6
-            turn = 0 if len(shown) == 1 else 90
-            ax.text(x + 0.5, y + 0.5, shown, ha="center", va="center", fontsize=size, rotation=turn)
+            shown = re.sub(r"^<\|?(.+?)\|?>$", r"‹\1", shown)  # a tag, short enough for 8 points
+            style = {"fontsize": 10 if len(shown) == 1 else 8, "color": _readable_on(shade)}
+            style["rotation"] = 0 if len(shown) == 1 else 90
+            ax.text(x + 0.5, y + 0.5, shown, ha="center", va="center", **style)
     ax.set(xlim=(0, longest), ylim=(len(rows), 0), xticks=[])
     ax.set_yticks([y + 0.5 for y in range(len(rows))], list(rows))
     ax.tick_params(length=0)
@@ -138,6 +144,13 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="RdYlGn")
     plt.colorbar(scale, ax=ax, label=label, fraction=0.02, pad=0.01)
     ax.set_title(title, loc="left", fontweight="bold")
     plt.tight_layout()
+
+
+def _readable_on(shade):
+    """Black or white text, whichever has the higher contrast on a colour (WCAG's luminance)."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def _bar(ax, x, width, successes, n, colour, label):

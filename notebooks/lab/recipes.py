@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from lab import standins
+
 # In a checkout beside lab/; an installed wheel has them inside the package.
 FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "recipe_files"
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
@@ -31,11 +33,14 @@ SOURCES = [
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
 # lab.train holds their keys against the classes that take them (`known_fields`).
 KEYS = {
-    **dict.fromkeys(("stage", "profile", "start_from", "model", "adapter", "dtype"), str),
+    **dict.fromkeys(("stage", "profile", "start_from", "model", "adapter", "dtype", "sync"), str),
     "seed": int,
     **dict.fromkeys(("args", "lora", "quantization"), dict),
     "data": {"n": int, "samples": int, "carry_error": float, "name": str, "options": dict},
-    "evaluate": {"n": int, "pass_n": int},
+    "evaluate": {
+        **dict.fromkeys(("n", "pass_n", "max_new_tokens"), int),
+        **dict.fromkeys(("name", "split", "revision"), str),
+    },
     "architecture": dict.fromkeys(("hidden_size", "intermediate_size", "layers", "heads"), int),
     "pretrain": {
         **dict.fromkeys(("steps", "batch_size", "length"), int),
@@ -69,7 +74,7 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    return recipe
+    return standins.into(recipe)
 
 
 def check(recipe, where, keys=None):

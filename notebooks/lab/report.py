@@ -8,8 +8,8 @@ import matplotlib
 
 from lab import recipes, runs
 
-COLUMNS = ("stage", "accuracy", "95% interval", "greedy", "greedy, with a carry", "pass@16", "format",
-           "terse style", "seconds", "peak MiB")  # fmt: skip
+COLUMNS = ("stage", "accuracy", "95% interval", "last number right", "greedy", "greedy, with a carry",
+           "pass@16", "format", "terse style", "seconds", "peak MiB")  # fmt: skip
 CURVES = {
     "base": ["loss"],
     "sft": ["loss", "mean_token_accuracy"],
@@ -19,28 +19,34 @@ CURVES = {
 
 
 def rows():
-    """One row a finished stage, in the chain's order; stages without scores leave them out."""
-    found = [m for stage in recipes.STAGES if (m := runs.manifest(stage))]
-    return [dict(zip(COLUMNS, _row(manifest))) for manifest in found]
+    """One row a finished stage, in the chain's order, without the columns that none of them fills."""
+    found = [_row(m) for stage in recipes.STAGES if (m := runs.manifest(stage))]
+    filled = [column for column in COLUMNS if any(column in row for row in found)]
+    return [{column: row.get(column, "-") for column in filled} for row in found]
 
 
 def _row(m):
-    scores = ["-"] * 7
-    if "heldout_accuracy" in m:
-        low, high = m["heldout_ci95"]
-        scores = [f"{m['heldout_accuracy']:.1%}", f"{low:.1%} to {high:.1%}"]
-        carry = m.get("greedy_carry", {"n": 0})
-        scores += [f"{m['greedy_accuracy']:.1%}" if "greedy_accuracy" in m else "-"]
-        scores += [f"{carry['correct'] / carry['n']:.1%}" if carry["n"] else "-"]
-        scores += [f"{m['pass_at_k']:.1%}" if m.get("pass_k") == 16 else "-"]
-        scores += [f"{m['format_rate']:.1%}", f"{m['preference_rate']:.1%}"]
-    return [m["stage"], *scores, f"{m['wall_s']:.0f}", f"{m['peak_rss_mb']}"]
+    row = {"stage": m["stage"], "seconds": f"{m['wall_s']:.0f}", "peak MiB": f"{m['peak_rss_mb']}"}
+    rates = {
+        "accuracy": m.get("heldout_accuracy"),
+        "last number right": m.get("lenient_accuracy"),
+        "greedy": m.get("greedy_accuracy"),
+        "pass@16": m["pass_at_k"] if m.get("pass_k") == 16 else None,
+        "format": m.get("format_rate"),
+        "terse style": m.get("preference_rate"),
+    }
+    if "heldout_ci95" in m:
+        row["95% interval"] = "{:.1%} to {:.1%}".format(*m["heldout_ci95"])
+    if carry := m.get("greedy_carry", {}).get("n"):
+        rates["greedy, with a carry"] = m["greedy_carry"]["correct"] / carry
+    return row | {name: f"{rate:.1%}" for name, rate in rates.items() if rate is not None}
 
 
 def table():
     """The rows as Markdown, which a terminal shows as well."""
-    cells = [COLUMNS, *(tuple(row.values()) for row in rows())]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    found = rows()
+    cells = [tuple(found[0]) if found else COLUMNS, *(tuple(row.values()) for row in found)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
@@ -86,10 +92,11 @@ def write():
 
 
 def _table_html():
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in COLUMNS)
+    found = rows()
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in (found[0] if found else COLUMNS))
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row.values()) + "</tr>"
-        for row in rows()
+        for row in found
     )
     return f"<table><tr>{head}</tr>{body}</table>"
 

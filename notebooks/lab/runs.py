@@ -1,5 +1,7 @@
 """Where a stage's results stand: runs/<stage>/ with the model or adapter, the curves, a manifest.
 
+Stages of another profile than tiny stand beside them, in runs/<stage>_<profile>/.
+
 A stage is done when its manifest is there, and up to date when the manifest's recipe_hash is the
 fingerprint of the recipe as it reads today. Everything else in the kit asks here.
 """
@@ -24,8 +26,15 @@ def root():
     return Path(os.environ.get("LAB_RUNS") or Path(__file__).parent.parent / "runs")
 
 
-def path(stage):
-    return root() / stage
+def path(stage, profile=None):
+    """The folder of a stage (or of the executed notebooks) in a profile, by default this machine's."""
+    profile = profile or recipes.profile()
+    return root() / (stage if profile == "tiny" else f"{stage}_{profile}")
+
+
+def folder(recipe):
+    """The folder of a recipe's stage."""
+    return path(recipe["stage"], recipe["profile"])
 
 
 def shown(where):
@@ -34,45 +43,51 @@ def shown(where):
     return where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
 
 
-def manifest(stage):
+def manifest(stage, profile=None):
     """The manifest of a finished stage, or None."""
-    file = path(stage) / "manifest.json"
+    file = path(stage, profile) / "manifest.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def history(stage):
+def history(stage, profile=None):
     """The trainer's log of a finished stage: one dict a logged step."""
-    return json.loads((path(stage) / "history.json").read_text())
+    return json.loads((path(stage, profile) / "history.json").read_text())
+
+
+def verdicts(stage, profile=None):
+    """Which held-out problems a finished stage got right at temperature 0: one bool a problem."""
+    return json.loads((path(stage, profile) / "verdicts.json").read_text())
 
 
 def is_current(recipe):
-    found = manifest(recipe["stage"])
+    found = manifest(recipe["stage"], recipe["profile"])
     return found is not None and found["recipe_hash"] == recipes.fingerprint(recipe)
 
 
-def clear(stage):
+def clear(recipe):
     """Empty the stage's folder before it is made anew: an old manifest must not outlive its run."""
-    shutil.rmtree(path(stage), ignore_errors=True)
-    path(stage).mkdir(parents=True)
-    return path(stage)
+    shutil.rmtree(folder(recipe), ignore_errors=True)
+    folder(recipe).mkdir(parents=True)
+    return folder(recipe)
 
 
 def begin(recipe):
     """The stage's folder, ready for a run: emptied, unless an interrupted run of the very same
     recipe left its checkpoints there.
     """
-    folder, mark = path(recipe["stage"]), path(recipe["stage"]) / "interrupted"
-    fingerprint = recipes.fingerprint(recipe)
+    mark, fingerprint = folder(recipe) / "interrupted", recipes.fingerprint(recipe)
     if not mark.exists() or mark.read_text() != fingerprint:
-        clear(recipe["stage"])
+        clear(recipe)
         mark.write_text(fingerprint)
-    return folder
+    return folder(recipe)
 
 
 def save_manifest(recipe, base_model, history, wall_s, scores):
-    """Write history.json, then manifest.json: the manifest is the last thing a stage writes."""
-    folder = path(recipe["stage"])
-    (folder / "history.json").write_text(json.dumps(history))
+    """Write history.json and the verdicts, then manifest.json, the last thing a stage writes."""
+    where = folder(recipe)
+    (where / "history.json").write_text(json.dumps(history))
+    scores = dict(scores)
+    (where / "verdicts.json").write_text(json.dumps(scores.pop("verdicts", [])))
     content = {
         "stage": recipe["stage"],
         "profile": recipe["profile"],
@@ -86,10 +101,10 @@ def save_manifest(recipe, base_model, history, wall_s, scores):
         **gpu(),
         **scores,
     }
-    partial = folder / "manifest.json.partial"
+    partial = where / "manifest.json.partial"
     partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(folder / "manifest.json")
-    (folder / "interrupted").unlink(missing_ok=True)
+    partial.replace(where / "manifest.json")
+    (where / "interrupted").unlink(missing_ok=True)
     return content
 
 

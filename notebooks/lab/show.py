@@ -17,7 +17,14 @@ STYLE = "font-family: monospace; white-space: pre-wrap; text-align: left"
 
 
 def setup(seed=0):
-    """Quiet the libraries, seed every generator, say what runs here; returns the profile's name."""
+    """Quiet the libraries, seed every generator, say what runs here; returns the profile's name.
+
+    On Colab it installs what the kit needs first, before anything of that is imported.
+    """
+    if "google.colab" in sys.modules:
+        from lab import install
+
+        install.install_here()
     from lab import vllm  # first: it sets what torch and vLLM read when they load
 
     quiet()
@@ -106,25 +113,38 @@ def interval(scores):
 
 
 def scores(named, title=None):
-    """Show scores side by side: {name: a manifest, or what `lab.evaluate.evaluate` returns}."""
+    """Show scores side by side: {name: a manifest, or what `lab.evaluate.score` returns}."""
+    rates = {
+        "lenient_accuracy": "last number right",
+        "greedy_accuracy": "greedy",
+        "format_rate": "format",
+        "preference_rate": "terse style",
+    }
     table(
         [
-            {
-                "": name,
-                "held-out accuracy [95%]": interval(score),
-                **(
-                    {"greedy": f"{score['greedy_accuracy']:.1%}"}
-                    if "greedy_accuracy" in score
-                    else {}
-                ),
-                "format": f"{score['format_rate']:.1%}",
-                "terse style": f"{score['preference_rate']:.1%}",
-                "problems": score["heldout_n"],
-            }
+            {"": name, "held-out accuracy [95%]": interval(score)}
+            | {title: f"{score[rate]:.1%}" for rate, title in rates.items() if rate in score}
+            | {"problems": score["heldout_n"]}
             for name, score in named.items()
         ],
         title=title,
     )
+
+
+def paired(**verdicts):
+    """Show what changed between two models on the same problems: paired(SFT=(N,) bools, DPO=(N,) bools)."""
+    from lab import evaluate
+
+    (old, before), (new, after) = verdicts.items()
+    found = evaluate.paired(before, after)
+    low, high = found["ci95"]
+    row = {
+        "right at temperature 0, only": f"{old}: {found['lost']}, {new}: {found['gained']}",
+        "of": found["n"],
+        f"{new} - {old} [95%]": f"{found['difference']:+.1%} [{low:+.1%}, {high:+.1%}]",
+        "p (McNemar)": found["p"],
+    }
+    table([row])
 
 
 def display_both(as_html, as_text):

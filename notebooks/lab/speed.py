@@ -32,7 +32,7 @@ def measure(completions=64, tokens=32, **architecture):
     """
     folder = bench.tiny(tempfile.mkdtemp(), **architecture)
     gpu = torch.cuda.is_available()
-    kind = torch.bfloat16 if gpu else torch.float32
+    kind = vllm.sixteen_bits() if gpu else torch.float32
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
     plain = plain.to("cuda" if gpu else "cpu")
     tok = AutoTokenizer.from_pretrained(folder)

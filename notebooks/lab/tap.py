@@ -48,7 +48,7 @@ def grpo_batch(trainer, step):
         if trainer.state.global_step == step and not kept:
             kept.update(latest)
             kept.update({name: _array(inputs[name]) for name in INPUTS if name in inputs})
-            kept["per_token_logps"] = _per_token_logps(model, inputs, trainer.temperature)
+            kept["per_token_logps"] = per_token_logps(model, inputs, trainer.temperature)
             parts = trainer.accelerator.num_processes * trainer.args.steps_per_generation
             kept["tokens_per_micro_batch"] = inputs["num_items_in_batch"].item() / parts
             kept["loss"] = loss.item()
@@ -59,8 +59,11 @@ def grpo_batch(trainer, step):
 
 
 @torch.no_grad()
-def _per_token_logps(model, inputs, temperature, rows=4):
-    """In numpy from the logits, a few rows at a time: all logits of a large vocabulary are many."""
+def per_token_logps(model, inputs, temperature, rows=4):
+    """(B, T) log-probs of a GRPO batch's completions, in numpy from the model's logits.
+
+    A few rows at a time: all logits of a large vocabulary are many.
+    """
     completion = inputs["completion_ids"]
     ids = torch.cat([inputs["prompt_ids"], completion], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)

@@ -22,7 +22,18 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
-from lab import callbacks, evaluate, guards, model, pairs, recipes, runs, tasks, validate
+from lab import (
+    adapter_sync,
+    callbacks,
+    evaluate,
+    guards,
+    model,
+    pairs,
+    recipes,
+    runs,
+    tasks,
+    validate,
+)
 from rewards import accuracy_reward, format_reward
 
 TRAINERS = {
@@ -30,13 +41,15 @@ TRAINERS = {
     "dpo": (DPOTrainer, DPOConfig),
     "grpo": (vllm.GRPOTrainer, GRPOConfig),
 }
+# How the engine of GRPO gets the policy's weights: merged into plain ones, or as base and adapter.
+SYNCS = {"merged": vllm.Generation, "adapter": adapter_sync.Generation}
 
 
 def base_model(recipe):
     """Where the 16-bit base is: a hub id, or the folder of the base stage."""
     while "model" not in recipe:
         if recipe["stage"] == "base":
-            return str(runs.path("base"))
+            return str(runs.folder(recipe))
         recipe = recipes.parent(recipe)
     return recipe["model"]
 
@@ -62,7 +75,7 @@ def load(recipe):
     )
     before = recipes.parent(recipe)
     if recipe.get("adapter") or (before and before["stage"] != "base"):
-        adapter = recipe.get("adapter") or runs.path(before["stage"])
+        adapter = recipe.get("adapter") or runs.folder(before)
         return PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tok
     if recipe.get("lora"):
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **recipe["lora"]))
@@ -88,7 +101,28 @@ def dataset(recipe, policy, tok):
     settings = {name: args[name] for name in validate.Settings._fields if name in args}
     rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length, **settings)
     validate.validate(rows, stage, tok, length, **settings)
+    apart(rows, recipe)
     return rows
+
+
+def apart(rows, recipe):
+    """Raise ValueError if a question that the stage is scored on is one that it trains on."""
+    if "name" not in recipe.get("evaluate", {}):
+        return  # the built-in task parts its own problems, by a hash
+    meets = {_question(row) for row in evaluate.heldout(recipe)} & {_question(row) for row in rows}
+    if meets:
+        raise ValueError(
+            f"{recipe['stage']}: {len(meets)} questions are trained on and scored on, as "
+            f"{min(meets)[:60]!r}; take another split in `evaluate`, or leave them out of `data`"
+        )
+
+
+def _question(row):
+    """What the user asks first; the whole prompt where it is plain text."""
+    messages = row.get("prompt") or row.get("messages")
+    if isinstance(messages, str):
+        return messages.strip()
+    return next((m["content"].strip() for m in messages if m["role"] == "user"), "")
 
 
 def _rows(recipe, policy, tok):
@@ -118,10 +152,12 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
         policy, tok = load(recipe)
     if rows is None:
         rows = dataset(recipe, policy, tok)
-    args = dict(recipe["args"], seed=recipe["seed"], output_dir=str(runs.path(stage)))
+    args = dict(recipe["args"], seed=recipe["seed"], output_dir=str(runs.folder(recipe)))
     if stage == "grpo":
         args["use_vllm"] = args.get("use_vllm", True) and vllm.available()
         options.setdefault("reward_funcs", [accuracy_reward, format_reward])
+        recipes.known([sync := recipe.get("sync", "merged")], SYNCS, "sync")
+        options.setdefault("generation", SYNCS[sync])
     # One bar, and trackio by our own callback (lab.callbacks), unless the recipe asks for more.
     config = Config(**({"report_to": [], "disable_tqdm": True} | args))
     exact = {param: param.data for param in policy.parameters() if param.requires_grad}
@@ -147,7 +183,7 @@ def run(built, recipe, began=None):
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # the manifest holds the peak of this stage
     chief = built.accelerator.is_main_process
-    folder = runs.begin(recipe) if chief else runs.path(recipe["stage"])
+    folder = runs.begin(recipe) if chief else runs.folder(recipe)
     built.accelerator.wait_for_everyone()
     guards.resume(built) if any(folder.glob("checkpoint-*")) else built.train()
     manifest = _save(built, recipe, folder, began) if chief else None
@@ -164,10 +200,8 @@ def _save(built, recipe, folder, began):
     built.processing_class.save_pretrained(folder)
     if built.args.push_to_hub:
         built.push_to_hub()
-    scores = {}
-    if recipe["profile"] == "tiny":
-        plain = vllm.served(policy)
-        scores = evaluate.evaluate(plain, built.processing_class, **recipe["evaluate"])
+    plain = vllm.served(policy, dtype=getattr(torch, recipe.get("dtype", "float32")))
+    scores = evaluate.score(plain, built.processing_class, recipe)
     wall_s = time.perf_counter() - began
     return runs.save_manifest(recipe, base_model(recipe), built.state.log_history, wall_s, scores)
 
@@ -175,16 +209,25 @@ def _save(built, recipe, folder, began):
 def make_base(recipe):
     """Pre-train the tiny model, score it, keep it."""
     began = time.perf_counter()
-    folder = runs.clear("base")
+    folder = runs.clear(recipe)
     tok = model.tokenizer()
     tiny = model.build(tok, **recipe["architecture"], seed=recipe["seed"])
     losses = model.pretrain(tiny, tok, **recipe["pretrain"], seed=recipe["seed"])
     tiny.eval().save_pretrained(folder)
     tok.save_pretrained(folder)
-    scores = evaluate.evaluate(tiny, tok, **recipe["evaluate"])
+    scores = evaluate.score(tiny, tok, recipe)
     history = [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)]
     wall_s = time.perf_counter() - began
     return runs.save_manifest(recipe, "made from scratch", history, wall_s, scores)
+
+
+def score_base(recipe):
+    """Score the model that the chain starts from, as it comes: what every later stage is held against."""
+    began = time.perf_counter()
+    runs.clear(recipe)
+    base, tok = load(recipe)
+    scores = evaluate.score(base.eval(), tok, recipe)
+    return runs.save_manifest(recipe, base_model(recipe), [], time.perf_counter() - began, scores)
 
 
 def is_chief():
@@ -198,17 +241,19 @@ def await_manifest(recipe, every_s=1.0, at_most_s=3600):
     while not runs.is_current(recipe):
         if time.perf_counter() - began > at_most_s:
             raise TimeoutError(
-                f"{recipe['stage']}: no manifest in {runs.path(recipe['stage'])} after {at_most_s} s; "
+                f"{recipe['stage']}: no manifest in {runs.folder(recipe)} after {at_most_s} s; "
                 f"make it first, with one process: python -m lab.train {recipe['stage']}"
             )
         time.sleep(every_s)
-    return runs.manifest(recipe["stage"])
+    return runs.manifest(recipe["stage"], recipe["profile"])
 
 
 def make(recipe):
     """Make one stage from its recipe, whatever stands; the stage before it must."""
     if recipe["stage"] == "base":
-        return make_base(recipe) if is_chief() else await_manifest(recipe)
+        if not is_chief():
+            return await_manifest(recipe)
+        return make_base(recipe) if "pretrain" in recipe else score_base(recipe)
     began = time.perf_counter()
     built = trainer(recipe)
     manifest = run(built, recipe, began)
@@ -224,8 +269,8 @@ def ensure(stage, of=None, seed=None, say=print):
     if before and not recipe.get("adapter"):
         ensure(before["stage"], before["profile"], before["seed"], say)
     if runs.is_current(recipe):
-        say(f"{stage}: found in {runs.shown(runs.path(stage))}")
-        return runs.manifest(stage)
+        say(f"{stage}: found in {runs.shown(runs.folder(recipe))}")
+        return runs.manifest(stage, recipe["profile"])
     say(f"{stage}: making it, from {before['stage'] if before else base_model(recipe)}")
     return make(recipe)
 

@@ -70,6 +70,8 @@ from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import ensure_master_addr_port
 
+from lab import tap
+
 
 @functools.cache
 def available(say=print):
@@ -246,9 +248,14 @@ def engine_defaults():
     options = {"use_tqdm_on_load": False}
     if not torch.cuda.is_available():
         options |= {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
-    elif torch.cuda.get_device_capability() < (8, 0):
-        options |= {"dtype": "float16"}  # a T4 has no bfloat16
+    elif sixteen_bits() is torch.float16:
+        options |= {"dtype": "float16"}
     return options
+
+
+def sixteen_bits():
+    """The 16-bit dtype that this machine's GPU computes in: a T4 has no bfloat16."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 class Generation(vllm_generation.VLLMGeneration):
@@ -361,12 +368,17 @@ def _free_port():
 def engine(folder, **options):
     """A plain vLLM engine in this process, to serve a saved model; `release` frees it.
 
-    options    for vllm.LLM, over `engine_defaults()`
+    options    for vllm.LLM, over `engine_defaults()`; 1 GiB for keys and values on a GPU, where vLLM
+               would ask for 92% of a memory that this process has a share of already
     """
     with _contained():
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         ensure_master_addr_port()
-        options = {"logprobs_mode": "processed_logprobs", **engine_defaults(), **options}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        memory = {"kv_cache_memory_bytes": 1 << 30}
+        own = {"logprobs_mode": "processed_logprobs"} | memory | engine_defaults()
+        options = own | options
         return vllm_generation.LLM(
             str(folder), distributed_executor_backend="external_launcher", **options
         )
@@ -394,9 +406,10 @@ def release(owner):
 # What rounding alone explains of the mean gap, in nats a token, with room to spare.
 # float32: 2e-7 to 2e-6 measured on 3 layers; larger models add up more. An adapter one step old
 # shows 0.04 at a learning rate of 1e-3 and 4e-4 at 1e-5, a stale head 0.01 and 1e-4.
-# 16 bit: each product is rounded by up to 2^-8 (bfloat16) or 2^-11 (float16) of itself: 0.001 to
-# 0.003 measured in bfloat16 on a trained tiny model, 0.008 on a random one.
-ROUNDING_GAP = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+ROUNDING_GAP = {torch.float32: 1e-4}
+# In 16 bits rounding grows with depth and width: 0.001 on a tiny model, 0.02 on one of half a billion
+# parameters. So it is measured on the model at hand (`measured_rounding`), and a run stops at
+ROOM = 3  # times that.
 
 
 class SamplerGap(RuntimeError):
@@ -408,7 +421,8 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     engine        options for vllm.LLM over `engine_defaults()`, e.g. {"dtype": "bfloat16"}
     max_gap       stop when the mean |log p_engine - log p_trainer| of a generation is larger;
-                  "auto" takes what rounding explains in the coarsest dtype at work, None never stops
+                  "auto" takes what rounding explains: a constant in float32, in 16 bits what the
+                  first generation shows (`measured_rounding`); None never stops
     generation    the backend: a lesson shows a defect by a subclass of `Generation`
 
     Logs          sampling/gap_mean, sampling/gap_max (nats a token), sampling/sync_s (seconds)
@@ -435,7 +449,8 @@ class GRPOTrainer(trl.GRPOTrainer):
                 "vllm_importance_sampling_correction=False leaves the trainer without log-probs of "
                 "the samples, and the gap could not be measured: leave it on"
             )
-        self.max_gap = rounding_gap(self) if max_gap == "auto" else max_gap
+        exact = dtypes_at_work(self) <= {torch.float32}
+        self.max_gap = ROUNDING_GAP[torch.float32] if max_gap == "auto" and exact else max_gap
         # trl PR#7040: the engine seeds the global generator with the rank, and args.seed is lost.
         set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
 
@@ -447,6 +462,8 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def _check_gap(self, output):
         """Both sides have scored the same tokens, at the same weights, right after the sync."""
+        if self.max_gap == "auto":
+            self.max_gap = max(ROOM * measured_rounding(self, output), ROUNDING_GAP[torch.float32])
         counts = output["completion_mask"] * output.get("tool_mask", 1)
         gap = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).float().abs()
         gap = gap[counts.bool()]  # (tokens,)
@@ -472,11 +489,32 @@ class GRPOTrainer(trl.GRPOTrainer):
             )
 
 
-def rounding_gap(trainer):
-    """What rounding explains of the gap: ROUNDING_GAP of the coarsest dtype at work."""
+def dtypes_at_work(trainer):
+    """The dtypes in which the engine holds its weights, and the trainer holds or computes."""
     dtypes = {trainer.vllm_generation.llm.llm_engine.model_config.dtype}
     dtypes |= {param.dtype for param in trainer.model.parameters()}
     dtypes |= {getattr(module, "compute_dtype", None) for module in trainer.model.modules()}
     dtypes |= {torch.bfloat16} if trainer.args.bf16 else set()
     dtypes |= {torch.float16} if trainer.args.fp16 else set()
-    return max(ROUNDING_GAP[dtype] for dtype in dtypes if dtype in ROUNDING_GAP)
+    return {dtype for dtype in dtypes if dtype and dtype.is_floating_point}
+
+
+def measured_rounding(trainer, output, rows=8):
+    """What rounding explains of the gap of a generation, in nats a token, found without the engine.
+
+    A plain copy of the trainer's merged weights, in the engine's dtype, scores the same completions:
+    what it is apart from the trainer is rounding, whatever the engine serves.
+
+    output    what the trainer's _generate_and_score_completions returns; its first `rows` are scored
+    """
+    names = [f"{side}_{kind}" for side in ("prompt", "completion") for kind in ("ids", "mask")]
+    names += ["old_per_token_logps", *({"tool_mask"} & output.keys())]
+    part = {name: output[name][:rows] for name in names}
+    dtype = trainer.vllm_generation.llm.llm_engine.model_config.dtype
+    plain = served(trainer.accelerator.unwrap_model(trainer.model), dtype=dtype)
+    logps = torch.from_numpy(tap.per_token_logps(plain, part, trainer.temperature, rows=1))
+    counts = (part["completion_mask"] * part.get("tool_mask", 1)).bool()
+    gap = (logps.to(counts.device) - part["old_per_token_logps"]).abs()[counts]
+    local = torch.stack([gap.sum(), gap.new_tensor(len(gap))])
+    total, tokens = trainer.accelerator.gather(local[None]).sum(0)
+    return (total / tokens.clamp(min=1)).item()

@@ -13,7 +13,8 @@ machine lacks (vLLM, a GPU) says so in the result, and the next one starts. The 
 
 Steps, most telling first: `card`, `parity` (pytest -m gpu tests/parity), `head` (memory and time of the
 token log-probs, float32 and bfloat16), `stages` (SFT, DPO and GRPO by the a100 and t4 recipes on a random
-model of Qwen2.5-0.5B's shape, without vLLM), `engine` (tests/lab/test_vllm.py), `sampler` (GRPO steps
+model of Qwen2.5-0.5B's shape, without vLLM), `chain` (lessons 00 to 04 by the same profiles, on the
+stand-ins of lab.standins), `engine` (tests/lab/test_vllm.py), `sampler` (GRPO steps
 with vLLM; the gap in float32, bfloat16 and float16), `lessons` (03 and 04 with this machine's profile).
 """
 
@@ -85,6 +86,18 @@ def stages(out, small):
     return runs
 
 
+def chain(out, small):
+    where = out / "standins"
+    make = [PYTHON, "-m", "lab.standins", str(where)]
+    runs = [("standins", 240, make, {"LAB_PROFILE": "tiny"}, "none")]
+    for profile in () if small else ("a100", "t4"):
+        environment = {"LAB_PROFILE": profile, "LAB_STANDINS": str(where)}
+        environment |= {"LAB_RUNS": str(where / "runs")}
+        last = f"standins/runs/grpo_{profile}/manifest.json"
+        runs.append((f"chain-{profile}", 600, [PYTHON, "-m", "lab.chain"], environment, last))
+    return runs
+
+
 def engine(out, small):
     needs_vllm()
     xml = out / "engine.xml"
@@ -122,7 +135,7 @@ def lessons(out, small):
     return runs
 
 
-STEPS = {f.__name__: f for f in (card, parity, head, stages, engine, sampler, lessons)}
+STEPS = {f.__name__: f for f in (card, parity, head, stages, chain, engine, sampler, lessons)}
 
 
 def needs_vllm():
@@ -233,13 +246,15 @@ def measure(names, out, small, minutes):
 def summary(result):
     """README's lines about a result that is kept: card, parity, the head beside the naive form, stages."""
     steps = {record["label"]: record.get("figures", {}) for record in result["steps"]}
-    card, parity = steps["card"], steps["parity"]
+    card = steps["card"]
     torch, trl = (card["versions"][name] for name in ("torch", "trl"))
     lines = [
         f"| card | {card['gpu']}, driver {card['driver']}, torch {torch}, TRL {trl} |",
         f"| date | {result['date'][:10]} |",
-        f"| `pytest -m gpu tests/parity` | {parity['passed']} of {parity['tests']} passed |",
     ]
+    if "parity" in steps:
+        passed, of = (steps["parity"][key] for key in ("passed", "tests"))
+        lines.append(f"| `pytest -m gpu tests/parity` | {passed} of {of} passed |")
     for label, figures in steps.items():
         if not label.startswith("head-"):
             continue
@@ -250,7 +265,9 @@ def summary(result):
                 f"time {min(time):.2f} to {max(time):.2f} of the naive form's, "
                 f"peak memory at most {100 * max(memory):.0f}% |"
             )
-    stages = [(f["profile"], row) for f in steps.values() if "profile" in f for row in f["rows"]]
+    lines += _of_lessons([r for r in result["steps"] if r["label"].startswith("lesson-")])
+    benched = [f for f in steps.values() if "profile" in f and "rows" in f]
+    stages = [(f["profile"], row) for f in benched for row in f["rows"]]
     for profile, row in stages:
         way = "" if row["way"] == "recipe" else f", {row['way']}"
         lines.append(
@@ -258,6 +275,16 @@ def summary(result):
             f"{row['step_s']:.1f} s, peak memory {row['peak_mb'] / 1024:.1f} GiB |"
         )
     return lines
+
+
+def _of_lessons(records):
+    if not records:
+        return []
+    done = sum(record["status"] == "done" for record in records)
+    seconds = ", ".join(f"{record['seconds']:.0f}" for record in records)
+    profile = records[0]["environment"]["LAB_PROFILE"]
+    what = f"lessons 00 to 04, {profile} profile on stand-ins, without vLLM"
+    return [f"| {what} | {done} of {len(records)} ran to their end, in {seconds} s |"]
 
 
 def against_naive(rows, who):

@@ -187,7 +187,7 @@ def measure(recipe, way, tok):
     row["compute"] = built.accelerator.mixed_precision
     row["args"] = recipe["args"]
     row["log"] = [entry for entry in built.state.log_history if "loss" in entry]
-    policy.save_pretrained(runs.path(stage))
+    policy.save_pretrained(runs.folder(recipe))
     if getattr(built, "use_vllm", False):
         vllm.release(built)
     return row

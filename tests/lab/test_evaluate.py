@@ -1,10 +1,12 @@
 """Scores on held-out problems: the interval, and a sampler that leaves no trace."""
 
 import copy
+import math
 import random
 
 import pytest
 import torch
+from datasets import Dataset
 from lab import evaluate, model, tasks
 from lab.evaluate import wilson
 
@@ -154,3 +156,77 @@ def test_nothing_of_the_checkpoints_own_sampling_counts(untrained):
         assert not torch.equal(loud, plain.generate(ids, max_new_tokens=12, do_sample=False))
     finally:
         plain.generation_config = own
+
+
+# Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+# paired data", Statistics in Medicine 17 (1998) 2635, table II, method 10: both, first only, second
+# only, neither right; the interval of first minus second.
+@pytest.mark.parametrize(
+    ("both", "first", "second", "neither", "low", "high"),
+    [(36, 12, 2, 0, 0.0569, 0.3404)],
+)
+def test_the_paired_interval_is_newcombes(both, first, second, neither, low, high):
+    one = [True] * (both + first) + [False] * (second + neither)
+    other = [True] * both + [False] * first + [True] * second + [False] * neither
+    found = evaluate.paired(other, one)
+    assert found["ci95"] == pytest.approx((low, high), abs=2e-4)
+    assert found["difference"] == pytest.approx((first - second) / len(one), abs=1e-12)
+    swapped = evaluate.paired(one, other)
+    assert swapped["ci95"] == pytest.approx((-found["ci95"][1], -found["ci95"][0]), abs=1e-12)
+    assert swapped["p"] == found["p"]
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 5), (7, 2), (0, 12), (30, 11)])
+def test_the_paired_test_is_a_fair_coins(gained, lost):
+    """By its definition: the probability of a split at least as uneven as this one."""
+    changed = gained + lost
+    uneven = [k for k in range(changed + 1) if abs(2 * k - changed) >= abs(gained - lost)]
+    expected = sum(math.comb(changed, k) for k in uneven) / 2**changed
+    before = [True] * lost + [False] * gained + [True, False]
+    after = [False] * lost + [True] * gained + [True, False]
+    found = evaluate.paired(before, after)
+    assert (found["gained"], found["lost"]) == (gained, lost)
+    assert found["p"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("before", "after"), [([], []), ([True], [True, False])])
+def test_paired_refuses_lists_that_are_no_pairs(before, after):
+    with pytest.raises(ValueError, match="expected as many, one or more"):
+        evaluate.paired(before, after)
+
+
+def test_rows_of_a_data_set_are_judged_strictly_and_leniently(monkeypatch):
+    """In the tags, in plain words, wrong, and cut off."""
+    said = [
+        ("<think>2+2</think><answer>4</answer>", True),
+        ("She has 2+2 = 4 pens.", True),
+        ("<think>2+2</think><answer>5</answer>", True),
+        ("Let me see, it is 4 or maybe", False),
+    ]
+    monkeypatch.setattr(evaluate, "_written", lambda *args, **kwargs: said)
+    rows = Dataset.from_list([{"prompt": [], "solution": "#### 4"}] * 4)
+    scores = evaluate.on_rows(None, None, rows)
+    assert (scores["heldout_correct"], scores["heldout_n"]) == (1, 4)
+    assert scores["lenient_accuracy"] == scores["ended_rate"] == 0.75
+    assert scores["format_rate"] == 0.5
+    assert scores["verdicts"] == [True, False, False, False] and scores["greedy_correct"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so \\boxed{12}, not 13", "12"),
+        ("1, 2 and then 1,234.5", "1,234.5"),
+        ("it is -7.", "-7"),
+        ("10, or so", "10"),
+    ],
+)
+def test_the_last_box_or_number_is_what_counts(text, number):
+    assert evaluate.in_tags(text) == f"<think>.</think><answer>{number}</answer>"
+    assert evaluate.in_tags("no number at all") == ""
+
+
+def test_sampling_says_which_texts_ended_by_themselves(untrained):
+    small, tok = untrained
+    ends = evaluate._written(small, tok, PROMPTS, 0, 3, 600, 1.0)
+    assert [ended for _, ended in ends] == [False] * 3

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from lab import pace
+from lab import chain, pace
 
 
 class Clock:
@@ -74,3 +74,29 @@ def test_bench_cpu_splits_every_stage_into_parts_that_add_up(tmp_path):
         assert row["the rest"] < 0.3 * sum(row.values())
     assert found["stages"]["grpo"]["sampling"] > found["stages"]["grpo"]["weight sync"] > 0
     assert found["processor"] in done.stdout and f"{found['steps']['grpo']} steps" in done.stdout
+
+
+def test_the_forecast_goes_with_the_pace_of_the_processor():
+    lessons = ["00_start_here.ipynb", "03_grpo.ipynb"]
+    usual = pace.forecast(lessons, now=lambda: pace.PACE_S)
+    slow = pace.forecast(lessons, now=lambda: 3 * pace.PACE_S)
+    minutes = [int(line.split()[1]) for line in (usual, slow)]
+    assert minutes[0] == round((pace.LESSON_S["00"] + pace.LESSON_S["03"]) / 60)
+    assert minutes[1] == pytest.approx(3 * minutes[0], abs=2)
+    assert "3.0 times what the README says" in slow and pace.MEASURED_ON in slow
+    assert "times" not in usual
+
+
+def test_every_lesson_of_the_chain_has_its_seconds(capsys):
+    assert set(pace.LESSON_S) == set(chain.STAGE_OF)
+    chain.announce(chain.notebooks())
+    said = capsys.readouterr().out
+    assert "To run: 00_start_here" in said and " minutes on " in said
+
+
+def test_a_profile_that_was_not_timed_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PROFILE", "t4")
+    chain.announce(chain.notebooks())
+    assert chain.UNKNOWN in capsys.readouterr().out
+    chain.announce([])
+    assert capsys.readouterr().out == ""

@@ -132,7 +132,7 @@ def test_lines_leave_missing_values_out():
 def test_a_strip_writes_every_token_in_a_cell_coloured_by_its_value():
     plots.strip({"a": (["<think>", "1", "\n"], [0.0, 0.5, 1.0]), "b": (["2"], [1.0])})
     ax = plt.gcf().axes[0]
-    assert [text.get_text() for text in ax.texts] == ["<think>", "1", "⏎", "2"]
+    assert [text.get_text() for text in ax.texts] == ["‹think", "1", "⏎", "2"]
     first, second, third, fourth = (cell.get_facecolor() for cell in ax.patches)
     assert third == fourth and len({first, second, third}) == 3
 
@@ -151,3 +151,51 @@ def test_rows_shows_what_each_kind_of_row_has(capsys):
         assert ("another" in shown) == ("rejected" in row) and ("42" in shown) == (
             "solution" in row
         )
+
+
+def test_two_models_on_the_same_problems_are_shown_by_what_changed(shown):
+    show.paired(SFT=[True, False, False, False], GRPO=[False, True, True, False])
+    text = shown[0][1]
+    assert "SFT: 1, GRPO: 2" in text and "+25.0%" in text and "p (McNemar)" in text
+
+
+def test_scores_on_a_data_set_show_what_it_has_and_nothing_of_the_built_in_task(shown):
+    data = {key: SCORES[key] for key in SCORES if key != "preference_rate"}
+    show.scores({"before": data | {"lenient_accuracy": 0.5}})
+    assert "last number right" in shown[0][1] and "terse" not in shown[0][1]
+    plots.scores({"before": data | {"lenient_accuracy": 0.5}})
+    labels = [tick.get_text() for tick in plt.gca().get_xticklabels()]
+    assert labels == ["right answer", "last number right", "right format"]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_a_token_is_readable_on_its_colour(value):
+    """WCAG 2.1 asks for a contrast of 4.5 to 1, by its own relative luminance."""
+    plots.strip({"x": (["a"], [value])})
+    ax = plt.gcf().axes[0]
+    colours = [ax.texts[0].get_color(), ax.patches[0].get_facecolor()]
+    lights = []
+    for colour in colours:
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+            for c in matplotlib.colors.to_rgb(colour)
+        ]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    assert (max(lights) + 0.05) / (min(lights) + 0.05) >= 4.5
+
+
+def test_on_colab_the_set_up_installs_before_anything_is_imported(monkeypatch):
+    import sys
+
+    from lab import install
+
+    class Installed(Exception):
+        pass
+
+    def stop():
+        raise Installed
+
+    monkeypatch.setattr(install, "install_here", stop)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    with pytest.raises(Installed):
+        show.setup()

@@ -248,3 +248,45 @@ def test_two_processes_make_the_stages_before_theirs_together(small, tmp_path):
         assert f"rank 0 of 2 by gloo: {stage}" in said and f"rank 1 of 2 by gloo: {stage}" in said
         manifest = json.loads((tmp_path / "runs" / stage / "manifest.json").read_text())
         assert manifest["stage"] == stage
+
+
+# --- what a stage is scored on ----------------------------------------------------------------------
+
+SCORED = {"stage": "sft", "profile": "t4", "evaluate": {"name": "openai/gsm8k", "split": "test"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": " 2+2? "}]},
+        {"messages": [{"role": "user", "content": "2+2?"}]},
+        {"prompt": "2+2?"},
+    ],
+    ids=["prompt", "messages", "text"],
+)
+def test_a_question_that_is_trained_on_and_scored_on_stops_the_run(monkeypatch, row):
+    held_out = [{"prompt": [{"role": "user", "content": "2+2?"}], "solution": "4"}]
+    monkeypatch.setattr(train.evaluate, "heldout", lambda recipe: held_out)
+    with pytest.raises(ValueError, match=r"1 questions are trained on and scored on.*2\+2"):
+        train.apart([row, {"prompt": "3+3?"}], SCORED)
+    train.apart([{"prompt": "3+3?"}], SCORED)
+
+
+def test_the_built_in_task_parts_its_problems_itself(monkeypatch):
+    monkeypatch.setattr(train.evaluate, "heldout", pytest.fail)
+    train.apart([{"prompt": "2+2?"}], recipes.load("sft", "tiny"))
+
+
+def test_the_runs_of_two_profiles_stand_side_by_side(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    assert runs.path("sft", "tiny") == tmp_path / "sft"
+    assert runs.path("sft", "t4") == tmp_path / "sft_t4"
+    monkeypatch.setenv("LAB_PROFILE", "a100")
+    assert runs.path("sft") == tmp_path / "sft_a100"
+    assert runs.folder({"stage": "sft", "profile": "t4"}) == tmp_path / "sft_t4"
+
+
+def test_the_verdicts_behind_a_manifest_are_kept(small):
+    manifest, verdicts = runs.manifest("sft"), runs.verdicts("sft")
+    assert len(verdicts) == manifest["heldout_n"] and sum(verdicts) == manifest["greedy_correct"]
+    assert "verdicts" not in manifest

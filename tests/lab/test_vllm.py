@@ -22,6 +22,8 @@ import torch
 import trl
 from datasets import Dataset
 from lab import vllm as lab_vllm  # before torch and trl
+
+from lab import adapter_sync  # isort: skip
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
@@ -347,8 +349,9 @@ def test_the_gap_is_float32_rounding_and_is_logged(run, kind):
 
 def test_the_gap_is_bfloat16_rounding_in_a_bfloat16_engine(run):
     record = run("qlora", "bfloat16")
-    assert record["max_gap"] == lab_vllm.ROUNDING_GAP[torch.bfloat16]
-    assert max(record["gap"]) <= record["max_gap"]
+    # The limit is three times what the trainer's own weights, rounded to bfloat16, are apart.
+    assert 10 * lab_vllm.ROUNDING_GAP[torch.float32] < record["max_gap"] < 0.05
+    assert record["max_gap"] / 10 < max(record["gap"]) <= record["max_gap"]
     assert min(record["gap"]) > 10 * max(run("qlora")["gap"])  # the engine did run in bfloat16
 
 
@@ -603,7 +606,125 @@ def test_a_run_in_a_fresh_process_is_quiet_and_measures_both_ways(tmp_path):
     rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
     assert rows["generate"]["step_s"] > 0 and rows["generate"]["gap_mean"] is None
     assert rows["vllm"]["step_s"] > rows["vllm"]["sync_s"] > 0
-    assert rows["vllm"]["gap_mean"] <= lab_vllm.ROUNDING_GAP[torch.bfloat16]
+    assert rows["vllm"]["gap_mean"] <= 2e-2  # of bfloat16, measured on tiny models
+
+
+# --- sync by adapter: the engine adds B A itself -----------------------------------------------------
+
+
+class OldAdapter(adapter_sync.Generation):
+    """Every sync runs, and brings the first adapter again."""
+
+    def write(self):
+        path = self.folder / "adapter"
+        return path if self.syncs else super().write()
+
+
+class NoAdapter(adapter_sync.Generation):
+    """The adapter is written and loaded, and no request asks for it."""
+
+    def load(self, path):
+        super().load(path)
+        self.llm.generate = self.plain_generate
+
+
+class ChangedAdapter(adapter_sync.Generation):
+    """An adapter whose configuration says another number than the trainer's."""
+
+    change = None
+
+    def write(self):
+        path = super().write()
+        file = path / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | self.change))
+        return path
+
+
+class OtherScaling(ChangedAdapter):
+    change = {"lora_alpha": 1}  # noqa: RUF012
+
+
+class OtherRank(ChangedAdapter):
+    change = {"r": 4}  # noqa: RUF012
+
+
+@pytest.fixture(scope="module")
+def adapter_run(tiny):
+    """A record of three steps by either kind, with the adapter brought after each."""
+
+    @cache
+    def record(kind, dtype="float32"):
+        built = trainer(tiny, kind, generation=adapter_sync.Generation, engine={"dtype": dtype})
+        before = four_bit_digest(built.model)
+        built.train()
+        kept = {
+            "gap": logged(built, "sampling/gap_mean"),
+            "max_gap": built.max_gap,
+            "reward": logged(built, "reward"),
+            "digests": (before, four_bit_digest(built.model)),
+            "folder": built.vllm_generation.folder,
+        }
+        lab_vllm.release(built)
+        return kept
+
+    return record
+
+
+@pytest.mark.parametrize("kind", ["qlora", "lora"])
+def test_an_engine_that_gets_the_adapter_alone_samples_from_the_trainers_model(adapter_run, kind):
+    record = adapter_run(kind)
+    assert record["max_gap"] == lab_vllm.ROUNDING_GAP[torch.float32]
+    assert len(record["gap"]) == 3 and 0 < max(record["gap"]) <= record["max_gap"] / 10
+
+
+def test_both_syncs_give_the_same_run(adapter_run, run):
+    """The same seed and, to rounding, the same weights: the same samples at the first step."""
+    assert adapter_run("qlora")["reward"][0] == run("qlora")["reward"][0]
+
+
+def test_the_adapter_reaches_a_bfloat16_engine_too(adapter_run):
+    record = adapter_run("qlora", "bfloat16")
+    assert max(record["gap"]) <= record["max_gap"] < 0.05
+
+
+def test_the_4_bit_bytes_stay_identical_while_the_adapter_travels(adapter_run):
+    before, after = adapter_run("qlora")["digests"]
+    assert before == after
+
+
+@pytest.mark.parametrize("defect", [OldAdapter, NoAdapter, OtherScaling, OtherRank])
+def test_a_planted_defect_of_the_adapters_way_stops_the_run(tiny, defect):
+    """At step 0 B is 0, and every adapter is the same; a wrong rank vLLM itself refuses."""
+    built = trainer(tiny, "qlora", generation=defect)
+    with pytest.raises((lab_vllm.SamplerGap, RuntimeError, ValueError, AssertionError)) as stop:
+        built.train()
+    if defect is not OtherRank:
+        assert stop.type is lab_vllm.SamplerGap and stop.match("step 1: ")
+    lab_vllm.release(built)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "a trained bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "the head or the embedding"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"r": 1024}, "ranks up to 512"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_read_is_refused_by_name(tiny, options, reason):
+    config = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    model = get_peft_model(base, LoraConfig(**config | options))
+    with pytest.raises(ValueError, match=f"sync: adapter: .*{reason}.*; take sync: merged"):
+        trainer(tiny, "lora", model=model, generation=adapter_sync.Generation)
+
+
+def test_all_weights_in_training_are_no_adapter(tiny):
+    with pytest.raises(ValueError, match="no LoRA adapter to send"):
+        trainer(tiny, "full", generation=adapter_sync.Generation)
 
 
 # --- upstream still needs each mend: a test that fails here means one can go -------------------------

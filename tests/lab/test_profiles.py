@@ -1,0 +1,132 @@
+"""The chain of every profile, from the first lesson to the report, on stand-ins for what the hub has.
+
+`lab.standins` says what differs from a GPU's run: where model and data come from, the dtype, and the
+numbers of steps and rows. A process of its own runs each chain, as `make lab` does.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from lab import recipes, runs, standins
+
+ROOT = Path(__file__).parent.parent.parent
+LESSONS = [path.name for path in sorted((ROOT / "notebooks").glob("0[0-4]*.ipynb"))]
+PROFILES = ["t4", "a100"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The stand-ins, and runs with the tiny base of the first lesson if it stands already."""
+    folder = tmp_path_factory.mktemp("standins")
+    standins.make(folder)
+    if runs.is_current(recipes.load("base", "tiny")):
+        (folder / "runs").mkdir()
+        (folder / "runs" / "base").symlink_to(runs.path("base", "tiny").absolute())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chain(home):
+    """chain(profile): the folder of its runs after `python -m lab.chain`; each is run once."""
+    done = {}
+
+    def run(profile):
+        if profile not in done:
+            own = {"LAB_PROFILE": profile, "LAB_STANDINS": str(home), "HF_HUB_OFFLINE": "1"}
+            command = [sys.executable, "-m", "lab.chain"]
+            environment = os.environ | own | {"LAB_RUNS": str(home / "runs")}
+            ended = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
+            assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-3000:]
+            done[profile] = ended.stdout
+        return done[profile]
+
+    return run
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_make_lab_goes_from_the_first_lesson_to_the_table(chain, home, profile):
+    said = chain(profile)
+    for stage in recipes.STAGES:
+        assert re.search(rf"^\| {stage} ", said, re.MULTILINE), said[-3000:]
+    assert f"{len(LESSONS)} notebooks run" in said
+    assert (home / "runs" / "report.html").exists()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_stage_is_scored_strictly_and_leniently_on_the_same_held_out_problems(
+    chain, home, profile
+):
+    chain(profile)
+    for stage in recipes.STAGES:
+        folder = home / "runs" / f"{stage}_{profile}"
+        found = json.loads((folder / "manifest.json").read_text())
+        n = standins.EVALUATED["n"]
+        assert found["profile"] == profile and found["heldout_n"] == n
+        assert found["heldout_ci95"][0] <= found["heldout_accuracy"] <= found["heldout_ci95"][1]
+        assert 0 <= found["lenient_accuracy"] <= 1 and found["ended_rate"] > 0.5
+        verdicts = json.loads((folder / "verdicts.json").read_text())
+        assert len(verdicts) == n and sum(verdicts) == found["greedy_correct"]
+        assert "verdicts" not in found
+
+
+def sections(notebook):
+    """(heading, code cells) of each section."""
+    heading, found = "", {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = re.findall(r"^##? (.*)", cell.source, re.MULTILINE)
+            heading = titles[-1] if titles else heading
+        else:
+            found.setdefault(heading, []).append(cell)
+    return found.items()
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_section_of_a_lesson_stays_empty(chain, home, profile, lesson):
+    chain(profile)
+    copy = nbformat.read(home / "runs" / f"notebooks_{profile}" / lesson, 4)
+    empty = [title for title, cells in sections(copy) if not any(cell.outputs for cell in cells)]
+    assert empty == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_standins_change_only_what_they_say(home, monkeypatch, profile):
+    for stage in recipes.STAGES:
+        monkeypatch.delenv("LAB_STANDINS", raising=False)
+        own = recipes.load(stage, profile)
+        monkeypatch.setenv("LAB_STANDINS", str(home))
+        small = recipes.load(stage, profile)
+        changed = {key for key in own if own[key] != small[key]}
+        assert changed <= {"model", "dtype", "quantization", "args", "evaluate"}
+        args = {k for k, v in own.get("args", {}).items() if small["args"][k] != v}
+        assert args <= {*standins.ON_A_CPU, *standins.SMALL[stage], "save_strategy"}
+        assert standins.SMALL[stage].keys() <= {"max_steps", "warmup_steps", "logging_steps"}
+
+
+def test_the_tiny_profile_has_no_standins(home, monkeypatch):
+    own = recipes.load("grpo", "tiny")
+    monkeypatch.setenv("LAB_STANDINS", str(home))
+    assert recipes.load("grpo", "tiny") == own
+
+
+def test_the_files_have_what_is_known_to_stand_in_the_hubs(home, monkeypatch, capsys):
+    from lab import loaders
+
+    monkeypatch.setenv("LAB_STANDINS", str(home))
+    rows = loaders.load("trl-lib/ultrafeedback_binarized", "dpo")
+    assert "4 pairs with twice the same answer and 4 with an empty one" in capsys.readouterr().out
+    assert len(rows) == 592
+    chats = loaders.load("trl-lib/Capybara", "sft")
+    assert max(len(m["content"]) for row in chats for m in row["messages"]) > 1500
+    train, test = (loaders.load("openai/gsm8k", "grpo", split=s) for s in ("train", "test"))
+    asked = [{row["prompt"][-1]["content"] for row in part} for part in (train, test)]
+    assert len(asked[0]) == 600 and len(asked[1]) == 100 and not asked[0] & asked[1]
