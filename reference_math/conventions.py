@@ -8,28 +8,35 @@ Each row is a dict with the same keys. None means: the source does not say, or h
 name          the method or the library, with its version or commit
 kind          "trl", "paper" or "library"
 surrogate     the module of reference_math: grpo, cispo, sapo, vespo, rloo, reinforce
-scale         what divides the advantage: "group" std, "batch" std, "none"; "whiten": the batch std
-              after the batch mean, too
+centre        what is taken off the reward: the "group" mean, the mean of the "others", "none"
+scale         what divides the advantage: "group" std, std of the "others", "batch" std, "none";
+              "whiten": the batch std after the batch mean, too
 ddof, eps     std by count - ddof; added to the std
 reduction     a name of `reductions.REDUCTIONS`: the normaliser of the loss
 level         of the importance ratio: "token", "sequence" (geometric mean), "product" (whole
               completion)
 epsilon_low, epsilon_high   the clip [1 - low, 1 + high] by default, or as the paper's runs set it
+delta         cap of the ratio where the advantage is below 0 (PPO's dual clip); None: no cap
 beta          weight of the KL by default, or as the paper's runs set it; 0.0 = none
-kl            which: "k1 in the reward", "k2", "k3", "w k3" (k3 times the importance ratio)
+kl            which: "k1 in the reward", "k2", "k3", "w k3" (k3 times the importance ratio);
+              "k3 per row": a mean of row means, whatever the reduction
 note          what the columns cannot say
 source        where it says so
+proof         (library, case of the advantages or None, cases of the loss) of `conformance.rosetta`:
+              arrays that the release computed, which the columns reproduce. The cases leave the clip's upper
+              end at 0.28 and the KL out: those defaults are read from the release. None: all is read
 
 TRL's rows are its defaults (version 1.16), which tests/parity/test_grpo_trainer.py compares with the
 installed library. With them TRL's loss_type="grpo" is not the paper's GRPO: no KL, std with 1e-4.
 
 Lesson        notebooks/03_grpo.ipynb
-Proof         tests/laws/test_conventions.py, tests/parity/test_grpo_trainer.py (the rows of TRL)
+Proof         tests/laws/test_conventions.py, tests/parity/test_grpo_trainer.py (the rows of TRL),
+              tests/parity/test_libraries.py (the rows with a proof)
 """
 
 COLUMNS = (
-    "name", "kind", "surrogate", "scale", "ddof", "eps", "reduction", "level",
-    "epsilon_low", "epsilon_high", "beta", "kl", "note", "source",
+    "name", "kind", "surrogate", "centre", "scale", "ddof", "eps", "reduction", "level",
+    "epsilon_low", "epsilon_high", "delta", "beta", "kl", "note", "source", "proof",
 )  # fmt: skip
 
 
@@ -41,7 +48,15 @@ def _row(name, kind, surrogate, source, **columns):
 
 def _trl(loss_type, surrogate, **columns):
     source = "trl 1.16, trainer/grpo_trainer.py and grpo_config.py"
-    usual = {"scale": "group", "ddof": 1, "eps": 1e-4, "level": "token", "beta": 0.0, "kl": "w k3"}
+    usual = {
+        "centre": "group",
+        "scale": "group",
+        "ddof": 1,
+        "eps": 1e-4,
+        "level": "token",
+        "beta": 0.0,
+        "kl": "w k3",
+    }
     return _row(f"TRL {loss_type}", "trl", surrogate, source, **usual | columns)
 
 
@@ -49,10 +64,18 @@ def _library(name, source, **columns):
     return _row(name, "library", "grpo", f"github.com/{source}", level="token", **columns)
 
 
+def _release(name, source, proof, **columns):
+    return _row(name, "library", "grpo", source, level="token", proof=proof, **columns)
+
+
 _CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
-_WHOLE = {"scale": "none", "reduction": "luspo", "beta": 0.0}
+_WHOLE = {"centre": "none", "scale": "none", "reduction": "luspo", "beta": 0.0}
 _IN_REWARD = {"kl": "k1 in the reward"}
-_STD_1 = {"scale": "group", "ddof": 1}
+_GROUP = {"centre": "group", "scale": "group"}
+_STD_1 = _GROUP | {"ddof": 1}
+_OPENRLHF = (
+    "openrlhf 0.11.2: trainer/ppo_utils/experience_maker.py, models/loss.py, cli/train_ppo_ray.py"
+)
 
 TABLE = (
     _trl("grpo", "grpo", reduction="grpo", **_CLIP),
@@ -65,52 +88,106 @@ TABLE = (
     _trl("vespo", "vespo", reduction="dapo", note="k, lambda: 2, 3 where A >= 0, else 3, 2"),
     _row(
         "TRL RLOOTrainer", "trl", "rloo", "trl 1.16, trainer/rloo_trainer.py and rloo_config.py",
-        **_WHOLE | _CLIP | _IN_REWARD | {"level": "product", "beta": 0.05},
+        **_WHOLE | _CLIP | _IN_REWARD | {"centre": "others", "level": "product", "beta": 0.05},
     ),
     _row("REINFORCE", "paper", "reinforce", "Williams, 1992", **_WHOLE),
     _row(
         "RLOO", "paper", "reinforce", "arXiv 2402.14740",
-        **_WHOLE | _IN_REWARD | {"beta": None},
+        **_WHOLE | _IN_REWARD | {"centre": "others", "beta": None},
     ),
     _row(
         "GRPO (DeepSeekMath)", "paper", "grpo", "arXiv 2402.03300, eq. 3 and 4, section 4.2",
-        scale="group", reduction="grpo", level="token", beta=0.04, kl="k3",
+        **_GROUP, reduction="grpo", level="token", beta=0.04, kl="k3",
     ),
     _row(
         "Dr. GRPO", "paper", "grpo", "arXiv 2503.20783, section 3",
-        scale="none", reduction="dr_grpo", level="token", beta=0.0,
+        centre="group", scale="none", reduction="dr_grpo", level="token", beta=0.0,
     ),
     _row(
         "DAPO", "paper", "grpo", "arXiv 2503.14476, sections 3 and 4.1",
-        scale="group", reduction="dapo", level="token", epsilon_low=0.2, epsilon_high=0.28, beta=0.0,
+        **_GROUP, reduction="dapo", level="token", epsilon_low=0.2, epsilon_high=0.28, beta=0.0,
     ),
     _row(
         "GSPO", "paper", "grpo", "arXiv 2507.18071, eq. 5, section 5.1",
-        scale="group", reduction="grpo", level="sequence", epsilon_low=3e-4, epsilon_high=4e-4,
+        **_GROUP, reduction="grpo", level="sequence", epsilon_low=3e-4, epsilon_high=4e-4,
     ),
     _row(
         "REINFORCE++", "paper", "grpo", "arXiv 2501.03262",
-        scale="whiten", level="token", **_IN_REWARD,
+        centre="none", scale="whiten", level="token", **_IN_REWARD,
+    ),
+    _release(
+        "verl grpo",
+        "verl 0.9.1: trainer/ppo/core_algos.py, trainer/config/actor/actor.yaml",
+        ("verl", "adv grpo", "vanilla token-mean", "vanilla, far off-policy"),
+        **_STD_1 | _CLIP, eps=1e-6, reduction="bnpo", delta=3.0, beta=0.0, kl="k3",
+        note="a group of one gets its reward; 0.001 with use_kl_loss: log-ratios within 20, KL within 10",
+    ),
+    _release(
+        "OpenRLHF group_norm", _OPENRLHF, ("openrlhf", "adv group_norm", "ppo"),
+        **_STD_1 | _CLIP | _IN_REWARD, eps=1e-9, reduction="bnpo", beta=0.01,
+        note="the KL is clamped to 10 in size",
+    ),
+    _release(
+        "OpenRLHF reinforce_baseline", _OPENRLHF, ("openrlhf", "adv reinforce_baseline", "ppo"),
+        **_CLIP | _IN_REWARD, centre="group", scale="whiten", ddof=0, reduction="bnpo", beta=0.01,
+        note="over tokens; the variance is kept above 1e-8",
+    ),
+    _release(
+        "SkyRL grpo",
+        "skyrl 0.4.0: backends/skyrl_train/utils/ppo_utils.py, backends/skyrl_train/workers/worker.py, "
+        "train/config/config.py",
+        ("skyrl", "adv grpo", "regular token_mean"),
+        **_STD_1 | _CLIP, eps=1e-6, reduction="dapo", beta=0.001, kl="k3 per row",
+        note="the mini-batch is the denominator; a group of one gets its reward",
+    ),
+    _release(
+        "ms-swift grpo",
+        "ms-swift 4.6.0: rlhf_trainers/grpo_trainer.py, rlhf_trainers/args_mixin.py, arguments/rlhf_args.py",
+        ("swift", "adv group", "grpo"),
+        **_STD_1 | _CLIP, eps=1e-4, reduction="grpo", beta=0.04, kl="k3",
+        note="log-ratios within 20, KL within 10",
+    ),
+    _release(
+        "cosmos-rl grpo",
+        "cosmos-rl 0.4.7: policy/trainer/llm_trainer/grpo_trainer.py, dispatcher/algo/grpo.py, "
+        "policy/config/__init__.py",
+        ("cosmos", "adv", "grpo token-mean", "grpo, far off-policy"),
+        **_GROUP | _CLIP, ddof=0, eps=1e-6, reduction="bnpo", delta=3.0, beta=0.0, kl="k3",
+        note="advantages are clipped to 5 in size",
+    ),
+    _release(
+        "AReaL ppo", "areal 1.0.4: api/cli_args.py, utils/functional/functional.py",
+        ("areal", None, "token"),
+        **_CLIP | _IN_REWARD, centre="none", scale="none", reduction="dapo", beta=0.1,
+        note="norms are options: batch or group, ddof 1, eps 1e-5; rewards within 20",
+    ),
+    _release(
+        "Tinker cookbook", "tinker-cookbook 0.6.1: rl/data_processing.py, rl/train.py",
+        ("tinker", "adv"), centre="group", scale="none", beta=0.0,
+        note="its losses run on a server that is no part of the release",
     ),
     _library(
-        "verl grpo", "volcengine/verl: trainer/ppo/core_algos.py (012be9d), "
-        "compute_grpo_outcome_advantage; trainer/config/actor/actor.yaml (03d67c6)",
-        **_STD_1 | _CLIP, eps=1e-6, beta=0.0, kl="k3",
-        note="loss_agg_mode token-mean; delta 3.0; log-ratios within 20; 0.001 with use_kl_loss",
+        "NeMo-RL grpo",
+        "NVIDIA-NeMo/RL: nemo_rl/algorithms/advantage_estimator.py (00925dd), "
+        "calculate_baseline_and_std_per_prompt of nemo_rl/algorithms/utils.py",
+        centre="others", scale="others", ddof=1, eps=1e-6,
+        note="not divided where the others' std is 0",
     ),
     _library(
-        "OpenRLHF group_norm",
-        "OpenRLHF/OpenRLHF: trainer/ppo_utils/experience_maker.py (89308a0)", **_STD_1, eps=1e-9,
+        "PipelineRL ppo", "ServiceNow/PipelineRL: pipelinerl/finetune/rl/__init__.py (005a1f1)",
+        **_CLIP, centre="others", scale="group", ddof=1, eps=1e-4, reduction="luspo", beta=0.1, kl="k3",
+        note="log-ratios of the KL within 10",
     ),
     _library(
-        "OpenRLHF reinforce_baseline",
-        "OpenRLHF/OpenRLHF: trainer/ppo_utils/experience_maker.py (89308a0)",
-        scale="whiten", ddof=0, note="over tokens; the variance is kept above 1e-8",
+        "slime grpo", "THUDM/slime: slime/ray/rollout.py (00de6b0), slime/utils/ppo_utils.py (06787cf), "
+        "slime/utils/arguments.py (002fa9d)",
+        **_STD_1 | _CLIP, eps=1e-6, reduction="grpo",
+        note="a row is a whole rollout, with all its turns",
     ),
     _library(
         "open-instruct standard", "allenai/open-instruct: grpo_fast.py (d526c5d), "
         "data_preparation_thread; grpo_utils.py (0063d12), GRPOExperimentConfig",
-        scale="group", ddof=0, eps=1e-8, reduction="dapo", epsilon_low=0.2, epsilon_high=0.272,
+        **_GROUP, ddof=0, eps=1e-8, reduction="dapo", epsilon_low=0.2, epsilon_high=0.272,
         beta=0.05, kl="k3",
     ),
     _library(
@@ -119,6 +196,13 @@ TABLE = (
         **_STD_1, eps=1e-4, reduction="bnpo", epsilon_low=0.1, epsilon_high=0.1, beta=0.1, kl="k3",
     ),
     _library(
-        "prime-rl", "PrimeIntellect-ai/prime-rl: orchestrator/advantage.py (072062c)", scale="none",
+        "torchtune GRPOSimpleLoss", "pytorch/torchtune: recipes/dev/grpo_full_finetune_distributed.py "
+        "(c3c6c7d); torchtune/dev/grpo/loss.py (0a08c2f)",
+        **_STD_1, eps=1e-4, reduction="grpo", beta=0.1, kl="k3",
+        note="the ratio is always 1: old log-probs are not used",
+    ),
+    _library(
+        "prime-rl", "PrimeIntellect-ai/prime-rl: orchestrator/advantage.py (072062c)",
+        centre="group", scale="none",
     ),
 )  # fmt: skip

@@ -9,7 +9,9 @@ import numpy as np
 
 from reference_math import _checks
 from reference_math.conformance.objectives import HELD, OBJECTIVES
+from reference_math.conformance.variants import optioned
 
+LIKE = ("grpo", "advantages")  # the objectives that have rows in the table of conventions
 BATCHES = 4  # random batches that all have to agree: no convention explains by chance
 
 
@@ -23,8 +25,13 @@ class Verdict(NamedTuple):
         tuple  # what together makes the reference into yours: conventions, a number; or ()
     )
     constant: float  # where yours is the reference times one constant: that; else nan
+    follows: tuple = ()  # libraries whose defaults give the same on every batch
 
     def __str__(self):
+        follows = f"; as by default in {', '.join(self.follows)}" if self.follows else ""
+        return self._said() + follows
+
+    def _said(self):
         errors = f"relative error: value {self.value_error:.1e}, gradient {self.gradient_error:.1e}"
         if self.agrees:
             return f"agrees with the reference ({errors})"
@@ -35,7 +42,7 @@ class Verdict(NamedTuple):
         return f"differs ({errors}); no known convention, nor two, explain it"
 
 
-def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options):
+def check(my_loss, objective, *, like=None, framework="torch", rtol=1e-6, seed=0, **options):
     """Compares my_loss with the reference on random batches, in value and in gradient.
 
     my_loss     called with arrays by name, those that it has parameters for:
@@ -49,6 +56,8 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
                     advantages   rewards  (12,): 3 groups of 4, prompt-major
                 returns a scalar; for kl (B, T) and for advantages (12,)
     objective   one of those names
+    like        grpo, advantages: compare with the defaults of this library ("verl", "ms-swift"), a
+                name of `conformance.libraries`; `options` go before them
     framework   "torch": float64 tensors, the gradient by autograd, so that a missing detach shows;
                 "numpy": arrays, the gradient by central differences of the value
     rtol        what still counts as the same
@@ -58,6 +67,9 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
                 advantages: scale, ddof, eps ("group", 1, 1e-4)
     returns     a Verdict.  It names one convention, or two, or a number that differs from the one
                 asked for (beta: 0.5, not 0.1), alone or with one convention.
+                For grpo and advantages `follows` names the libraries whose defaults give the same as
+                yours. On one batch a global token mean and the batch's are one; a KL in the reward
+                is no part of the loss.
 
     >>> def mine(per_token_logps, ref_per_token_logps):
     ...     log_r = per_token_logps - ref_per_token_logps
@@ -67,6 +79,8 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
     """
     _checks.one_of("objective", objective, OBJECTIVES)
     _checks.one_of("framework", framework, ("torch", "numpy"))
+    if like is not None:
+        options = _like(like, objective, my_loss, options)
     known, rng = OBJECTIVES[objective], np.random.default_rng(seed)
     batches = [known["inputs"](rng, options) for _ in range(BATCHES)]
     mine = [_yours(my_loss, arrays, known["wrt"], framework) for arrays in batches]
@@ -81,10 +95,17 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
             return False
         return _same(mine, theirs(variants), rtol)
 
+    def follows():
+        """The libraries whose defaults, in place of the options asked for, are mine."""
+        if objective not in LIKE:
+            return ()
+        said = _comparable(objective, my_loss, batches[0])
+        return tuple(name for name, defaults in said if explain([optioned(**defaults)]))
+
     right = theirs(())
     errors = _worst_value(mine, right), _worst_gradient(mine, right)
     if _same(mine, right, rtol):
-        return Verdict(True, *errors, (), 1.0)
+        return Verdict(True, *errors, (), 1.0, follows())
     conventions = known["conventions"](options)
     numbers = known["hyperparameters"](options)
 
@@ -108,7 +129,44 @@ def check(my_loss, objective, *, framework="torch", rtol=1e-6, seed=0, **options
 
     constant = _constant(mine, right, rtol)
     names = next(filter(None, explanations()), ())
-    return Verdict(False, *errors, names, float("nan") if names else constant)
+    return Verdict(False, *errors, names, float("nan") if names else constant, follows())
+
+
+def _like(name, objective, my_loss, asked):
+    """The options of a library's defaults, with those asked for in their place."""
+    from reference_math.conformance import libraries  # not above: it is a command of its own
+
+    _checks.one_of("objective with like", objective, LIKE)
+    row = libraries.find(name)
+    defaults = libraries.options(row, objective)
+    found = defaults | asked
+    if not defaults or ("rewards" in _names(my_loss) and "scale" not in found):
+        raise ValueError(f"like: the table does not say all that {row['name']} does in {objective}")
+    if objective == "grpo" and found["beta"] is None:
+        raise ValueError(
+            f"like: `check` does not compute the KL of {row['name']}; leave it out of my_loss and "
+            "give beta=0.0"
+        )
+    return found
+
+
+def _comparable(objective, my_loss, arrays):
+    """(name, options) of each library whose defaults this loss, given these arrays, can follow."""
+    from reference_math.conformance import libraries
+
+    for row in libraries.rows():
+        defaults = libraries.options(row, objective)
+        if objective == "grpo" and "rewards" not in _names(my_loss):  # advantages are given
+            defaults = {k: v for k, v in defaults.items() if k not in ("scale", "ddof", "eps")}
+        elif "scale" not in defaults:
+            continue
+        beta = defaults.get("beta", 0.0)
+        if defaults and (beta == 0 or (beta and "ref_per_token_logps" in arrays)):
+            yield row["name"], defaults
+
+
+def _names(my_loss):
+    return inspect.signature(my_loss).parameters
 
 
 def _value(theirs, number, others, batch, x):

@@ -89,6 +89,11 @@ def rows(library):
     return [_case(library, name, row, arrays, shared) for name, row in content.items()]
 
 
+def release(library):
+    """The release that a library's arrays come from: "verl==0.9.1"."""
+    return tomllib.loads((FOLDER / f"{library}.toml").read_text())["file"]["release"]
+
+
 def golden(library):
     """What the library computed, and the batch: {"case/value": array, "batch/l": array}."""
     return golden_rows.golden(library)

@@ -1,8 +1,9 @@
 """The table of conventions says what it can be held to.
 
-TRL's rows are compared with the installed library in tests/parity/test_grpo_trainer.py. The other
-rows were read from papers and from source code at a named commit: no test here can confirm a reading,
-so each row has to name its source.
+TRL's rows are compared with the installed library in tests/parity/test_grpo_trainer.py. The rows
+with a proof are held to what the releases computed in tests/parity/test_libraries.py. The others were
+read from papers and from source code at a named commit: no test can confirm a reading, so each row has
+to name its source.
 """
 
 import numpy as np
@@ -24,11 +25,13 @@ def test_every_row_has_the_documented_columns_a_source_and_a_name_of_its_own():
     [
         ("kind", {"trl", "paper", "library"}),
         ("surrogate", {"grpo", "cispo", "sapo", "vespo", "rloo", "reinforce"}),
-        ("scale", {*multi_reward.SCALE_REWARDS, "whiten"}),
+        ("centre", {"group", "others", "none"}),
+        ("scale", {*multi_reward.SCALE_REWARDS, "whiten", "others"}),
         ("ddof", {0, 1, None}),
         ("reduction", {*reductions.REDUCTIONS, None}),
         ("level", {"token", "sequence", "product", None}),
-        ("kl", {"k1 in the reward", "k2", "k3", "w k3", None}),
+        ("kl", {"k1 in the reward", "k2", "k3", "w k3", "k3 per row", None}),
+        ("delta", {3.0, None}),
     ],
 )
 def test_a_column_holds_only_what_it_is_documented_to_hold(column, choices):

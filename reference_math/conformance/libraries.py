@@ -1,0 +1,157 @@
+"""A library's defaults as calls of `reference_math`, from its row of `conventions`; two of them compared.
+
+    python -m reference_math.conformance.libraries                  the names
+    python -m reference_math.conformance.libraries verl ms-swift    what differs, by how much, the calls
+
+The batch and the letters of the calls are those of `conformance.rosetta`. A name may be the first word
+of a row's name where only one row begins with it.
+
+Proof   tests/parity/test_libraries.py: the calls reproduce what the releases computed
+"""
+
+import sys
+
+import numpy as np
+
+from reference_math.conformance import rosetta
+from reference_math.conventions import TABLE
+
+COMPARED = ("centre", "scale", "ddof", "eps", "reduction", "level", "epsilon_low", "epsilon_high",
+            "delta", "beta", "kl")  # fmt: skip
+
+# (centre, scale): the call, and the `scale` of `check` that computes the same; None: it has no such
+ADVANTAGES = {
+    ("group", "group"): ("advantages.group(R, G, ddof={ddof}, eps={eps})", "group"),
+    ("group", "none"): ("advantages.dr_grpo(R, G)", "dr_grpo"),
+    ("others", "none"): ("advantages.leave_one_out(R, G)", "leave_one_out"),
+    ("none", "none"): ("R", "raw"),
+    ("others", "group"): ("G / (G - 1) * advantages.group(R, G, ddof={ddof}, eps={eps})", None),
+    ("group", "whiten"): (
+        "gae.whiten(advantages.dr_grpo(R, G)[:, None] * m, m, ddof={ddof}, eps=0.0)", None
+    ),
+}  # fmt: skip
+NORMALISER = {
+    "dapo": ", tokens_per_micro_batch=m.sum()",
+    "dr_grpo": ", max_completion_length=m.shape[1]",
+}
+
+
+def rows():
+    """The rows of libraries."""
+    return [row for row in TABLE if row["kind"] != "paper"]
+
+
+def find(name):
+    """The row of that name, or the only one that begins with it.
+
+    >>> find("verl")["name"], find("TRL dapo")["name"]
+    ('verl grpo', 'TRL dapo')
+    """
+    whole = [row for row in rows() if row["name"].lower() == name.lower()]
+    found = whole or [row for row in rows() if row["name"].lower().split()[0] == name.lower()]
+    if len(found) != 1:
+        names = ", ".join(row["name"] for row in found or rows())
+        raise ValueError(f"{name!r} names {len(found)} libraries, not one; there are {names}")
+    return found[0]
+
+
+def has_loss(row):
+    """Whether the columns say a whole loss: clip, ratio and reduction."""
+    said = ("reduction", "level", "epsilon_low", "epsilon_high")
+    return row["surrogate"] == "grpo" and all(row[key] is not None for key in said)
+
+
+def calls(row):
+    """{"advantages", "loss", "gradient": call}, what the columns do not say left out.
+
+    >>> calls(find("verl"))["advantages"]
+    'advantages.group(R, G, ddof=1, eps=1e-06)'
+    """
+    found = {}
+    if (row["centre"], row["scale"]) in ADVANTAGES:
+        call, _ = ADVANTAGES[row["centre"], row["scale"]]
+        found["advantages"] = call.format(**row)
+    if has_loss(row):
+        options = ("epsilon_low", "epsilon_high", "delta", "reduction")
+        said = ", ".join(f"{key}={row[key]!r}" for key in options)
+        said = f"l, o, A, m, importance_sampling_level={row['level']!r}, {said}"
+        said += NORMALISER.get(row["reduction"], "")
+        value = grad = ""
+        if row["beta"] and row["kl"] in ("k3", "w k3"):
+            said += f", beta={row['beta']}, ref_per_token_logps=r"
+            said += f", use_bias_correction_kl={row['kl'] == 'w k3'}"
+        elif row["beta"] and row["kl"] == "k3 per row":
+            weights = f" * reductions.token_weights(m, reduction='grpo') * {row['beta']}"
+            value, grad = f" + (kl.k3(l, r){weights}).sum()", f" + kl.k3_grad(l, r){weights}"
+        found["loss"] = f"grpo.loss({said}){value}"
+        found["gradient"] = f"grpo.loss_grad({said}){grad}"
+    return found
+
+
+def options(row, objective):
+    """What `check` has to be asked for, so that its reference is this library's.
+
+    beta is None where the table has none or `check` computes no such KL; a KL in the reward is no part of the loss.
+    """
+    _, scale = ADVANTAGES.get((row["centre"], row["scale"]), (None, None))
+    found = {"scale": scale, "ddof": row["ddof"], "eps": row["eps"]}
+    found = {key: value for key, value in found.items() if value is not None}
+    if objective == "advantages":
+        return found if scale else {}
+    if row["kind"] == "trl" and row["surrogate"] != "rloo":
+        return found | {"loss_type": row["name"].removeprefix("TRL "), "beta": row["beta"]}
+    if not has_loss(row):
+        return {}
+    beta = {"k1 in the reward": 0.0, "k3 per row": None}.get(row["kl"], row["beta"])
+    plain = ("epsilon_low", "epsilon_high", "delta")
+    return found | {key: row[key] for key in plain} | {
+        "loss_type": row["reduction"], "importance_sampling_level": row["level"],
+        "beta": beta, "use_bias_correction_kl": False,
+    }  # fmt: skip
+
+
+def arrays_of(row, arrays):
+    """{"advantages" (B, T), "loss", "gradient" (B, T)} of a library's defaults, from the rewards R."""
+    said = calls(row)
+    found = {}
+    if "advantages" in said:
+        A = np.asarray(rosetta.evaluate(said["advantages"], arrays, {}))
+        A = A if A.ndim == 2 else A[:, None] * arrays["batch/m"]
+        found["advantages"], arrays = A, arrays | {"batch/A": A}
+        for part in ("loss", "gradient"):
+            if part in said:
+                found[part] = rosetta.evaluate(said[part], arrays, {})
+    return found
+
+
+def compare(one, other):
+    """({column: the two entries}, {part: the largest difference, as a share of the other's largest})."""
+    one, other = find(one), find(other)
+    arrays = rosetta.golden("verl")  # every library's file holds the same batch
+    columns = {key: (one[key], other[key]) for key in COMPARED if one[key] != other[key]}
+    ours, theirs = arrays_of(one, arrays), arrays_of(other, arrays)
+    shared = [key for key in ours if key in theirs]
+    return columns, {key: rosetta.error(np.asarray(ours[key]), theirs[key]) for key in shared}
+
+
+def main(argv):
+    if len(argv) != 2:
+        for row in rows():
+            print(f"{row['name']:28s} {row['source']}")
+        return
+    columns, gaps = compare(*argv)
+    for key, (mine, theirs) in columns.items():
+        print(f"{key:14s} {mine} | {theirs}")
+    for key, gap in gaps.items():
+        print(f"{key:14s} {gap:.1e} apart, as a share of the second's largest entry")
+    for name in argv:
+        row = find(name)
+        print(f"\n{row['name']}    {row['source']}")
+        for part, call in calls(row).items():
+            print(f"    {'A = ' if part == 'advantages' else ''}{call}")
+        if row["note"]:
+            print(f"    {row['note']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
