@@ -270,6 +270,8 @@ OBJECTIVES = (
             arrays={"ref_per_token_logps": ARRAYS["ref_per_token_logps"]}),
     _policy(("CISPO", "cispo"), "cispo.loss", "arXiv 2506.13585, section 3.1",
             held="the importance ratio", **GRPO, epsilon_max=1.2),
+    _policy(("two-sided CISPO",), "cispo.loss", "verl's cispo", held="the importance ratio", **GRPO,
+            epsilon_max=1.2, epsilon_min=0.9),
     _policy(("SAPO", "sapo"), "sapo.loss", "arXiv 2511.20347", **GRPO, temperature_pos=1.0, temperature_neg=1.4),
     _policy(("VESPO", "vespo"), "vespo.loss", "arXiv 2602.10693", held="the weight phi(w)", **GRPO, **GAMMA),
     _policy(("GMPO", "geometric-mean policy optimisation"), "gmpo.loss", "arXiv 2507.20673",

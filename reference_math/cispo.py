@@ -1,6 +1,6 @@
 """CISPO: REINFORCE whose importance weight is capped and carries no gradient: no token is dropped.
 
-    c = -sg[ min(w, epsilon_max) ] A log p
+    c = -sg[ min(max(w, epsilon_min), epsilon_max) ] A log p
 
 Source    MiniMax-M1, arXiv 2506.13585, section 3.1; the single cap: ScaleRL, arXiv 2510.13786
 Torch     reference_math.torch.cispo     Lesson   none
@@ -9,6 +9,7 @@ Proof     tests/laws/test_cispo.py, tests/parity/test_grpo.py
 Shapes    as in `grpo`.
 
 epsilon_max caps the ratio itself: 5.0 is usual, and a cap below 1 shrinks even on-policy gradients.
+epsilon_min is 0 in TRL and SkyRL: no lower bound. verl's cispo raises small weights to 1 - clip_ratio_low.
 TRL reads it from epsilon_high, which elsewhere means 1 + epsilon_high and is 0.2 by default:
 loss_type="cispo" with that default multiplies every on-policy gradient by 0.2.
 """
@@ -27,6 +28,7 @@ def loss(
     importance_sampling_level,
     epsilon_max,
     reduction,
+    epsilon_min=0.0,
     max_completion_length=None,
     tokens_per_micro_batch=None,
     factor=1.0,
@@ -34,8 +36,8 @@ def loss(
     ref_per_token_logps=None,
     use_bias_correction_kl=None,
 ):
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_max
-    instead of epsilon_low, epsilon_high and delta.
+    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_min and
+    epsilon_max instead of epsilon_low, epsilon_high and delta.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
     >>> loss(logps, logps, [2.0], [[1, 1]], epsilon_max=5.0, reduction="grpo", **options)  # -2 ln .5
@@ -44,7 +46,7 @@ def loss(
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
-    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
+    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
@@ -61,6 +63,7 @@ def loss_grad(
     importance_sampling_level,
     epsilon_max,
     reduction,
+    epsilon_min=0.0,
     max_completion_length=None,
     tokens_per_micro_batch=None,
     factor=1.0,
@@ -76,7 +79,7 @@ def loss_grad(
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
-    dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max)
+    dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
@@ -84,28 +87,34 @@ def loss_grad(
     return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):
+def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max, epsilon_min=0.0):
     """c of each token.
 
     per_token_logps   (B, T)
     log_weights       (B, T) or (B, 1)
     advantages        (B,), or (B, T)
     epsilon_max       > 0, the largest weight
+    epsilon_min       >= 0 and at most epsilon_max, the smallest weight
 
     >>> logps = np.log([[0.5, 0.5]])
     >>> per_token_loss(logps, np.log([[1.0, 9.0]]), [1.0], epsilon_max=5.0).round(4)  # 1, 5 times ln 2
     array([[0.6931, 3.4657]])
     """
-    dc = per_token_loss_grad(log_weights, advantages, epsilon_max=epsilon_max)
+    dc = per_token_loss_grad(
+        log_weights, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min
+    )
     return dc * per_token_logps
 
 
-def per_token_loss_grad(log_weights, advantages, *, epsilon_max):
-    """d per_token_loss / d(per_token_logps) = -min(w, epsilon_max) A: c is linear in log p.
+def per_token_loss_grad(log_weights, advantages, *, epsilon_max, epsilon_min=0.0):
+    """d per_token_loss / d(per_token_logps) = -(w between its bounds) A: c is linear in log p.
 
-    >>> per_token_loss_grad(np.log([[1.0, 9.0]]), [1.0], epsilon_max=5.0)
-    array([[-1., -5.]])
+    >>> per_token_loss_grad(np.log([[0.1, 1.0, 9.0]]), [1.0], epsilon_max=5.0)
+    array([[-0.1, -1. , -5. ]])
+    >>> per_token_loss_grad(np.log([[0.1, 1.0, 9.0]]), [1.0], epsilon_max=5.0, epsilon_min=0.5)
+    array([[-0.5, -1. , -5. ]])
     """
     epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
+    epsilon_min = _checks.number("epsilon_min", epsilon_min, at_least=0, at_most=epsilon_max)
     a = ratios.column(advantages, len(log_weights))
-    return -np.minimum(ratios.ratio(log_weights), epsilon_max) * a
+    return -np.clip(ratios.ratio(log_weights), epsilon_min, epsilon_max) * a

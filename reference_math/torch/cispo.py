@@ -17,6 +17,7 @@ def loss(
     importance_sampling_level,
     epsilon_max,
     reduction,
+    epsilon_min=0.0,
     max_completion_length=None,
     tokens_per_micro_batch=None,
     factor=1.0,
@@ -29,7 +30,7 @@ def loss(
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
-    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max)
+    c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
@@ -37,8 +38,10 @@ def loss(
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max):
-    """-sg[ min(w, epsilon_max) ] A log p, (B, T)."""
+def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max, epsilon_min=0.0):
+    """-sg[ min(max(w, epsilon_min), epsilon_max) ] A log p, (B, T)."""
     epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
+    epsilon_min = _checks.number("epsilon_min", epsilon_min, at_least=0, at_most=epsilon_max)
     a = ratios.column(advantages, len(log_weights))
-    return -ratios.ratio(log_weights.detach()).clamp(max=epsilon_max) * a * per_token_logps
+    w = ratios.ratio(log_weights.detach()).clamp(epsilon_min, epsilon_max)
+    return -w * a * per_token_logps

@@ -42,3 +42,29 @@ def test_a_cap_must_be_positive():
     for wrong in (0.0, -1.0, np.inf):
         with pytest.raises(ValueError, match="epsilon_max must be"):
             cispo.per_token_loss_grad(S, [1.0], epsilon_max=wrong)
+
+
+@signs
+def test_a_floor_raises_the_small_weights_alone(a):
+    weight = -a * cispo.per_token_loss_grad(S, [a], epsilon_max=5.0, epsilon_min=0.8)
+    np.testing.assert_allclose(weight, [[0.8, 0.8, 1.0, 2.0, 4.9, 5.0, 5.0]], rtol=1e-12)
+    logps = -np.arange(1.0, 8.0)[None]
+    value = cispo.per_token_loss(logps, S, [a], epsilon_max=5.0, epsilon_min=0.8)
+    np.testing.assert_allclose(value, -a * weight * logps, rtol=1e-15)
+
+
+def test_floor_and_cap_at_1_leave_reinforce():
+    tokens = np.log([[0.5, 0.2], [0.9, 0.1]]), np.log([[0.1, 0.4], [0.3, 0.3]]), [2.0, -1.0]
+    options = {"importance_sampling_level": "token", "reduction": "bnpo", "epsilon_max": 1.0}
+    mask = np.ones((2, 2))
+    value = cispo.loss(*tokens, mask, epsilon_min=1.0, **options)
+    np.testing.assert_allclose(value, -(tokens[0] * [[2.0], [-1.0]]).sum() / 4, rtol=1e-15)
+    grad = cispo.loss_grad(*tokens, mask, epsilon_min=1.0, **options)
+    np.testing.assert_allclose(grad, [[-0.5, -0.5], [0.25, 0.25]], rtol=1e-15)
+
+
+def test_a_floor_is_not_below_0_nor_above_the_cap():
+    for wrong in (-0.1, 5.1, np.nan):
+        with pytest.raises(ValueError, match="epsilon_min must be"):
+            cispo.per_token_loss_grad(S, [1.0], epsilon_max=5.0, epsilon_min=wrong)
+    cispo.per_token_loss_grad(S, [1.0], epsilon_max=5.0, epsilon_min=5.0)

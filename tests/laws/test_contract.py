@@ -19,7 +19,7 @@ MASKS = ("completion_mask", "state_mask")
 REFUSED = {
     "a2po.loss": [("beta2", -0.1)],
     "bco.loss": [("beta", -0.1), ("delta", np.nan), ("weights", -np.ones(6)), ("weights", [1.0])],
-    "cispo.loss": [("epsilon_max", 0.0)],
+    "cispo.loss": [("epsilon_max", 0.0), ("epsilon_min", -0.1), ("epsilon_min", 9.0)],
     "cpo_trainer.loss": [("loss_type", "dpo"), ("beta", -0.1), ("cpo_alpha", -1.0), ("alpha", np.nan)],
     "distillation.loss": [("beta", 1.1), ("temperature", 0.0), ("vocab_chunk", 0),
                           ("vocab_chunk", 1.5), ("num_items_in_batch", 0)],

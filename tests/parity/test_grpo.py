@@ -16,6 +16,7 @@ FAMILY = {
     "grpo": {"epsilon_low": 0.2, "epsilon_high": 0.3},
     "delta": {"epsilon_low": 0.2, "epsilon_high": 0.3, "delta": 1.5},
     "cispo": {"epsilon_max": 1.2},
+    "two-sided cispo": {"epsilon_max": 1.2, "epsilon_min": 0.9},
     "sapo": {"temperature_pos": 1.0, "temperature_neg": 1.05},
     "vespo": {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
 }
@@ -36,7 +37,7 @@ TERMS = {
 
 
 def modules(name):
-    name = "grpo" if name == "delta" else name
+    name = {"delta": "grpo", "two-sided cispo": "cispo"}.get(name, name)
     return (
         importlib.import_module(f"{package}.{name}")
         for package in ("reference_math", "reference_math.torch")
@@ -151,6 +152,7 @@ def test_where_nothing_counts_the_twin_is_0_too(place, name, level):
         ("grpo", {"beta": 0.1}, "beta > 0 needs ref_per_token_logps"),
         ("sapo", {"temperature_neg": 0.0}, "temperature_neg must be > 0"),
         ("cispo", {"epsilon_max": 0.0}, "epsilon_max must be > 0"),
+        ("cispo", {"epsilon_min": 1.3}, "epsilon_min must be <= 1.2"),
     ],
 )
 def test_the_twins_name_what_is_wrong(module, change, message):
