@@ -4,6 +4,7 @@ Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, sec
           batch          Liu et al., Tricks or Traps? (Lite PPO), arXiv 2508.08221
           dr_grpo        Liu et al., Understanding R1-Zero-Like Training, arXiv 2503.20783
           leave_one_out  Ahmadian et al., Back to Basics (RLOO), arXiv 2402.14740
+          leave_one_out_scaled   NeMo-RL's default: nemo_rl/algorithms/advantage_estimator.py
           whiten         Hu, REINFORCE++, arXiv 2501.03262
 Torch     reference_math.torch.advantages     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_advantages.py, tests/parity/test_advantages.py
@@ -77,6 +78,21 @@ def leave_one_out(rewards, num_generations):
     deviations = centered(_grouped(rewards, num_generations), axis=1)
     n = np.sum(~np.isnan(deviations), axis=1, keepdims=True)
     return np.nan_to_num(deviations * n / np.maximum(n - 1, 1)).reshape(-1)
+
+
+def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
+    """NeMo-RL: the others' mean is the baseline, the others' std the unit.
+
+    A_i = (r_i - mean_{j != i} r_j) / (std_{j != i} + eps)       undivided where the others are equal
+
+    >>> leave_one_out_scaled([1.0, 0.0, 0.0, 0.0], 4, ddof=1, eps=0.0).round(4)   # -1/3 by sqrt(1/3)
+    array([ 1.    , -0.5774, -0.5774, -0.5774])
+    """
+    grouped, eps = _grouped(rewards, num_generations), _checks.number("eps", eps, at_least=0)
+    others = np.where(np.eye(num_generations) == 1, np.nan, grouped[:, None])  # row i: all but i
+    scale = std(centered(others, axis=2), axis=2, ddof=ddof).reshape(-1)
+    baselined = leave_one_out(rewards, num_generations)
+    return np.divide(baselined, scale + eps, out=baselined.copy(), where=scale > 0)
 
 
 def whiten(values, *, ddof, eps):

@@ -299,6 +299,8 @@ OBJECTIVES = (
     _part("rewards, advantages, KL", ("Dr. GRPO advantage",), "advantages.dr_grpo", "arXiv 2503.20783"),
     _part("rewards, advantages, KL", ("leave-one-out baseline", "RLOO advantage"), "advantages.leave_one_out",
           "arXiv 2402.14740"),
+    _part("rewards, advantages, KL", ("leave-one-out in the others' std", "NeMo-RL advantage"),
+          "advantages.leave_one_out_scaled", "NeMo-RL's GRPOAdvantageEstimator"),
     _part("rewards, advantages, KL", ("REINFORCE++", "batch whitening"), "advantages.whiten", "arXiv 2501.03262"),
     _part("rewards, advantages, KL", ("GDPO", "normalize_then_sum"), "multi_reward.normalize_then_sum",
           "arXiv 2601.05242"),

@@ -25,6 +25,9 @@ ADVANTAGES = {
     ("group", "none"): ("advantages.dr_grpo(R, G)", "dr_grpo"),
     ("others", "none"): ("advantages.leave_one_out(R, G)", "leave_one_out"),
     ("none", "none"): ("R", "raw"),
+    ("others", "others"): (
+        "advantages.leave_one_out_scaled(R, G, ddof={ddof}, eps={eps})", "leave_one_out_scaled"
+    ),
     ("others", "group"): ("G / (G - 1) * advantages.group(R, G, ddof={ddof}, eps={eps})", None),
     ("group", "whiten"): (
         "gae.whiten(advantages.dr_grpo(R, G)[:, None] * m, m, ddof={ddof}, eps=0.0)", None

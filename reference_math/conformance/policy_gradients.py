@@ -334,7 +334,7 @@ def advantages_of(arrays, options):
         deviations = advantages.centered(rewards[0].reshape(-1, rewards[1]), axis=1)
         variance = advantages.std(deviations, axis=1, ddof=options["ddof"]) ** 2
         return (deviations / np.sqrt(variance + options["eps"])).ravel(), None
-    std = std if options["scale"] in ("group", "batch") else {}
+    std = std if options["scale"] in ("group", "batch", "leave_one_out_scaled") else {}
     return getattr(advantages, options["scale"])(*rewards, **std), None
 
 
@@ -346,6 +346,9 @@ def std_conventions(options):
         "scale: the batch's std": optioned(scale="batch"),
         "scale: none, the mean alone is taken off (Dr. GRPO)": optioned(scale="dr_grpo"),
         "scale: none, the others' mean is taken off (RLOO)": optioned(scale="leave_one_out"),
+        "scale: the others' std, the others' mean is taken off (NeMo-RL)": optioned(
+            scale="leave_one_out_scaled"
+        ),
         "scale: the batch's mean and std, the groups mixed (REINFORCE++)": optioned(scale="whiten"),
         "eps: under the root, sqrt(variance + eps)": optioned(scale="root"),
         "baseline: none, the rewards themselves": optioned(scale="raw"),
@@ -353,7 +356,7 @@ def std_conventions(options):
 
 
 def std_hyperparameters(options):
-    if options.get("scale", "group") not in ("group", "batch"):
+    if options.get("scale", "group") not in ("group", "batch", "leave_one_out_scaled"):
         return {}
     return hyperparameter("eps", options, OF_ADVANTAGES["eps"], STD_EPS)
 

@@ -37,6 +37,16 @@ def leave_one_out(rewards, num_generations):
     return (deviations * n / (n - 1).clamp(min=1)).nan_to_num().reshape(-1)
 
 
+def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
+    """NeMo-RL: the others' mean is the baseline, the others' std the unit."""
+    grouped, eps = _grouped(rewards, num_generations), _checks.number("eps", eps, at_least=0)
+    own = torch.eye(num_generations, dtype=torch.bool, device=grouped.device)
+    others = grouped[:, None].masked_fill(own, torch.nan)  # (P, G, G): row i holds all but i
+    scale = std(centered(others, axis=2), axis=2, ddof=ddof).reshape(-1)
+    baselined = leave_one_out(rewards, num_generations)
+    return torch.where(scale > 0, baselined / (scale + eps), baselined)
+
+
 def whiten(values, *, ddof, eps):
     """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed."""
     deviations = centered(_rewards("values", values), axis=None)

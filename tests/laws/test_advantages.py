@@ -14,10 +14,13 @@ KINDS = {
     "batch": lambda r: advantages.batch(r, G, **SETTINGS),
     "dr_grpo": lambda r: advantages.dr_grpo(r, G),
     "leave_one_out": lambda r: advantages.leave_one_out(r, G),
+    "leave_one_out_scaled": lambda r: advantages.leave_one_out_scaled(r, G, **SETTINGS),
     "whiten": lambda r: advantages.whiten(r, **SETTINGS),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
-per_group = pytest.mark.parametrize("kind", ["group", "batch", "dr_grpo", "leave_one_out"])
+OF_GROUPS = ["group", "batch", "dr_grpo", "leave_one_out", "leave_one_out_scaled"]
+WITH_STD = ("group", "batch", "leave_one_out_scaled")
+per_group = pytest.mark.parametrize("kind", OF_GROUPS)
 
 
 def some_rewards(seed=0, groups=3):
@@ -31,7 +34,7 @@ def test_a_constant_added_to_every_reward_changes_nothing(kind):
     np.testing.assert_allclose(KINDS[kind](rewards + 5.0), KINDS[kind](rewards), rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["group", "dr_grpo", "leave_one_out"])
+@pytest.mark.parametrize("kind", [kind for kind in OF_GROUPS if kind != "batch"])
 def test_a_constant_added_to_one_group_changes_nothing(kind):
     rewards, moved = some_rewards(), some_rewards()
     moved[G : 2 * G] += 5.0
@@ -62,7 +65,7 @@ def test_groups_do_not_mix_but_for_the_batch_std(kind):
     np.testing.assert_allclose(KINDS[kind](rewards[order]), KINDS[kind](rewards)[order], rtol=1e-12)
 
 
-@per_group
+@pytest.mark.parametrize("kind", OF_GROUPS[:-1])  # units of the last differ inside a group
 def test_a_group_sums_to_zero(kind):
     sums = KINDS[kind](some_rewards()).reshape(-1, G).sum(axis=1)
     np.testing.assert_allclose(sums, 0.0, atol=1e-14)  # terms of order 1 cancel
@@ -98,7 +101,7 @@ def test_the_batch_std_is_that_of_the_rewards_and_not_of_their_deviations():
     np.testing.assert_allclose(scale, rewards.std(), rtol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["group", "batch"])
+@pytest.mark.parametrize("kind", WITH_STD)
 def test_without_eps_the_unit_of_the_reward_does_not_matter(kind):
     scaled, rewards = getattr(advantages, kind), some_rewards()
     a = scaled(1000.0 * rewards, G, ddof=1, eps=0.0)
@@ -140,7 +143,7 @@ def test_a_missing_reward_gets_0_and_its_group_is_as_if_it_had_one_less(kind):
     missing = rewards.copy()
     missing[[2, G + 2, 2 * G + 2]] = np.nan
     smaller = missing[~np.isnan(missing)]
-    options = SETTINGS if kind in ("group", "batch") else {}
+    options = SETTINGS if kind in WITH_STD else {}
     expected = getattr(advantages, kind)(smaller, G - 1, **options)
     a = KINDS[kind](missing).reshape(-1, G)
     np.testing.assert_array_equal(a[:, 2], 0.0)
@@ -164,7 +167,7 @@ def test_none_and_nan_both_mean_missing(kind):
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
 def test_without_a_rival_the_advantage_is_0(kind, eps):
     alone = getattr(advantages, kind)
-    options = {"ddof": 1, "eps": eps} if kind in ("group", "batch") else {}
+    options = {"ddof": 1, "eps": eps} if kind in WITH_STD else {}
     assert not alone([7.0], 1, **options).any()
     assert not alone([7.0, None, None, None], 4, **options).any()
     assert not alone([None] * 4, 4, **options).any()
@@ -199,10 +202,36 @@ def test_ddof_is_0_or_1_and_eps_is_not_negative(wrong):
     for call in (
         lambda **o: advantages.group([1.0, 2.0], 2, **o),
         lambda **o: advantages.batch([1.0, 2.0], 2, **o),
+        lambda **o: advantages.leave_one_out_scaled([1.0, 2.0], 2, **o),
         lambda **o: advantages.whiten([1.0, 2.0], **o),
     ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
             call(**SETTINGS | wrong)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_the_others_std_is_the_unit_and_does_not_hold_the_completion_itself(ddof):
+    rewards = some_rewards()
+    plain = advantages.leave_one_out(rewards, G)
+    scaled = advantages.leave_one_out_scaled(rewards, G, ddof=ddof, eps=0.5)
+    for i, unit in enumerate(plain / scaled):
+        start = i // G * G
+        others = np.delete(rewards[start : start + G], i - start)
+        np.testing.assert_allclose(unit, others.std(ddof=ddof) + 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("equal", [0.1, 1 / 3, 1e6 + 0.1])
+def test_against_equal_others_nothing_is_divided(equal):
+    """Not by a rounding of 0 either: a std made of sums of squares would leave one."""
+    a = advantages.leave_one_out_scaled([2.0, equal, equal, equal], G, ddof=1, eps=1e-6)
+    np.testing.assert_allclose(a[0], 2.0 - equal, rtol=1e-9)
+    # the std of {2, e, e} is |2 - e| / sqrt(3), the deviation |2 - e| / 3; eps is 1e-6 of it
+    np.testing.assert_allclose(a[1:], -np.sign(2.0 - equal) / np.sqrt(3), rtol=1e-5)
+
+
+def test_of_two_rivals_the_only_other_has_no_std():
+    a = advantages.leave_one_out_scaled([3.0, 1.0], 2, ddof=1, eps=0.5)
+    np.testing.assert_array_equal(a, [2.0, -2.0])
 
 
 def test_of_two_rivals_each_is_the_others_baseline():

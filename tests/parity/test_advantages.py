@@ -12,7 +12,13 @@ from reference_math.torch import multi_reward as multi_twin
 
 G, WEIGHTS = 3, np.array([1.0, 0.5, 2.0])
 SETTINGS = {"ddof": 1, "eps": 1e-4}
-KINDS = {"group": SETTINGS, "batch": SETTINGS, "dr_grpo": {}, "leave_one_out": {}}
+KINDS = {
+    "group": SETTINGS,
+    "batch": SETTINGS,
+    "dr_grpo": {},
+    "leave_one_out": {},
+    "leave_one_out_scaled": SETTINGS,
+}
 # float64, the same operations in another order, on numbers of order one
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
 

@@ -102,7 +102,10 @@ def test_two_libraries_are_compared_by_what_their_tables_say():
     assert 1e-5 < gaps["advantages"] < 1e-3 and gaps["gradient"] > 0.1 and gaps["loss"] > 0.1
     columns, gaps = libraries.compare("verl grpo", "verl")
     assert columns == {} and gaps == {"advantages": 0.0, "loss": 0.0, "gradient": 0.0}
-    assert libraries.compare("nemo-rl grpo", "pipelinerl")[1] == {}  # no call for NeMo's
+    gaps = libraries.compare("nemo-rl grpo", "pipelinerl")[1]
+    assert [*gaps] == ["advantages"] and gaps[
+        "advantages"
+    ] > 0.1  # NeMo-RL's clip is not in the table
 
 
 def test_the_command_lists_and_compares(capsys):
@@ -183,6 +186,20 @@ def test_advantages_name_their_libraries():
     assert conformance.check(centred, "advantages", like="verl").follows == verdict.follows
 
 
+def test_the_others_std_is_named():
+    def others(rewards):
+        R = rewards.view(-1, 4)
+        rest = R[:, [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]]  # (P, 4, 3)
+        return ((R - rest.mean(2)) / (rest.std(2) + 1e-6)).view(-1)
+
+    verdict = conformance.check(others, "advantages", like="NeMo-RL")
+    assert verdict.agrees and verdict.follows == ("NeMo-RL grpo",)
+    verdict = conformance.check(others, "advantages", eps=1e-6)
+    assert verdict.explained_by == (
+        "scale: the others' std, the others' mean is taken off (NeMo-RL)",
+    )
+
+
 @pytest.mark.parametrize(
     "name, objective, message",
     [("openrlhf", "grpo", "names 2 libraries, not one; there are OpenRLHF group_norm, OpenRLHF rein"),
@@ -191,7 +208,8 @@ def test_advantages_name_their_libraries():
      ("SkyRL", "grpo", "does not compute the KL of SkyRL grpo; leave it out of my_loss"),
      ("OpenRLHF reinforce_baseline", "grpo", "does not say all that OpenRLHF reinforce_baseline does"),
      ("prime-rl", "grpo", "does not say all that prime-rl does in grpo"),
-     ("NeMo-RL", "advantages", "does not say all that NeMo-RL grpo does in advantages")],
+     ("NeMo-RL", "grpo", "does not say all that NeMo-RL grpo does in grpo"),
+     ("PipelineRL", "advantages", "does not say all that PipelineRL ppo does in advantages")],
 )  # fmt: skip
 def test_what_the_table_cannot_say_is_refused_by_name(name, objective, message):
     with pytest.raises(ValueError) as error:
