@@ -301,6 +301,7 @@ OBJECTIVES = (
           "arXiv 2402.14740"),
     _part("rewards, advantages, KL", ("leave-one-out in the others' std", "NeMo-RL advantage"),
           "advantages.leave_one_out_scaled", "NeMo-RL's GRPOAdvantageEstimator"),
+    _part("rewards, advantages, KL", ("OPO", "length-weighted baseline"), "opo.advantage", "arXiv 2505.23585"),
     _part("rewards, advantages, KL", ("REINFORCE++", "batch whitening"), "advantages.whiten", "arXiv 2501.03262"),
     _part("rewards, advantages, KL", ("GDPO", "normalize_then_sum"), "multi_reward.normalize_then_sum",
           "arXiv 2601.05242"),

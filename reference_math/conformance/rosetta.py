@@ -33,7 +33,7 @@ from reference_math.conformance import rows as golden_rows
 
 FOLDER = Path(__file__).with_name("rosetta")
 MODULES = ("advantages", "cispo", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "entropy_control", "f_divergences", "gae", "gkd",
-           "gmpo", "grpo", "importance_sampling", "kl", "kto", "logprobs", "multi_reward", "off_policy", "orpo",
+           "gmpo", "grpo", "importance_sampling", "kl", "kto", "logprobs", "multi_reward", "off_policy", "opo", "orpo",
            "ppo", "reductions", "reinforce", "reward_model", "rloo", "sapo", "sft", "simpo", "vespo")  # fmt: skip
 
 
