@@ -45,6 +45,13 @@ TRAINERS = {
 SYNCS = {"merged": vllm.Generation, "adapter": adapter_sync.Generation}
 
 
+MISSING = (
+    "{stage}: no run of this recipe stands in {folder}, and to train it takes longer than a lesson. Ways on: run "
+    "the lesson of this stage first; or set LAB_RUNS to a folder that holds it and outlasts this machine, as on "
+    "Google Drive; or set LAB_TRAIN=1 to train it here, with the stages before it."
+)
+
+
 def base_model(recipe):
     """Where the 16-bit base is: a hub id, or the folder of the base stage."""
     while "model" not in recipe:
@@ -262,12 +269,25 @@ def make(recipe):
     return manifest
 
 
-def ensure(stage, of=None, seed=None, say=print):
-    """The manifest of a stage that is up to date: found if it stands, else made, parents first."""
+def ensure(stage, of=None, seed=None, say=print, long_runs=None):
+    """The manifest of a stage that is up to date: found if it stands, else made, parents first.
+
+    long_runs    whether to train a stage of a GPU profile, which takes more than minutes; by default
+                 only where LAB_TRAIN=1 says so
+
+    Raises RuntimeError, with the ways on, for a stage that stands nowhere and may not be trained.
+    """
     recipe = recipes.load(stage, of, seed)
     before = recipes.parent(recipe)
+    long_runs = os.environ.get("LAB_TRAIN") == "1" if long_runs is None else long_runs
+    if (
+        recipe["profile"] != "tiny"
+        and "args" in recipe
+        and not (long_runs or runs.is_current(recipe))
+    ):
+        raise RuntimeError(MISSING.format(stage=stage, folder=runs.shown(runs.folder(recipe))))
     if before and not recipe.get("adapter"):
-        ensure(before["stage"], before["profile"], before["seed"], say)
+        ensure(before["stage"], before["profile"], before["seed"], say, long_runs)
     if runs.is_current(recipe):
         say(f"{stage}: found in {runs.shown(runs.folder(recipe))}")
         return runs.manifest(stage, recipe["profile"])
@@ -286,7 +306,7 @@ def main(argv=None):
     recipe = recipes.load(args.stage, args.config, args.seed)
     before = recipes.parent(recipe)
     if before and not recipe.get("adapter"):
-        ensure(before["stage"], before["profile"], before["seed"])
+        ensure(before["stage"], before["profile"], before["seed"], long_runs=True)
     manifest = make(recipe)
     if is_chief():
         print(manifest)

@@ -250,6 +250,31 @@ def test_two_processes_make_the_stages_before_theirs_together(small, tmp_path):
         assert manifest["stage"] == stage
 
 
+def test_a_long_run_is_not_started_without_being_asked_for(monkeypatch, tmp_path):
+    """A lesson that is opened first on a new machine would train the stages before it for an hour."""
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    monkeypatch.setattr(recipes, "FOLDER", recipes.FOLDERS[0])
+    made = []
+    monkeypatch.setattr(train, "make", lambda recipe: made.append(recipe["stage"]))
+    monkeypatch.delenv("LAB_TRAIN", raising=False)
+    with pytest.raises(RuntimeError, match=r"dpo: no run .* LAB_RUNS .* LAB_TRAIN=1"):
+        train.ensure("dpo", "t4")
+    train.ensure("base", "t4")  # scores the model as it comes: minutes
+    assert made == ["base"]
+    monkeypatch.setenv("LAB_TRAIN", "1")
+    train.ensure("dpo", "t4")
+    assert made == ["base", "base", "sft", "dpo"]
+
+
+def test_the_tiny_stages_are_made_without_asking(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    monkeypatch.setattr(recipes, "FOLDER", recipes.FOLDERS[0])
+    made = []
+    monkeypatch.setattr(train, "make", lambda recipe: made.append(recipe["stage"]))
+    train.ensure("dpo", "tiny")
+    assert made == ["base", "sft", "dpo"]
+
+
 # --- what a stage is scored on ----------------------------------------------------------------------
 
 SCORED = {"stage": "sft", "profile": "t4", "evaluate": {"name": "openai/gsm8k", "split": "test"}}
