@@ -23,11 +23,13 @@ from peft import PeftModel  # isort: skip
 from peft.tuners.lora import LoraLayer
 from trl.generation.vllm_generation import empty_cache
 
+from lab import colocated
+
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of which vLLM's max_lora_rank has to be one
 NAME = "default"  # TRL's and PEFT's name of the adapter in training
 
 
-class Generation(vllm.Generation):
+class Generation(colocated.Generation):
     """TRL's vLLM backend over an engine that gets the adapter after each step, and nothing else.
 
     Raises ValueError for a model whose adapter vLLM cannot serve.

@@ -28,7 +28,7 @@ PROFILES = ("tiny", "t4", "a100")
 # The code that makes a stage of the tiny profile: a change here makes it anew.
 SOURCES = [
     Path(__file__).parent / f"{name}.py"
-    for name in ("tasks", "model", "pairs", "train", "evaluate", "vllm", "callbacks")
+    for name in ("tasks", "model", "pairs", "train", "evaluate", "vllm", "colocated", "callbacks")
 ]
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
 # lab.train holds their keys against the classes that take them (`known_fields`).

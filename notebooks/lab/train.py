@@ -6,6 +6,7 @@ accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_
 """
 
 import argparse
+import importlib
 import os
 import time
 
@@ -20,10 +21,8 @@ from transformers import (
     PrinterCallback,
     set_seed,
 )
-from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
 from lab import (
-    adapter_sync,
     callbacks,
     evaluate,
     guards,
@@ -36,13 +35,17 @@ from lab import (
 )
 from rewards import accuracy_reward, format_reward
 
-TRAINERS = {
-    "sft": (SFTTrainer, SFTConfig),
-    "dpo": (DPOTrainer, DPOConfig),
-    "grpo": (vllm.GRPOTrainer, GRPOConfig),
-}
 # How the engine of GRPO gets the policy's weights: merged into plain ones, or as base and adapter.
-SYNCS = {"merged": vllm.Generation, "adapter": adapter_sync.Generation}
+SYNCS = {"merged": "lab.colocated", "adapter": "lab.adapter_sync"}
+
+
+def classes(stage):
+    """The trainer of a stage and its configuration. Each imports what it needs: GRPO's takes seconds."""
+    import trl
+
+    kind = stage.upper()
+    trainer = vllm.GRPOTrainer if stage == "grpo" else getattr(trl, f"{kind}Trainer")
+    return trainer, getattr(trl, f"{kind}Config")
 
 
 MISSING = (
@@ -153,7 +156,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     options             go to the trainer as they stand
     """
     stage = recipe["stage"]
-    Trainer, Config = TRAINERS[stage]
+    Trainer, Config = classes(stage)
     recipes.known_fields(recipe["args"], Config, "args")
     if policy is None:
         policy, tok = load(recipe)
@@ -164,7 +167,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
         args["use_vllm"] = args.get("use_vllm", True) and vllm.available()
         options.setdefault("reward_funcs", [accuracy_reward, format_reward])
         recipes.known([sync := recipe.get("sync", "merged")], SYNCS, "sync")
-        options.setdefault("generation", SYNCS[sync])
+        options.setdefault("generation", importlib.import_module(SYNCS[sync]).Generation)
     # One bar, and trackio by our own callback (lab.callbacks), unless the recipe asks for more.
     config = Config(**({"report_to": [], "disable_tqdm": True} | args))
     exact = {param: param.data for param in policy.parameters() if param.requires_grad}

@@ -16,21 +16,17 @@ Lesson    notebooks/03_grpo.ipynb        Proof    tests/lab/test_vllm.py
 Mends     each names the upstream report it works around, and has a test that fails once upstream
           no longer needs it
 
-Import this module before torch, trl or vllm: `prepare` sets what they read when they load.
+Import this module before torch, trl or vllm: `prepare` sets what they read when they load. The engine and
+the trainer stand in lab.colocated, which takes seconds to import: it loads when the first of them is used.
 """
 
 import functools
-import gc
+import importlib
 import importlib.util
 import logging
 import os
 import re
-import socket
 import sys
-import time
-import warnings
-from contextlib import contextmanager
-from unittest.mock import patch
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -61,16 +57,9 @@ def prepare():
 prepare()
 
 import torch
-import trl
-from accelerate.utils import set_seed
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
-from trl.generation import vllm_generation
-from trl.trainer import grpo_trainer
-from trl.trainer.utils import ensure_master_addr_port
-
-from lab import tap
 
 
 @functools.cache
@@ -80,6 +69,15 @@ def available(say=print):
         return True
     say(f"No vLLM on this machine ({sys.platform}): generation falls back to model.generate.")
     return False
+
+
+COLOCATED = ("Generation", "GRPOTrainer", "ROUNDING_GAP", "SamplerGap", "engine", "release")
+
+
+def __getattr__(name):
+    if name in COLOCATED:
+        return getattr(importlib.import_module("lab.colocated"), name)
+    raise AttributeError(f"module 'lab.vllm' has no attribute {name!r}")
 
 
 # --- the weights the trainer's model computes with ------------------------------------------------
@@ -238,283 +236,6 @@ def untied(model):
 # --- the engine -----------------------------------------------------------------------------------
 
 
-def engine_defaults():
-    """vLLM options under which a short run starts fast, stays quiet and takes little memory.
-
-    On a CPU: float32, as fast as bfloat16 at toy size, and the gap then shows what bfloat16 would
-    hide; no torch.compile, which costs 10 to 15 s of CPU time at the start and gains nothing at
-    toy size; 256 MiB for keys and values, where vLLM would take a share of all memory.
-    """
-    options = {"use_tqdm_on_load": False}
-    if not torch.cuda.is_available():
-        options |= {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
-    elif sixteen_bits() is torch.float16:
-        options |= {"dtype": "float16"}
-    return options
-
-
 def sixteen_bits():
     """The 16-bit dtype that this machine's GPU computes in: a T4 has no bfloat16."""
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-
-
-class Generation(vllm_generation.VLLMGeneration):
-    """TRL's vLLM backend with its start and its weight sync mended; a lesson may undo one mend.
-
-    engine         options for vllm.LLM over `engine_defaults()`
-    sleep_level    with vllm_enable_sleep_mode: 1 parks the weights in CPU memory, 2 (TRL's) drops
-                   them, so that every sync has to send all
-    """
-
-    def __init__(self, *args, engine=None, sleep_level=2, **kwargs):
-        self.engine, self.sleep_level = engine or {}, sleep_level
-        self.syncs, self.sync_s, self.sent = 0, 0.0, []
-        super().__init__(*args, **kwargs)
-
-    def _init_vllm(self):
-        if self.mode != "colocate" or self._dist.is_fsdp or self._dist.is_zero3:
-            raise ValueError(
-                f"lab.vllm reads whole weights in the engine's own process: it needs vllm_mode="
-                f"'colocate' (got {self.mode!r}) and neither FSDP nor DeepSpeed ZeRO-3"
-            )
-        # trl#4973, #3125: TRL asks for quantization="bitsandbytes" when it sees a 4-bit base, a
-        # method that vLLM dropped in 0.28; the engine gets merged plain weights and needs none.
-        # trl#6776: TRL has no way to pass options on.
-        options = {"quantization": None, **engine_defaults(), **self.engine}
-        start = vllm_generation.LLM
-        with (
-            _contained(),
-            patch.object(vllm_generation, "LLM", lambda **theirs: start(**(theirs | options))),
-        ):
-            super()._init_vllm()
-        sleep = self.llm.sleep
-        self.llm.sleep = lambda level: sleep(level=self.sleep_level)
-
-    def weights(self):
-        """What this sync sends: all at first and after a sleep that dropped them, else changes."""
-        if self.syncs == 0 and (apart := untied(self.model)):
-            raise ValueError(
-                f"vLLM ties {', '.join(apart)} to the embedding, and this model trains them apart: "
-                "leave lm_head and embed_tokens out of the LoraConfig, or untie the base first"
-            )
-        dropped = self.enable_sleep_mode and self.sleep_level == 2
-        return merged_weights(self.model, trained_only=self.syncs > 0 and not dropped)
-
-    def sync_weights(self):
-        """Make the engine serve the trainer's present weights."""
-        began = time.perf_counter()
-        if self.enable_sleep_mode:
-            vllm_generation.empty_cache()
-            self.llm.wake_up(tags=["weights"])
-            self._llm_weights_sleeping = False
-        self.sent = []
-        # vllm#34201: TRL calls model.load_weights, which a CPU engine no longer has the loaders for
-        # once its linears are packed. vLLM's own layer-wise reload restores them first.
-        # trl#3466, peft#2321: TRL merges the adapter into the 4-bit base and takes it out again,
-        # which quantises the base anew each time. Here nothing of the trainer's is written.
-        incoming = {"weights_iterator": self._noted(self.weights())}
-        self.llm.collective_rpc("reload_weights", kwargs=incoming)
-        self.refresh_head()
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM kept its prefix cache, whose keys come from the old weights")
-        self.syncs += 1
-        self.sync_s += time.perf_counter() - began
-
-    def _noted(self, weights):
-        for name, weight in weights:
-            self.sent.append(name)
-            yield name, weight
-
-    def refresh_head(self):
-        """Pack a tied output head again from the embedding that was just reloaded."""
-        self.llm.apply_model(_pack_heads)
-
-
-def _pack_heads(model):
-    # Unreported upstream: vLLM reloads the embedding in place, and the head tied to it shares that
-    # storage, but on a CPU the head multiplies by a packed copy made at start-up, which the reload
-    # does not renew. On a GPU there is no such copy, and this does nothing.
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-    for module in model.modules():
-        if isinstance(module, ParallelLMHead):
-            module.quant_method.process_weights_after_loading(module)
-
-
-@contextmanager
-def _contained():
-    """Start or stop an engine without its warnings, and leave the process as it was.
-
-    TRL and vLLM leave RANK and WORLD_SIZE in the environment, so that the next trainer takes itself
-    for a distributed one, LD_PRELOAD for every later subprocess, a stub for torch.set_num_threads
-    and one more excepthook.
-    """
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    threads = patch.object(torch, "set_num_threads", torch.set_num_threads)
-    hook = patch.object(sys, "excepthook", sys.excepthook)
-    with threads, hook, patch.dict(os.environ), warnings.catch_warnings():
-        # TRL asks for port 29500 first: two engines that start together both find it free.
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _free_port():
-    with socket.socket() as any_port:
-        any_port.bind(("localhost", 0))
-        return any_port.getsockname()[1]
-
-
-def engine(folder, **options):
-    """A plain vLLM engine in this process, to serve a saved model; `release` frees it.
-
-    options    for vllm.LLM, over `engine_defaults()`; 1 GiB for keys and values on a GPU, where vLLM
-               would ask for 92% of a memory that this process has a share of already
-    """
-    with _contained():
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        ensure_master_addr_port()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        memory = {"kv_cache_memory_bytes": 1 << 30}
-        own = {"logprobs_mode": "processed_logprobs"} | memory | engine_defaults()
-        options = own | options
-        return vllm_generation.LLM(
-            str(folder), distributed_executor_backend="external_launcher", **options
-        )
-
-
-def release(owner):
-    """Free the engine of a trainer, or of `engine`, so that this process can start another one."""
-    generation = getattr(owner, "vllm_generation", None)
-    llm = generation.llm if generation else owner
-    alone = torch.distributed.get_world_size() == 1
-    with _contained():
-        llm.llm_engine.engine_core.shutdown()
-        if generation:
-            generation.llm = None
-        del llm, owner
-        gc.collect()
-        if alone:
-            from vllm.distributed import cleanup_dist_env_and_memory
-
-            cleanup_dist_env_and_memory()
-
-
-# --- the trainer ----------------------------------------------------------------------------------
-
-# What rounding alone explains of the mean gap, in nats a token, with room to spare.
-# float32: 2e-7 to 2e-6 measured on 3 layers; larger models add up more. An adapter one step old
-# shows 0.04 at a learning rate of 1e-3 and 4e-4 at 1e-5, a stale head 0.01 and 1e-4.
-ROUNDING_GAP = {torch.float32: 1e-4}
-# In 16 bits rounding grows with depth and width: 0.001 on a tiny model, 0.02 on one of half a billion
-# parameters. So it is measured on the model at hand (`measured_rounding`), and a run stops at
-ROOM = 3  # times that.
-
-
-class SamplerGap(RuntimeError):
-    """The engine does not sample from the model that is being trained."""
-
-
-class GRPOTrainer(trl.GRPOTrainer):
-    """TRL's GRPOTrainer with a colocated engine that is shown to serve the trainer's weights.
-
-    engine        options for vllm.LLM over `engine_defaults()`, e.g. {"dtype": "bfloat16"}
-    max_gap       stop when the mean |log p_engine - log p_trainer| of a generation is larger;
-                  "auto" takes what rounding explains: a constant in float32, in 16 bits what the
-                  first generation shows (`measured_rounding`); None never stops
-    generation    the backend: a lesson shows a defect by a subclass of `Generation`
-
-    Logs          sampling/gap_mean, sampling/gap_max (nats a token), sampling/sync_s (seconds)
-    Without use_vllm it generates as TRL does, and measures nothing.
-    """
-
-    def __init__(self, model, *args, engine=None, max_gap="auto", generation=Generation, **kwargs):
-        found = model.parameters() if isinstance(model, torch.nn.Module) else ()
-        found = {param: param.data for param in found if param.requires_grad}
-        backend = functools.partial(generation, engine=engine)
-        with patch.object(grpo_trainer, "VLLMGeneration", backend):
-            super().__init__(model, *args, **kwargs)
-        # peft#2889: TRL casts the adapters of a 4-bit base to bfloat16 whatever the run computes in,
-        # which rounds what an earlier stage learnt, and every update below 2^-8 of a weight to
-        # nothing. Autocast computes in bfloat16 from float32 adapters just as well.
-        if getattr(self.model, "is_loaded_in_4bit", False):
-            for param in self.model.parameters():
-                if param.requires_grad:
-                    param.data = found.get(param, param.data).float()
-        if not self.use_vllm:
-            return
-        if not self.vllm_importance_sampling_correction:
-            raise ValueError(
-                "vllm_importance_sampling_correction=False leaves the trainer without log-probs of "
-                "the samples, and the gap could not be measured: leave it on"
-            )
-        exact = dtypes_at_work(self) <= {torch.float32}
-        self.max_gap = ROUNDING_GAP[torch.float32] if max_gap == "auto" and exact else max_gap
-        # trl PR#7040: the engine seeds the global generator with the rank, and args.seed is lost.
-        set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
-
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        if self.use_vllm:
-            self._check_gap(output)
-        return output
-
-    def _check_gap(self, output):
-        """Both sides have scored the same tokens, at the same weights, right after the sync."""
-        if self.max_gap == "auto":
-            self.max_gap = max(ROOM * measured_rounding(self, output), ROUNDING_GAP[torch.float32])
-        counts = output["completion_mask"] * output.get("tool_mask", 1)
-        gap = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).float().abs()
-        gap = gap[counts.bool()]  # (tokens,)
-        largest = gap.max() if len(gap) else gap.new_tensor(0.0)
-        local = torch.stack([gap.sum(), gap.new_tensor(len(gap)), largest])
-        total, tokens, largest = self.accelerator.gather(local[None]).unbind(1)
-        mean, largest = (total.sum() / tokens.sum().clamp(min=1)).item(), largest.max().item()
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["sampling/gap_mean"].append(mean)
-        metrics["sampling/gap_max"].append(largest)
-        metrics["sampling/sync_s"].append(self.vllm_generation.sync_s)
-        self.vllm_generation.sync_s = 0.0
-        if self.max_gap is not None and not mean <= self.max_gap:  # a NaN stops too
-            raise SamplerGap(
-                f"step {self.state.global_step}: the engine's log-probs are {mean:.2g} nats a token "
-                f"from the trainer's on average ({largest:.2g} at most); rounding explains "
-                f"{self.max_gap:.2g}. The samples do not come from the model in training.\n"
-                "Likely causes: weights that did not arrive (a new kind of layer, a tied head), "
-                "dropout in the trainer, top_p, top_k, min_p or a repetition penalty in the "
-                "sampling, an adapter merged into a 4-bit base.\n"
-                "What to do: dropout 0, temperature alone; compare lab.vllm.merged_weights(model) "
-                "with what the engine serves; a larger max_gap= if a larger rounding is expected."
-            )
-
-
-def dtypes_at_work(trainer):
-    """The dtypes in which the engine holds its weights, and the trainer holds or computes."""
-    dtypes = {trainer.vllm_generation.llm.llm_engine.model_config.dtype}
-    dtypes |= {param.dtype for param in trainer.model.parameters()}
-    dtypes |= {getattr(module, "compute_dtype", None) for module in trainer.model.modules()}
-    dtypes |= {torch.bfloat16} if trainer.args.bf16 else set()
-    dtypes |= {torch.float16} if trainer.args.fp16 else set()
-    return {dtype for dtype in dtypes if dtype and dtype.is_floating_point}
-
-
-def measured_rounding(trainer, output, rows=8):
-    """What rounding explains of the gap of a generation, in nats a token, found without the engine.
-
-    A plain copy of the trainer's merged weights, in the engine's dtype, scores the same completions:
-    what it is apart from the trainer is rounding, whatever the engine serves.
-
-    output    what the trainer's _generate_and_score_completions returns; its first `rows` are scored
-    """
-    names = [f"{side}_{kind}" for side in ("prompt", "completion") for kind in ("ids", "mask")]
-    names += ["old_per_token_logps", *({"tool_mask"} & output.keys())]
-    part = {name: output[name][:rows] for name in names}
-    dtype = trainer.vllm_generation.llm.llm_engine.model_config.dtype
-    plain = served(trainer.accelerator.unwrap_model(trainer.model), dtype=dtype)
-    logps = torch.from_numpy(tap.per_token_logps(plain, part, trainer.temperature, rows=1))
-    counts = (part["completion_mask"] * part.get("tool_mask", 1)).bool()
-    gap = (logps.to(counts.device) - part["old_per_token_logps"]).abs()[counts]
-    local = torch.stack([gap.sum(), gap.new_tensor(len(gap))])
-    total, tokens = trainer.accelerator.gather(local[None]).sum(0)
-    return (total / tokens.clamp(min=1)).item()

@@ -32,7 +32,7 @@ def test_trl_takes_the_args_as_they_stand(stage, profile, tmp_path):
     args = recipes.load(stage, profile)["args"]
     # This machine may have no GPU: the two switches that a config checks against the machine.
     here = {"use_cpu": True, "bf16": False, "fp16": False}
-    config = train.TRAINERS[stage][1](**args | here, output_dir=str(tmp_path), report_to=[])
+    config = train.classes(stage)[1](**args | here, output_dir=str(tmp_path), report_to=[])
     kept = {name: getattr(config, name) for name in args if name not in here}
     expected = {name: args[name] for name in kept}
     assert kept == expected

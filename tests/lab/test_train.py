@@ -315,3 +315,12 @@ def test_the_verdicts_behind_a_manifest_are_kept(small):
     manifest, verdicts = runs.manifest("sft"), runs.verdicts("sft")
     assert len(verdicts) == manifest["heldout_n"] and sum(verdicts) == manifest["greedy_correct"]
     assert "verdicts" not in manifest
+
+
+def test_sft_and_dpo_do_not_wait_for_the_engine():
+    """vLLM and TRL's way to it take seconds to import, and only GRPO needs them."""
+    code = (
+        "import sys; from lab import show, train; train.classes('sft'); train.classes('dpo'); "
+        "assert not {'vllm', 'trl.generation', 'lab.colocated'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,7 +23,7 @@ import trl
 from datasets import Dataset
 from lab import vllm as lab_vllm  # before torch and trl
 
-from lab import adapter_sync  # isort: skip
+from lab import adapter_sync, colocated  # isort: skip
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
@@ -788,7 +788,7 @@ def test_upstream_still_loses_the_seed_and_litters_the_process(tiny, monkeypatch
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB: TRL cannot pass engine options on,
     monkeypatch.setenv("VLLM_CPU_CI_ENV", "1")  # nor turn torch.compile off
     threads = torch.set_num_threads
-    with lab_vllm._contained():
+    with colocated._contained():
         built = trainer(tiny, "full", cls=trl.GRPOTrainer)
         assert torch.initial_seed() == 0 != built.args.seed  # trl PR#7040
         assert "RANK" in os.environ
