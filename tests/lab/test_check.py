@@ -1,5 +1,7 @@
 """The exercises' checks accept another right way, refuse a wrong one, and say what differs."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,96 @@ def test_each_mistake_it_knows_is_told_apart_by_its_hint(exercise, capsys, monke
     for say, mistaken in mistakes.items():
         verdict, detail = check.judge(mistaken, reference, cases, mistakes, **options)
         assert verdict == check.WRONG and f"Hint: {say}." in detail
+
+
+def fourth_axis(right):
+    return np.asarray(right)[..., None]
+
+
+GENERAL = {  # what anyone may do to a right result: (change, a word of the sentence that names it)
+    "sign": (np.negative, "the sign"),
+    "factor": (lambda right: 3 * np.asarray(right), "times|percent|divide by"),
+    "offset": (lambda right: np.asarray(right) + 0.5, "0.5 too high"),
+    "exponential": (np.exp, "exponential|overflows"),
+    "digits": (lambda right: np.asarray(right) * (1 + 1e-5), "last digits|times"),
+    "shape": (fourth_axis, "shape|the mean|the sum"),
+    "nan": (lambda right: np.where(np.asarray(right) > -np.inf, np.nan, 0), "nan on"),
+}
+
+
+@every_check
+@pytest.mark.parametrize("kind", GENERAL)
+def test_a_mistake_that_no_exercise_lists_is_named_all_the_same(exercise, kind, capsys):
+    change, words = GENERAL[kind]
+
+    def mistaken(*arguments):
+        return change(SOLUTIONS[exercise](*arguments))
+
+    assert exercise(mistaken) is not mistaken
+    said = capsys.readouterr().out
+    assert "Hint: " in said
+    assert re.search(words, said.partition("Hint: ")[2]), said
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "words"),
+    [
+        (lambda a, b: b - 2 * a, "a and b are swapped"),
+        (lambda a, b: a + 2 * b, "b comes in with the wrong sign"),
+        (lambda a, b: a, "b changes nothing in it: it counts as 0"),
+        (lambda a, b: abs(a) - 2 * b, "the sign of a is lost"),
+        (lambda a, b: np.where(a < 0, 0, a - 2 * b), "it is wrong only where a is negative"),
+        (lambda a, b: a - 2 * b + (len(a) > 3) * a * b, "right on 'short'; wrong on 'long'"),
+        (lambda a, b: (a - 2 * b).sum(), "the sum of the right numbers"),
+        (lambda a, b: (a - 2 * b) / len(a), "divided by the size of a's axis 0"),
+    ],
+)
+def test_a_wrong_use_of_the_arguments_is_named(mistaken, words):
+    rng = np.random.default_rng(0)
+    cases = {n: tuple(rng.standard_normal((2, k))) for n, k in (("short", 3), ("long", 5))}
+    verdict, detail = check.judge(mistaken, lambda a, b: a - 2 * b, cases)
+    assert verdict == check.WRONG and words in detail
+
+
+def with_gradient(logps, ref_logps):
+    log_r = torch.tensor(ref_logps - logps, requires_grad=True)
+    return torch.expm1(log_r) - log_r
+
+
+def test_a_tensor_with_a_gradient_is_judged_like_any_other(capsys):
+    assert check.k3(with_gradient) is with_gradient
+
+
+@pytest.mark.parametrize("junk", ["text", {"a": 1}, object(), [[1, 2], [3]], lambda: 0])
+def test_what_is_no_number_is_told_and_does_not_stop_the_notebook(junk, capsys):
+    assert check.k3(lambda logps, ref_logps: junk) is not None
+    assert "not numbers" in capsys.readouterr().out
+
+
+def test_an_error_is_told_with_the_line_it_came_from(capsys):
+    def broken(logps, ref_logps):
+        log_r = ref_logps - logps
+        return log_r @ log_r
+
+    check.k3(broken)
+    assert "in its line 3: return log_r @ log_r" in capsys.readouterr().out
+
+
+def test_a_forgotten_return_is_not_taken_for_an_unwritten_function(capsys):
+    def forgot(logps, ref_logps):
+        log_r = ref_logps - logps
+        np.exp(log_r) - 1 - log_r
+
+    check.k3(forgot)
+    assert "is a `return` missing?" in capsys.readouterr().out
+
+
+def test_two_numbers_that_differ_late_are_shown_to_where_they_differ(capsys):
+    check.wilson(lambda k, n: np.multiply(wilson_by_its_definition(k, n), 1 + 1e-5))
+    got, expected = re.search(
+        r"got (\S+) at .* expected (\S+)\.\n", capsys.readouterr().out
+    ).groups()
+    assert got != expected
 
 
 def test_an_error_in_the_solution_is_told_and_does_not_stop_the_notebook(capsys):
