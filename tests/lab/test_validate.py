@@ -269,7 +269,7 @@ def test_show_batch_marks_what_sft_trains_on(tmp_path, capsys):
     trained = "".join(text for text, trained in spans if trained)
     assert trained.strip() == assistant()["content"] + "<|im_end|>"
     validate.show_batch(built, rows=1)
-    assert f"\x1b[30;42m{trained}\x1b[0m" in capsys.readouterr().out
+    assert f"\x1b[4;30;42m{trained}\x1b[0m" in capsys.readouterr().out
 
 
 def test_show_batch_puts_a_pair_together(tmp_path):
