@@ -234,7 +234,7 @@ def forecast(lessons, now=pace):
     """
     slower, found = now() / PACE_S, processor()
     minutes = slower * sum(LESSON_S[name[:2]] for name in lessons) / 60
-    line = f"About {max(1, round(minutes))} minutes on {found['processor']}, {found['threads']} threads"
+    line = f"About {max(1, round(minutes))} minutes on {found['processor']}, {found['threads']} threads, as busy as it is"
     if slower > 1.3:
         line += f": {slower:.1f} times what the README says, which was measured on an {MEASURED_ON}"
     return line
