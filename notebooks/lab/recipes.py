@@ -74,7 +74,24 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    return standins.into(recipe)
+    return standins.into(for_this_card(recipe))
+
+
+def for_this_card(recipe):
+    """The recipe in bfloat16 where it says float16 for a T4 and the card has better: an L4, say.
+
+    float16 overflows above 65,504, and its loss has to be scaled; bfloat16 has neither trouble.
+    """
+    if recipe.get("dtype") != "float16" or not torch.cuda.is_available():
+        return recipe
+    if torch.cuda.get_device_capability() < (8, 0):
+        return recipe
+    other = recipe | {"dtype": "bfloat16"}
+    if "quantization" in recipe:
+        other["quantization"] = recipe["quantization"] | {"bnb_4bit_compute_dtype": "bfloat16"}
+    if "args" in recipe:
+        other["args"] = recipe["args"] | {"fp16": False, "bf16": True}
+    return other
 
 
 def check(recipe, where, keys=None):

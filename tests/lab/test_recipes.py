@@ -58,10 +58,26 @@ def test_the_other_libraries_take_their_parts(stage, profile):
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-def test_a_t4_computes_nowhere_in_bfloat16(stage):
+def test_a_t4_computes_nowhere_in_bfloat16(stage, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     recipe = recipes.load(stage, "t4")
     assert recipe["dtype"] == recipe["quantization"]["bnb_4bit_compute_dtype"] == "float16"
     assert recipe["args"]["fp16"] and not recipe["args"]["bf16"]
+
+
+@pytest.mark.parametrize("stage", recipes.STAGES)
+def test_an_l4_takes_the_t4_s_recipe_in_bfloat16(stage, monkeypatch):
+    own = recipes.load(stage, "t4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    recipe = recipes.load(stage, "t4")
+    assert recipe["dtype"] == "bfloat16" and "float16'" not in str(recipe).replace("bfloat16'", "")
+    if stage != "base":
+        assert recipe["args"]["bf16"] and not recipe["args"]["fp16"]
+        kept = {k: v for k, v in own["args"].items() if k not in ("bf16", "fp16")}
+        assert kept.items() <= recipe["args"].items()
+    assert recipes.load(stage, "tiny").get("dtype") != "bfloat16"
 
 
 @pytest.mark.parametrize("profile", recipes.PROFILES)
