@@ -11,14 +11,17 @@ os.environ.setdefault("TRACKIO_DIR", str(Path(_runs).absolute() / "trackio"))
 # two to three times as long for a step.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")) + ["puzzles"]
+_FUNCTIONS = {"puzzle": "puzzles", "progress": "puzzles", "predict": "predictions"}
 
 
 def __dir__():
-    return _MODULES
+    return sorted([*_MODULES, *_FUNCTIONS])
 
 
 def __getattr__(name):
     if name in _MODULES:
         return importlib.import_module(f"lab.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"lab.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'lab' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import os
 
 from transformers import TrainerCallback
 
-from lab import progress
+from lab import bars
 
 SHOWN = ("loss", "reward", "rewards/accuracies", "mean_token_accuracy", "entropy")
 
@@ -20,7 +20,7 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.shown = {}
         on = state.is_world_process_zero
-        self.bar = progress.Bar(f"{self.name}: training", state.max_steps, on)
+        self.bar = bars.Bar(f"{self.name}: training", state.max_steps, on)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.to(state.global_step, **self.shown)

@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from lab import pace, progress, recipes, report, runs
+from lab import bars, pace, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
 UNKNOWN = "How long this profile takes has not been measured; each lesson shows the time left"
@@ -104,7 +104,7 @@ def _heading(notebook, index):
 class Watch:
     """Shows how far a notebook is: its cells, and inside a long cell the training's own steps.
 
-    The time left is that of the training (lab.progress); that of the cells would say nothing, for
+    The time left is that of the training (lab.bars); that of the cells would say nothing, for
     one of them takes most of the time. A terminal gets a bar with a clock, other output a line
     every 20 seconds at most.
     """
@@ -141,10 +141,10 @@ class Watch:
 
     def show(self):
         """Renew the bar, or print a line if the last one is old enough."""
-        beside = ", ".join(filter(None, [self.heading, progress.news(self.file)]))
+        beside = ", ".join(filter(None, [self.heading, bars.news(self.file)]))
         if self.bar is not None:
             self.bar.set_postfix_str(beside)
-        elif self.clock() - self.said >= progress.EVERY_S:
+        elif self.clock() - self.said >= bars.EVERY_S:
             self.said = self.clock()
             at = min(self.count + 1, self.cells)  # the last one is done, its copy not yet written
             self.say(f"{self.name}: cell {at} of {self.cells}, {beside}", flush=True)

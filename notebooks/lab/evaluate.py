@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig
 
-from lab import progress, tasks
+from lab import bars, tasks
 from rewards import accuracy_reward, format_reward
 
 
@@ -109,7 +109,7 @@ def _written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature)
         ends = model.generation_config.eos_token_id
         ends = torch.tensor(ends if isinstance(ends, list) else [ends])
         torch.manual_seed(seed)
-        for start in progress.over(range(0, len(prompts), batch_size), "sampling"):
+        for start in bars.over(range(0, len(prompts), batch_size), "sampling"):
             ids = [
                 tok.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
                 for p in prompts[start : start + batch_size]

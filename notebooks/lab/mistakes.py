@@ -151,16 +151,21 @@ def _factor(seen):
     factors = {}
     for case in seen.cases:
         right, got = np.ravel(seen.wanted[case]), np.ravel(seen.results[case])
-        counts = np.abs(right) > 1e-9
-        if not np.allclose(got[~counts], 0, atol=1e-9):
+        if not np.isfinite(got).all():
+            return ""
+        counts = np.abs(right) > 1e-9 * np.abs(right).max(initial=0)
+        if np.any(np.abs(got[~counts]) > 1e-7 * np.abs(got).max(initial=0)):
             return ""
         if counts.any():
             factors[case] = _constant(got[counts] / right[counts])
     if not factors or any(f is None or abs(f - 1) < 1e-7 or f == 0 for f in factors.values()):
         return ""
     for what, value in _quantities(seen):
+        values = {c: float(value(seen.cases[c])) for c in factors}
+        if not all(values.values()):
+            continue  # nothing is 0 times the right result here, and nothing is divided by 0
         for sign, by in ((1, "times"), (-1, "divided by")):
-            if all(np.isclose(f, value(seen.cases[c]) ** sign) for c, f in factors.items()):
+            if all(np.isclose(f, values[c] ** sign) for c, f in factors.items()):
                 return f"each number is the right one {by} {what}"
     if np.ptp(list(factors.values())) < 1e-7 * abs(next(iter(factors.values()))):
         return f"each number is {next(iter(factors.values())):.6g} times the right one"

@@ -11,7 +11,7 @@ import torch
 from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from lab import progress, tasks
+from lab import bars, tasks
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Never special tokens: TRL decodes completions with skip_special_tokens=True, the tags would
@@ -125,7 +125,7 @@ def train_on(model, stream, *, steps, batch_size, length, muon_rate, adamw_rate,
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rate(steps)) for o in optimizers]
     losses = []
-    with progress.Bar(f"{name}: pre-training", steps) as bar:
+    with bars.Bar(f"{name}: pre-training", steps) as bar:
         for step in range(1, steps + 1):
             rows = pack(stream, batch_size, length)
             loss = model(input_ids=rows, labels=rows).loss

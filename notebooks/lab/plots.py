@@ -8,6 +8,7 @@ import re
 import matplotlib.pyplot as plt
 
 from lab.evaluate import wilson
+from lab.puzzles.picture import readable_on
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito
 RATES = {
@@ -132,7 +133,7 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"
             ax.add_patch(plt.Rectangle((x, y + 0.05), 1, 0.9, color=shade, linewidth=0))
             shown = token.replace("\n", "⏎").replace(" ", "·")
             shown = re.sub(r"^<\|?(.+?)\|?>$", r"‹\1", shown)  # a tag, short enough for 8 points
-            style = {"fontsize": 10 if len(shown) == 1 else 8, "color": _readable_on(shade)}
+            style = {"fontsize": 10 if len(shown) == 1 else 8, "color": readable_on(shade)}
             style["rotation"] = 0 if len(shown) == 1 else 90
             ax.text(x + 0.5, y + 0.5, shown, ha="center", va="center", **style)
     ax.set(xlim=(0, longest), ylim=(len(rows), 0), xticks=[])
@@ -144,13 +145,6 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"
     plt.colorbar(scale, ax=ax, label=label, fraction=0.02, pad=0.01)
     ax.set_title(title, loc="left", fontweight="bold")
     plt.tight_layout()
-
-
-def _readable_on(shade):
-    """Black or white text, whichever has the higher contrast on a colour (WCAG's luminance)."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
-    luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
-    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def _bar(ax, x, width, successes, n, colour, label):

@@ -1,8 +1,8 @@
 """How far a run is and how long it has left: a bar where one can be drawn, else a line now and then.
 
-    with progress.Bar("grpo: training", total=200) as bar:
+    with bars.Bar("grpo: training", total=200) as bar:
         bar.to(step, reward="1.2")
-    for batch in progress.over(batches, "sampling"):
+    for batch in bars.over(batches, "sampling"):
         work(batch)
 
 A terminal and a notebook get a bar. Output that goes into a file or a pipe gets one line, at most

@@ -8,7 +8,7 @@ import textwrap
 
 import nbformat
 import pytest
-from lab import chain, progress
+from lab import bars, chain
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def piped(monkeypatch):
     """Output that is no terminal and no notebook."""
-    monkeypatch.setattr(progress, "drawable", lambda: False)
+    monkeypatch.setattr(bars, "drawable", lambda: False)
     monkeypatch.delenv("LAB_PROGRESS", raising=False)
 
 
@@ -36,7 +36,7 @@ def drive(bar, clock, steps, seconds):
 
 def test_a_pipe_gets_a_line_every_20_seconds_at_most(piped, capfd):
     clock = Clock()
-    drive(progress.Bar("sft: training", 100, clock=clock), clock, 100, lambda step: 1.0)
+    drive(bars.Bar("sft: training", 100, clock=clock), clock, 100, lambda step: 1.0)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 5  # 100 s
     assert lines[0] == "sft: training 20 of 100, about 80 s left, loss=0.5"
@@ -44,7 +44,7 @@ def test_a_pipe_gets_a_line_every_20_seconds_at_most(piped, capfd):
 
 def test_a_short_run_says_nothing_into_a_pipe(piped, capfd):
     clock = Clock()
-    drive(progress.Bar("sft: training", 10, clock=clock), clock, 10, lambda step: 1.0)
+    drive(bars.Bar("sft: training", 10, clock=clock), clock, 10, lambda step: 1.0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -54,24 +54,24 @@ def test_the_time_left_is_right_where_every_other_step_is_a_slow_one(piped, tmp_
     monkeypatch.setenv("LAB_PROGRESS", str(file))
     clock = Clock()
     seconds = {0: 1.0, 1: 3.0}
-    bar = progress.Bar("grpo: training", 101, clock=clock)
+    bar = bars.Bar("grpo: training", 101, clock=clock)
     drive(bar, clock, 21, lambda step: 30.0 if step == 1 else seconds[step % 2])
     said = json.loads(file.read_text())
     assert said["left"] == pytest.approx(80 * 2.0)  # what the 80 steps really take
-    assert progress.news(file) == "grpo: training 21 of 101, about 3 min left"
+    assert bars.news(file) == "grpo: training 21 of 101, about 3 min left"
     bar.close()
-    assert progress.news(file) == ""
+    assert bars.news(file) == ""
 
 
 def test_news_that_are_being_written_are_no_news(tmp_path):
     (tmp_path / "news.json").write_text('{"name": "grp')
-    assert progress.news(tmp_path / "news.json") == ""
+    assert bars.news(tmp_path / "news.json") == ""
 
 
 def test_other_ranks_show_and_write_nothing(piped, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LAB_PROGRESS", str(tmp_path / "news.json"))
     clock = Clock()
-    drive(progress.Bar("sft: training", 99, on=False, clock=clock), clock, 99, lambda step: 9.0)
+    drive(bars.Bar("sft: training", 99, on=False, clock=clock), clock, 99, lambda step: 9.0)
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
@@ -100,10 +100,8 @@ def test_a_notebook_is_executed_without_a_warning_and_tells_its_progress(tmp_pat
     """In a process of its own: what ipykernel warns of goes straight to the terminal."""
     cells = [
         nbformat.v4.new_markdown_cell("## A title"),
-        nbformat.v4.new_code_cell(
-            "from lab import progress\nbar = progress.Bar('x', 3)\nbar.to(1)"
-        ),
-        nbformat.v4.new_code_cell("import os; assert progress.news(os.environ['LAB_PROGRESS'])"),
+        nbformat.v4.new_code_cell("from lab import bars\nbar = bars.Bar('x', 3)\nbar.to(1)"),
+        nbformat.v4.new_code_cell("import os; assert bars.news(os.environ['LAB_PROGRESS'])"),
     ]
     # Each cell begins without the news of the one before: the second has none, and fails.
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_small.ipynb")

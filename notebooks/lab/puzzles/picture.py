@@ -1,0 +1,91 @@
+"""Arrays beside each other as heat maps, every number written out: inputs, target, yours."""
+
+import base64
+import html
+import io
+import sys
+
+import numpy as np
+
+LARGEST = 240  # numbers in one panel: more cannot be read
+
+
+def is_number(value):
+    """Whether a value is one number, which a title can hold."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def show(panels, title=""):
+    """Draw the panels that can be drawn, in a notebook; print the small ones elsewhere.
+
+    panels   [(name, array)]; an array of three axes is laid out as rows; texts are left out
+    """
+    shown = [(name, flat) for name, array in panels if (flat := _rows(array)) is not None]
+    if not shown:
+        return
+    if "ipykernel" not in sys.modules:
+        print(title)
+        for name, rows in shown:
+            print(f"{name}:\n{np.array2string(np.squeeze(rows), precision=4, threshold=60)}")
+        return
+    from IPython.display import HTML, display
+
+    words = "; ".join(f"{name} has shape {np.shape(rows)}" for name, rows in shown)
+    png = base64.b64encode(_png(shown, title)).decode()
+    alt = html.escape(f"Heat maps of {title}. {words}.", quote=True)
+    display(HTML(f'<img alt="{alt}" src="data:image/png;base64,{png}">'))
+
+
+def _rows(array):
+    """An array as rows of numbers, or None for what has no picture."""
+    try:
+        array = np.asarray(array, float)
+    except (TypeError, ValueError):
+        return None
+    if array.size == 0 or array.size > LARGEST:
+        return None
+    return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(1, -1)
+
+
+def _png(panels, title):
+    from matplotlib.figure import Figure
+
+    widths = [max(2.0, 0.62 * rows.shape[1]) for _, rows in panels]
+    height = max(1.5, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
+    figure = Figure(figsize=(sum(widths) + 0.6 * len(widths), height), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for ax, (name, rows) in zip(axes, panels):
+        _heat(ax, name, rows)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80)
+    return file.getvalue()
+
+
+def _heat(ax, name, rows):
+    from matplotlib import colormaps
+
+    seen = rows[np.isfinite(rows)]
+    low, high = (seen.min(), seen.max()) if seen.size else (0.0, 1.0)
+    shades = colormaps["cividis"]((np.nan_to_num(rows, nan=low) - low) / ((high - low) or 1.0))
+    ax.imshow(shades, aspect="auto")
+    for (y, x), value in np.ndenumerate(rows):
+        ax.text(
+            x,
+            y,
+            f"{value:.3g}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=readable_on(shades[y, x]),
+        )
+    heavy = "bold" if name in ("target", "yours") else "normal"
+    ax.set_title(name, fontsize=9, fontweight=heavy, loc="left")
+    ax.set(xticks=[], yticks=[])
+
+
+def readable_on(shade):
+    """Black or white text, whichever has the higher contrast on a colour (WCAG's luminance)."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
