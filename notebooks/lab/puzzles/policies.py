@@ -587,7 +587,7 @@ completion, $\rho = \prod_t p_{trainer}(y_t)/p_{sampler}(y_t)$ over its counted 
 )
 
 
-def gae(rewards, values, gamma, lam):
+def gae_advantages(rewards, values, gamma, lam):
     advantages, after = np.zeros(len(rewards)), 0.0
     for t in reversed(range(len(rewards))):
         next_value = values[t + 1] if t + 1 < len(values) else 0.0  # nothing follows the end
@@ -606,7 +606,7 @@ generalised_advantage = Puzzle(
     idea="lambda 0 trusts the critic, lambda 1 the rewards that came",
     task=r"""From the rewards and a critic's values of one completion's $T$ tokens, with the value 0
 after the end: $\delta_t = r_t + \gamma V_{t+1} - V_t$ and $A_t = \delta_t + \gamma\lambda A_{t+1}$.""",
-    answer=gae,
+    answer=gae_advantages,
     cases={
         "gamma 0.9, lambda 0.8": (*_path, 0.9, 0.8),
         "lambda 0: one step and the critic": (*_path, 0.9, 0.0),
@@ -630,12 +630,12 @@ after the end: $\delta_t = r_t + \gamma V_{t+1} - V_t$ and $A_t = \delta_t + \ga
             "reversed(range(len(rewards)))",
             "range(len(rewards))",
         ),
-        "these are the returns; the advantage is without V[t]": "gae(rewards, values, gamma, lam) + values",
+        "these are the returns; the advantage is without V[t]": "gae_advantages(rewards, values, gamma, lam) + values",
         "delta alone is the case of lambda 0: add what follows": (
             "delta + gamma * lam * after",
             "delta",
         ),
-        "the sign: a reward above the value is an advantage": "-gae(rewards, values, gamma, lam)",
+        "the sign: a reward above the value is an advantage": "-gae_advantages(rewards, values, gamma, lam)",
         "lambda weighs what follows, not delta": (
             "delta + gamma * lam * after",
             "lam * delta + gamma * after",
