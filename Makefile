@@ -4,6 +4,7 @@
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
 # make lint     ruff, and no outputs left in the notebooks
+# make reset    takes the runs and what was solved away; the environment and the notebooks stay
 # make clean    removes the environment, the runs and the caches
 #
 # Each makes its own environment first, in .venv, and reuses it when nothing it depends on changed.
@@ -25,7 +26,7 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab test test-engine gpu jupyter mutants lint clean environment
+.PHONY: lab test test-engine gpu jupyter mutants lint reset clean environment
 
 lab: environment
 	@$(BIN)/python -m lab.chain
@@ -68,6 +69,10 @@ endif
 environment:
 	@$(or $(PYTHON),python3) notebooks/lab/install.py --venv $(VENV) --device $(DEVICE) \
 		$(if $(NEWEST),--newest)
+
+# The notebooks are the reader's own: `git checkout notebooks/*.ipynb` brings the exercises back.
+reset:
+	rm -rf notebooks/runs
 
 clean:
 	rm -rf $(VENV) notebooks/runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

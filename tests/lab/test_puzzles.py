@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import lab
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lab import check, predictions, puzzles
-from lab.puzzles import picture, policies
+from lab.puzzles import picture, policies, preferences, record, tokens
 
 from reference_math import advantages, gae, nf4
 from rewards import accuracy_reward
@@ -248,7 +250,9 @@ FOUND_OTHERWISE = {
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]
-every_puzzle_with_one_answer = pytest.mark.parametrize("puzzle", with_one_answer, ids=lambda p: p.number)
+every_puzzle_with_one_answer = pytest.mark.parametrize(
+    "puzzle", with_one_answer, ids=lambda p: p.number
+)
 
 
 @every_puzzle
@@ -459,7 +463,7 @@ def test_what_is_asked_and_what_came_can_be_drawn(puzzle, monkeypatch):
     pictures = [s.data for s in shown if hasattr(s, "data") and "<img" in s.data]
     arrays = [a for a in next(iter(puzzle.cases.values())) if np.ndim(a)]
     assert puzzle.verify or pictures
-    assert all('alt="Heat maps of ' in p and "data:image/png;base64," in p for p in pictures)
+    assert all(' alt="Heat maps of ' in p and "data:image/png;base64," in p for p in pictures)
     assert puzzle.verify or not arrays or "target" in pictures[0]
 
 
@@ -509,3 +513,82 @@ def test_an_answer_that_is_no_option_is_refused():
         lab.predict("Will it rise?", ["rise", "stay"], answer="fall")
     with pytest.raises(ValueError, match="none of the options"):
         predictions.Prediction("Will it rise?", ["rise", "stay"]).reveal("fall")
+
+
+# ---------------------------------------------------------------- the notebooks
+
+NOTEBOOKS = Path(lab.__file__).parents[1]
+LESSONS = sorted(NOTEBOOKS.glob("0*.ipynb"))
+
+
+def code_cells(path):
+    cells = json.loads(path.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def asked(cell):
+    """The number of the puzzle that a cell asks, or None."""
+    found = re.search(r'^puzzle = lab\.puzzle\("([\d.]+)"\)\.show\(\)$', cell, re.MULTILINE)
+    return found and found[1]
+
+
+def solved(cell):
+    """A puzzle's cell with the solution in the place of the stub."""
+    puzzle = lab.puzzle(asked(cell))
+    name = f"my_{puzzle.answer.__name__}"
+    solution = puzzle.source().replace(f"def {puzzle.answer.__name__}(", f"def {name}(")
+    stub = re.compile(rf"^def {name}\([^)]*\):\n    raise NotImplementedError\n", re.MULTILINE)
+    assert len(stub.findall(cell)) == 1, f"{puzzle.number}: no stub {name} as its solution has it"
+    return stub.sub(lambda _: solution, cell)
+
+
+def solution_scope(puzzle):
+    """What a solution's source may use besides numpy: what stands beside it in the package."""
+    return {"lab": lab, "np": np} | {
+        name: value
+        for name, value in puzzle.answer.__globals__.items()
+        if not name.startswith("__")
+    }
+
+
+def test_every_puzzle_stands_in_its_lesson_and_in_the_puzzles_notebook():
+    for path in LESSONS:
+        number = str(int(path.name[:2]))
+        here = [n for n in map(asked, code_cells(path)) if n]
+        assert sorted(here) == sorted(n for n in puzzles.ALL if n.split(".")[0] == number)
+        assert here, f"{path.name} has no puzzle"
+    everything = [n for n in map(asked, code_cells(NOTEBOOKS / "puzzles.ipynb")) if n]
+    assert sorted(everything) == sorted(puzzles.ALL)
+
+
+@pytest.mark.parametrize("path", [*LESSONS, NOTEBOOKS / "puzzles.ipynb"], ids=lambda p: p.stem)
+def test_each_exercise_of_a_notebook_is_right_with_its_solution_put_in(path, capsys):
+    for cell in filter(asked, code_cells(path)):
+        puzzle = lab.puzzle(asked(cell))
+        scope = solution_scope(puzzle)
+        exec(solved(cell), scope)  # noqa: S102 - the notebook's own cell
+        assert f"{puzzle.answer.__name__}: right" in capsys.readouterr().out
+        assert record.read()["puzzles"][puzzle.number]["solved"]
+
+
+def test_the_puzzles_notebook_runs_to_its_end_with_every_solution_put_in(capsys):
+    scope = {"lab": lab, "np": np, "nf4": nf4, "re": re, "math": math}
+    scope |= {name: getattr(tokens, name) for name in ("log_softmax", "softmax")}
+    scope["sigmoid"] = preferences.sigmoid
+    for cell in code_cells(NOTEBOOKS / "puzzles.ipynb")[1:]:
+        exec(solved(cell) if asked(cell) else cell, scope)  # noqa: S102 - the notebook's own cell
+    said = capsys.readouterr().out
+    assert f"{len(puzzles.ALL)} of {len(puzzles.ALL)} puzzles solved" in said
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_asks_before_it_shows(path):
+    """The source that solves a puzzle is shown after it; a prediction is made before its reveal."""
+    text = "\n".join(code_cells(path))
+    shown = re.search(r"show\.source\(", text)
+    first = re.search(r"^puzzle = lab\.puzzle", text, re.MULTILINE)
+    assert not shown or first.start() < shown.start()
+    guesses = re.findall(r"^(\w+) = lab\.predict\(", text, re.MULTILINE)
+    assert guesses
+    for name in guesses:
+        assert text.index(f"{name} = lab.predict(") < text.index(f"{name}.reveal(")

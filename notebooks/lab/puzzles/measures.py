@@ -142,11 +142,11 @@ def _two_groups(before, after):
     return math.sqrt(p * (1 - p) / n + q * (1 - q) / n)
 
 
-_before = np.arange(40) % 5 != 0
+_before = np.arange(24) % 3 != 0
 _after = _before.copy()
-_after[[0, 5, 10, 15, 20, 25, 1]] ^= True
+_after[[0, 3, 6, 9, 12, 15, 1]] ^= True
 _worse = _before.copy()
-_worse[[1, 2, 3, 0]] ^= True
+_worse[[1, 2, 4, 0]] ^= True
 
 same_problems = Puzzle(
     number="8.3",

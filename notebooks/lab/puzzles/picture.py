@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+CELL = (0.66, 0.36)  # inches of one number, across and down
 LARGEST = 240  # numbers in one panel: more cannot be read
 
 
@@ -33,7 +34,7 @@ def show(panels, title=""):
     words = "; ".join(f"{name} has shape {np.shape(rows)}" for name, rows in shown)
     png = base64.b64encode(_png(shown, title)).decode()
     alt = html.escape(f"Heat maps of {title}. {words}.", quote=True)
-    display(HTML(f'<img alt="{alt}" src="data:image/png;base64,{png}">'))
+    display(HTML(f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{png}">'))
 
 
 def _rows(array):
@@ -50,8 +51,8 @@ def _rows(array):
 def _png(panels, title):
     from matplotlib.figure import Figure
 
-    widths = [max(2.0, 0.62 * rows.shape[1]) for _, rows in panels]
-    height = max(1.5, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
+    widths = [max(1.4, _across(rows) * rows.shape[1]) for _, rows in panels]
+    height = CELL[1] * max(len(rows) for _, rows in panels) + 0.8
     figure = Figure(figsize=(sum(widths) + 0.6 * len(widths), height), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for ax, (name, rows) in zip(axes, panels):
@@ -62,13 +63,19 @@ def _png(panels, title):
     return file.getvalue()
 
 
+def _across(rows):
+    """Inches of one number; a long row of short numbers gets less."""
+    return CELL[0] if rows.shape[1] <= 12 else CELL[0] / 2
+
+
 def _heat(ax, name, rows):
     from matplotlib import colormaps
 
     seen = rows[np.isfinite(rows)]
     low, high = (seen.min(), seen.max()) if seen.size else (0.0, 1.0)
     shades = colormaps["cividis"]((np.nan_to_num(rows, nan=low) - low) / ((high - low) or 1.0))
-    ax.imshow(shades, aspect="auto")
+    ax.imshow(shades, aspect=CELL[1] / _across(rows))
+    ax.set_anchor("NW")
     for (y, x), value in np.ndenumerate(rows):
         ax.text(
             x,
