@@ -41,8 +41,20 @@ def folder():
 
 
 def file(name, split):
-    """The JSON lines that stand in for a data set's split, or None."""
-    return folder() and folder() / f"{name.replace('/', '--')}-{split}.jsonl"
+    """The JSON lines that stand in for a data set's split, or None.
+
+    Raises FileNotFoundError where LAB_STANDINS is set and holds no such file.
+    """
+    return folder() and _there(folder() / f"{name.replace('/', '--')}-{split}.jsonl")
+
+
+def _there(path):
+    if not path.exists():
+        raise FileNotFoundError(
+            f"LAB_STANDINS is {folder()}, and {path.name} is not there. "
+            f"Make the stand-ins with `python -m lab.standins {folder()}`, or unset LAB_STANDINS."
+        )
+    return path
 
 
 def into(recipe):
@@ -51,7 +63,7 @@ def into(recipe):
         return recipe
     small = dict(recipe)
     if "model" in recipe:
-        small["model"] = str(folder() / recipe["model"].replace("/", "--"))
+        small["model"] = str(_there(folder() / recipe["model"].replace("/", "--")))
     if "args" in recipe:
         small["args"] = recipe["args"] | SMALL[recipe["stage"]] | {"save_strategy": "no"}
     if "evaluate" in recipe:

@@ -130,3 +130,13 @@ def test_the_files_have_what_is_known_to_stand_in_the_hubs(home, monkeypatch, ca
     train, test = (loaders.load("openai/gsm8k", "grpo", split=s) for s in ("train", "test"))
     asked = [{row["prompt"][-1]["content"] for row in part} for part in (train, test)]
     assert len(asked[0]) == 600 and len(asked[1]) == 100 and not asked[0] & asked[1]
+
+
+def test_standins_that_are_not_there_are_named_with_the_command_that_makes_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LAB_STANDINS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"Qwen--Qwen2.*python -m lab\.standins"):
+        recipes.load("base", "t4")
+    with pytest.raises(FileNotFoundError, match=r"openai--gsm8k-train\.jsonl is not there"):
+        standins.file("openai/gsm8k", "train")

@@ -592,3 +592,12 @@ def test_a_lesson_asks_before_it_shows(path):
     assert guesses
     for name in guesses:
         assert text.index(f"{name} = lab.predict(") < text.index(f"{name}.reveal(")
+
+
+def test_what_is_said_of_the_puzzles_is_counted():
+    intro = "".join(json.loads((NOTEBOOKS / "puzzles.ipynb").read_text())["cells"][0]["source"])
+    minutes = sum(puzzle.minutes for puzzle in puzzles.ALL.values())
+    assert f"{len(puzzles.ALL)} puzzles of 3 to 15 minutes, {minutes} together" in intro
+    assert (
+        f"{len(puzzles.ALL)} puzzles, numpy alone" in (NOTEBOOKS.parent / "README.md").read_text()
+    )
