@@ -3,12 +3,14 @@
 # make gpu      what the kit claims of an NVIDIA GPU, measured: at most 40 minutes, into build/gpu
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
+# make site     the executed lessons, the methods, the modules and the report as pages: build/site
 # make lint     ruff, and no outputs left in the notebooks
 # make reset    takes the runs and what was solved away; the environment and the notebooks stay
 # make clean    removes the environment, the runs and the caches
 #
 # Each makes its own environment first, in .venv, and reuses it when nothing it depends on changed.
 #   PYTHON=python3.12   the Python to make it with       DEVICE=cpu   ignore the NVIDIA GPU
+#   READY=1             begin from the ready stages that came with the kit (make lab)
 #   NEWEST=1            newest releases instead of constraints.txt
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -26,10 +28,10 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab test test-engine gpu jupyter mutants lint reset clean environment
+.PHONY: lab test test-engine gpu jupyter mutants site lint reset clean environment
 
 lab: environment
-	@$(BIN)/python -m lab.chain
+	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
 
 # The tests need no network: whatever reached for the hub would fail on a machine that is offline.
 test test-engine: export HF_HUB_OFFLINE = 1
@@ -57,6 +59,11 @@ jupyter: environment
 
 mutants: environment
 	$(BIN)/python tests/mutants.py
+
+# What the site needs besides the environment is small, and only this target installs it.
+site: environment
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	$(BIN)/python docs/site/build.py
 
 lint: environment
 	$(BIN)/python -m ruff check

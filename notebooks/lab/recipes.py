@@ -143,14 +143,19 @@ def parent(recipe):
     return load(recipe["start_from"], recipe["profile"], recipe["seed"])
 
 
+def settings(recipe):
+    """A hash of a recipe and of those before it, whatever the code is."""
+    before = parent(recipe)
+    content = json.dumps([recipe, settings(before) if before else None], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def fingerprint(recipe):
     """A hash of all that makes a stage: its recipe, the stages before it, the code of the task.
 
     Of the code what runs: a comment or a docstring changes nothing.
     """
-    before = parent(recipe)
-    content = json.dumps([recipe, fingerprint(before) if before else None], sort_keys=True)
-    digest = hashlib.sha256(content.encode())
+    digest = hashlib.sha256(settings(recipe).encode())
     if recipe["profile"] == "tiny":
         for source in SOURCES:
             digest.update(_what_runs(source.read_text()).encode())

@@ -1,0 +1,30 @@
+"""Sphinx's settings for the site. `docs/site/build.py` gathers the pages and calls Sphinx."""
+
+project = "posttraining-lab"
+copyright = "the posttraining-lab authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx-mathjax-offline", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = "posttraining-lab"
+html_theme_options = {
+    "light_css_variables": {"font-stack": "system-ui, sans-serif"},
+    "dark_css_variables": {"font-stack": "system-ui, sans-serif"},
+}
+nb_execution_mode = "off"  # the lessons come executed
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+# Long tables of outputs have texts that Pygments does not know as a language.
+suppress_warnings = ["misc.highlighting_failure", "mystnb.unknown_mime_type", "myst.header"]
+html_copy_source = False
+html_show_sourcelink = False
+
+
+def as_it_stands(app, what, name, obj, options, lines):
+    """Docstrings keep their own lines: formulas and aligned shapes are laid out by hand."""
+    if lines:
+        lines[:] = ["::", "", *(f"    {line}" for line in lines), ""]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", as_it_stands)

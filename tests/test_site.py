@@ -1,0 +1,104 @@
+"""The site's pages are gathered from what exists, and a broken link stops the build."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("site_build", ROOT / "docs/site/build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_lesson_and_every_module_of_the_core_has_a_page(build):
+    pages = build.pages()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert pages[f"notebooks/{path.name}"] == f"lessons/{path.name}"
+    for path in (ROOT / "reference_math").glob("[a-z]*.py"):
+        assert f"reference_math/{path.name}" in pages
+    assert all((ROOT / file).exists() for file in pages)
+
+
+@pytest.mark.parametrize(
+    "file, text, turned",
+    [
+        ("notebooks/02_dpo.ipynb", "[next](03_grpo.ipynb)", "[next](03_grpo.ipynb)"),
+        ("README.md", "[math](reference_math/kl.py)", "[math](api/reference_math.kl.md)"),
+        (
+            "reference_math/README.md",
+            "[01](../notebooks/01_sft.ipynb)",
+            "[01](lessons/01_sft.ipynb)",
+        ),
+        ("README.md", "[x](https://arxiv.org/abs/1)", "[x](https://arxiv.org/abs/1)"),
+        ("README.md", "[s](#set-up)", "[s](#set-up)"),
+        (
+            "notebooks/00_start_here.ipynb",
+            "![a](diagrams/chain.svg)",
+            "![a](../pictures/chain.svg)",
+        ),
+    ],
+)
+def test_a_link_into_the_project_becomes_one_into_the_site(build, file, text, turned):
+    assert build.relinked(text, file) == turned
+
+
+def test_a_link_to_a_file_without_a_page_goes_to_the_repository(build):
+    text = build.relinked("[laws](../tests/laws/test_kl.py)", "reference_math/README.md")
+    assert text == f"[laws]({build.GITHUB}/blob/main/tests/laws/test_kl.py)"
+    with pytest.raises(ValueError, match="links to lost.md, which does not exist"):
+        build.relinked("[x](lost.md)", "README.md")
+
+
+def test_every_page_of_the_project_can_be_gathered(build):
+    for file in build.PAGES:
+        build.relinked((ROOT / file).read_text(), file)
+    for path in build.lessons():
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "markdown":
+                build.relinked("".join(cell["source"]), f"notebooks/{path.name}")
+
+
+def page(folder, name, body):
+    (folder / name).write_text(f"<html><body>{body}</body></html>")
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ('<a href="b.html">b</a><img src="p.svg"><a href="b.html#here">c</a>', None),
+        ('<a href="https://example.org">out</a>', None),
+        ('<a href="lost.html">x</a>', "links to lost.html"),
+        ('<a href="b.html#there">x</a>', "no such place"),
+        ('<img src="lost.png">', "misses lost.png"),
+        ('<script src="https://host/x.js"></script>', "fetches https://host/x.js"),
+        ('<link rel="stylesheet" href="https://host/x.css">', "fetches https://host/x.css"),
+    ],
+)
+def test_a_broken_link_and_a_page_that_would_fetch_are_named(build, tmp_path, body, said):
+    page(tmp_path, "a.html", body)
+    page(tmp_path, "b.html", '<h1 id="here">b</h1>')
+    (tmp_path / "p.svg").write_text("<svg/>")
+    lines = list(build.broken(tmp_path))
+    assert (lines == []) if said is None else (len(lines) == 1 and said in lines[0])
+
+
+def test_a_live_progress_bar_is_left_out_and_text_stays(build):
+    assert build._is_widget({"data": {"application/vnd.jupyter.widget-view+json": {}}})
+    assert not build._is_widget({"data": {"text/plain": "x"}}) and not build._is_widget(
+        {"text": "x"}
+    )
+
+
+def test_what_the_site_needs_is_pinned():
+    text = (ROOT / "pyproject.toml").read_text()
+    named = re.search(r"^site = \[(.*)\]", text, re.MULTILINE)[1].replace('"', "").split(", ")
+    pins = (ROOT / "constraints.txt").read_text()
+    assert named and all(f"\n{name}==" in pins for name in named)
