@@ -133,7 +133,9 @@ def draw():
     }
     with plt.rc_context({"svg.hashsalt": "posttraining-lab", "svg.fonttype": "none"}):
         _, ax = plt.subplots(figsize=(8.5, 3.4))
-        plots.scores(found, "Each stage brings one thing and keeps those before", rates, ax)
+        plots.scores(
+            found, "SFT brings a first skill, DPO one style, GRPO the right answer", rates, ax
+        )
         plt.savefig(FOLDER / PICTURE, metadata={"Date": None}, bbox_inches="tight")
         plt.close()
 

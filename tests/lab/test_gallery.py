@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
-from lab import gallery
+from lab import gallery, gallery_worlds
 
 
 def a_policy(seed=0):
@@ -81,3 +81,22 @@ def test_it_needs_no_torch():
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_what_the_lesson_says_of_five_worlds_stands_in_each_of_them():
+    worlds = [dict(zip(gallery_worlds.known(), r)) for r in zip(*gallery_worlds.known().values())]
+    assert len(worlds) == 5
+    for r in worlds:
+        on_pairs = [r[n] for n in ("DPO", "IPO", "SimPO", "AlphaPO", "CPO", "ORPO", "KTO", "BCO")]
+        assert max(on_pairs) < min(r["RLOO"], r["PPO"])
+        assert max(r["RLOO"], r["PPO"]) < r["RLOO, checked"]
+        assert min(r["GKD"], r["Distillation"]) > r["RLOO, 30 steps"]
+    assert len({max(("DPO", "IPO"), key=r.get) for r in worlds}) == 2  # which leads is luck
+
+
+def test_the_measured_worlds_are_those_of_todays_notebook():
+    """One of them again, its assertions too. 0.3: another processor may draw another sample."""
+    again, said = gallery_worlds.run(1), gallery_worlds.known()
+    assert again.keys() == said.keys()
+    for name, reward in again.items():
+        assert abs(reward - said[name][1]) < 0.3, name
