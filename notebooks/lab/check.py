@@ -12,6 +12,7 @@ import copy
 import io
 import linecache
 import traceback
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +71,8 @@ def judge(yours, reference, cases, mistakes=None, *, verify=None, rtol=1e-7, ato
     """
 
     def run(function, arguments):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return function(*copy.deepcopy(arguments))
 
     def same(got, wanted, equal_nan=False):
