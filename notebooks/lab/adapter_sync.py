@@ -35,6 +35,14 @@ class Generation(colocated.Generation):
     Raises ValueError for a model whose adapter vLLM cannot serve.
     """
 
+    def __new__(cls, *args, mode="colocate", **kwargs):
+        """With vllm_mode="server" the engine is another process: lab.server_sync's."""
+        if mode == "server" and cls is Generation:
+            from lab import server_sync
+
+            return super().__new__(server_sync.Generation)
+        return super().__new__(cls)
+
     def _init_vllm(self):
         model = self.accelerator.unwrap_model(self.model)
         if reason := refusal(model):

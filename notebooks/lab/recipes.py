@@ -74,7 +74,21 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    return standins.into(for_this_card(recipe))
+    return standins.into(for_a_server(for_this_card(recipe)))
+
+
+def for_a_server(recipe):
+    """The recipe with `sync: adapter` where vLLM is a server, which can get nothing else."""
+    mode = recipe.get("args", {}).get("vllm_mode", "colocate")
+    known([mode], ("colocate", "server"), "args, vllm_mode")
+    if mode == "colocate":
+        return recipe
+    if recipe.get("sync", "adapter") != "adapter":
+        raise ValueError(
+            f"vllm_mode: server gets the adapter alone: sync is {recipe['sync']!r}; leave it out, or "
+            "take vllm_mode: colocate"
+        )
+    return recipe | {"sync": "adapter"}
 
 
 def for_this_card(recipe):

@@ -166,6 +166,23 @@ def test_what_is_not_there_is_an_error_that_names_what_is(stage, of):
         recipes.load(stage, of)
 
 
+def grpo_with(mode, tmp_path, **changes):
+    recipe = yaml.safe_load((recipes.FOLDER / "grpo_tiny.yaml").read_text()) | changes
+    file = tmp_path / "grpo.yaml"
+    file.write_text(yaml.safe_dump(recipe | {"args": recipe["args"] | {"vllm_mode": mode}}))
+    return recipes.load("grpo", file)
+
+
+def test_a_server_gets_the_adapter_whether_the_recipe_says_so_or_not(tmp_path):
+    assert "sync" not in grpo_with("colocate", tmp_path)
+    assert grpo_with("server", tmp_path)["sync"] == "adapter"
+    assert grpo_with("server", tmp_path, sync="adapter")["sync"] == "adapter"
+    with pytest.raises(ValueError, match="vllm_mode: server gets the adapter alone"):
+        grpo_with("server", tmp_path, sync="merged")
+    with pytest.raises(ValueError, match="vllm_mode: sever: did you mean server"):
+        grpo_with("sever", tmp_path)
+
+
 def test_a_recipe_for_another_stage_is_an_error():
     with pytest.raises(ValueError, match="is a recipe for 'sft', not for 'dpo'"):
         recipes.load("dpo", recipes.FOLDER / "sft_tiny.yaml")
