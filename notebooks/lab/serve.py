@@ -146,8 +146,10 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, help="the trainer's --seed, if it has one")
     parser.add_argument("--host", help="default: vllm_server_host of the recipe, or this machine")
     parser.add_argument("--port", type=int, help="default: vllm_server_port of the recipe, or 8000")
-    parser.add_argument("more", nargs="*", help="after --: vLLM's own options")
-    args = parser.parse_args(argv)
+    parser.epilog = "What stands after -- goes to vLLM's server as it is."
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    args, more = parser.parse_args(argv[:end]), argv[end + 1 :]
 
     from lab import recipes, runs, train
 
@@ -164,7 +166,7 @@ def main(argv=None):
         print("The base stage does not stand yet: waiting for lab.train to make it", flush=True)
         train.await_manifest(first)
     folder = write_base(recipe, runs.root() / f"served_{recipe['profile']}")
-    line = command(recipe, folder, host, port, args.more)
+    line = command(recipe, folder, host, port, more)
     print(f"A server for GRPO, at http://{host}:{port}:\n{shlex.join(line)}", flush=True)
     os.execve(line[0], line, environment())
 

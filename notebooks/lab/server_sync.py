@@ -125,7 +125,8 @@ class Client(VLLMClient):
         self._wait(f"GRPO waits for a vLLM server at {self.base_url}. Start one: {START}")
         gap = self._steadily(self._same_base)
         name = str(self.dtype).removeprefix("torch.")
-        self.say(f"The server at {self.base_url} serves this base, {name}: {gap:.2g} nats a token")
+        apart = f"{gap:.2g} nats a token apart on a probe"
+        self.say(f"The vLLM server at {self.base_url} serves this run's base in {name}: {apart}")
         return self.dtype
 
     def bring(self, path, number):
@@ -275,7 +276,7 @@ class Client(VLLMClient):
         try:
             response = self.session.request(method, url, timeout=(5, self.patience_s), **kwargs)
         except requests.Timeout as error:
-            raise Away(f"gave no answer in {self.patience_s:.0f} s") from error
+            raise Away(f"gave no answer in {self.patience_s:.0f} s, vllm_server_timeout") from error
         except requests.RequestException as error:
             raise Away("has gone away") from error
         said = " ".join(response.text.split())[:300]

@@ -2,7 +2,7 @@
 
 python -m lab.train grpo                                  the profile of this machine
 python -m lab.train sft --config recipes/sft_tiny.yaml    a recipe of your own
-accelerate launch --cpu --num_processes 2 -m lab.train sft --config recipes/sft_tiny.yaml
+accelerate launch --multi_gpu --num_processes 2 -m lab.train sft --config recipes/sft_tiny.yaml
 """
 
 import argparse

@@ -4,6 +4,7 @@ The server starts once, as a user starts it (`python -m lab.serve`), and again a
 the command line that lab.serve prints.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from lab import serve, vllm  # before torch and trl
 
 from lab import model, recipes, server_sync, train  # isort: skip
 import requests
+import torch
+from lab.colocated import _free_port
 from vllm.entrypoints.serve.middleware import authenticate
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -42,8 +45,6 @@ def save_base(folder, seed):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a base, another one, a recipe over the first, and the key in the environment."""
-    from lab.colocated import _free_port
-
     folder = tmp_path_factory.mktemp("server")
     save_base(folder / "other", seed=6)
     recipe = {
@@ -152,7 +153,7 @@ def test_a_run_whose_server_is_killed_and_started_again_goes_on_without_loss(hom
     assert adapters(home) == []  # the trainer has taken it with it
 
     said = capsys.readouterr().out
-    assert "GRPO waits for a vLLM server at" in said and "serves this base, float32" in said
+    assert "GRPO waits for a vLLM server at" in said and "serves this run's base in float32" in said
     assert "has gone away" in said and "GRPO waits until it is back" in said
     assert "has the base and the adapter again" in said
     gaps = logged(trainer, "sampling/gap_mean")
@@ -175,6 +176,21 @@ def test_a_server_that_has_lost_the_adapter_gets_it_again(home, server, capsys):
     vllm.release(trainer)
     assert capsys.readouterr().out.count("has lost the adapter (a restart)") == 2
     assert max(logged(trainer, "sampling/gap_mean")) <= trainer.max_gap / 10
+
+
+def test_two_ranks_share_one_server(home, server):
+    """Rank 0 brings the adapter and asks; both train on its completions, and stay the same."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]  # gloo on a CPU
+    port = str(_free_port())
+    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", port]
+    script = [str(Path(__file__).parent / "two_ranks.py"), str(home / "grpo.yaml")]
+    done = subprocess.run([*launch, *script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ranks"] == 2 and found["weights"][0] == found["weights"][1]
+    assert len(found["gaps"]) == 2
+    assert 0 < max(found["gaps"]) <= vllm.ROUNDING_GAP[torch.float32] / 10
 
 
 class OldAdapter(server_sync.Generation):
@@ -208,8 +224,6 @@ def test_a_server_of_another_base_is_named(home, server, wrong):
 
 
 def test_a_server_that_is_not_there_is_named(home, capsys):
-    from lab.colocated import _free_port
-
     args = {"vllm_server_port": _free_port(), "vllm_server_timeout": 1.0}
     with pytest.raises(ConnectionError, match=r"no vLLM server answers .* lab\.serve") as error:
         built(recipe_of(home, args))
@@ -263,6 +277,17 @@ def test_the_rank_comes_from_the_stage_that_made_the_adapter():
 def test_all_weights_in_training_are_no_adapter(home):
     with pytest.raises(ValueError, match="no LoRA adapter to send"):
         built(recipe_of(home, quantization={}, lora={}))
+
+
+def test_what_stands_after_two_dashes_is_vllm_s(home, monkeypatch):
+    became = []
+    monkeypatch.setattr(os, "execve", lambda *given: became.append(given))
+    config = ["--config", str(home / "grpo.yaml"), "--port", "9"]
+    serve.main(["grpo", *config, "--", "--dtype", "bfloat16"])
+    [(program, line, environment)] = became
+    assert program == sys.executable and line[-2:] == ["--dtype", "bfloat16"]  # the last one wins
+    assert {"--port=9", "--host=127.0.0.1", "--max-lora-rank=16", "--enable-lora"} <= set(line)
+    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
 def test_a_recipe_that_samples_elsewhere_starts_no_server(capsys):
