@@ -16,6 +16,7 @@ import hmac
 import os
 import shlex
 import sys
+from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/health",)  # what the server answers without a key
@@ -130,13 +131,15 @@ def address(recipe, host=None, port=None):
 
     Raises ValueError for another machine's reach without a key.
     """
-    host = host or recipe["args"].get("vllm_server_host", LOOPBACK[0])
+    args = recipe["args"]
+    url = urlsplit(args.get("vllm_server_base_url", ""))
+    host = host or url.hostname or args.get("vllm_server_host", LOOPBACK[0])
     if host not in LOOPBACK and not os.environ.get("VLLM_API_KEY"):
         raise ValueError(
             f"a server on {host} can be reached from elsewhere: set VLLM_API_KEY here and for the "
             f"trainer, or listen on {LOOPBACK[0]}"
         )
-    return host, port or recipe["args"].get("vllm_server_port", 8000)
+    return host, port or url.port or args.get("vllm_server_port", 8000)
 
 
 def main(argv=None):

@@ -16,6 +16,7 @@ same base, gets the adapter again, and is asked again for the completions that i
 Proof     tests/lab/test_server_sync.py
 """
 
+import functools
 import os
 import secrets
 import shutil
@@ -107,16 +108,18 @@ class Client(VLLMClient):
     model         the PeftModel in training
     """
 
-    def __init__(self, url, patience_s, model, tokenizer, say=print):
+    say = staticmethod(functools.partial(print, flush=True))  # at once, into a file too
+
+    def __init__(self, url, patience_s, model, tokenizer):
         self.base_url = url.rstrip("/").replace("//0.0.0.0:", "//127.0.0.1:")
-        self.patience_s, self.say = patience_s, say
+        self.patience_s = patience_s
         self.policy, self.name = model, f"policy-{secrets.token_hex(4)}"
         self.ids = tokenizer(PROBE)["input_ids"][:PROBE_TOKENS]
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy stands between two processes of one run
         if key := os.environ.get("VLLM_API_KEY"):
             self.session.headers["Authorization"] = f"Bearer {key}"
-        self.path, self.known = None, {}
+        self.path, self.dtype, self.known = None, None, {}
 
     # --- what the trainer asks ----------------------------------------------------------------
 
@@ -218,19 +221,24 @@ class Client(VLLMClient):
             gap = (self._servers(base) - own).abs().mean().item()
         except RuntimeError as error:  # other tokens, no room: it is told as it is
             raise colocated.SamplerGap(f"{error} (a probe of its base, {base})") from error
-        self.limit, self.dtype = colocated.ROUNDING_GAP[torch.float32], torch.float32
-        if not gap <= self.limit:
-            self.dtype = vllm.sixteen_bits() if torch.cuda.is_available() else torch.bfloat16
+        limit, dtype = colocated.ROUNDING_GAP[torch.float32], torch.float32
+        if not gap <= limit:
+            dtype = vllm.sixteen_bits() if torch.cuda.is_available() else torch.bfloat16
             with self.policy.disable_adapter():
-                plain = vllm.served(self.policy, dtype=self.dtype)
+                plain = vllm.served(self.policy, dtype=dtype)
             rounding = (per_token_logps(plain, self.ids) - own).abs().mean().item()
-            self.limit = max(colocated.ROOM * rounding, self.limit)
-        if not gap <= self.limit:
+            limit = max(colocated.ROOM * rounding, limit)
+        if not gap <= limit:
             raise colocated.SamplerGap(
                 f"the vLLM server at {self.base_url} serves another model than this run's base: "
                 f"{base} is {gap:.2g} nats a token from it on a probe, and rounding explains at most "
-                f"{self.limit:.2g}; start it from this run's recipe: {START}"
+                f"{limit:.2g}; start it from this run's recipe: {START}"
             )
+        if dtype != (self.dtype or dtype):
+            raise colocated.SamplerGap(
+                f"the vLLM server at {self.base_url} came back in {dtype}, and was in {self.dtype}"
+            )
+        self.limit, self.dtype = limit, dtype
         return gap
 
     def _load(self):

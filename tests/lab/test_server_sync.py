@@ -20,9 +20,8 @@ from lab import model, recipes, server_sync, train  # isort: skip
 import requests
 import torch
 from lab.colocated import _free_port
-from vllm.entrypoints.serve.middleware import authenticate
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+pytestmark = pytest.mark.vllm
 
 STEPS = 5
 KEY = "of-this-test"
@@ -187,7 +186,7 @@ def test_two_ranks_share_one_server(home, server):
     script = [str(Path(__file__).parent / "two_ranks.py"), str(home / "grpo.yaml")]
     done = subprocess.run([*launch, *script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert found["ranks"] == 2 and found["weights"][0] == found["weights"][1]
     assert len(found["gaps"]) == 2
     assert 0 < max(found["gaps"]) <= vllm.ROUNDING_GAP[torch.float32] / 10
@@ -200,18 +199,49 @@ class OldAdapter(server_sync.Generation):
         return self.folder / "000000" if self.syncs else super().write()
 
 
-def stopped(error):
-    """The error is one line, without a chain that hides it."""
+class TwiceTheScaling(server_sync.Generation):
+    """An adapter whose configuration says another alpha than the trainer's."""
+
+    def write(self):
+        file = super().write() / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 64}))
+        return file.parent
+
+
+class OtherFolder(server_sync.Generation):
+    """The adapter is written where the server does not see it: on another machine, say."""
+
+    def write(self):
+        return self.folder / "elsewhere"
+
+
+def one_line(error):
+    """What a trainer says last: all of it, in one line."""
     assert "\n" not in str(error.value)
 
 
-def test_an_old_adapter_is_named(home, server):
-    trainer = built(recipe_of(home), OldAdapter)
-    said = r"does not serve the adapter of sync 1: .* nats a token from it, and .* from the "
-    with pytest.raises(vllm.SamplerGap, match=said) as error:
+@pytest.mark.parametrize(
+    ("defect", "kind", "said"),
+    [
+        (OldAdapter, vllm.SamplerGap, "does not serve the adapter of sync 1: .* from the "),
+        (OtherFolder, RuntimeError, "No adapter found .* and sees the trainer's folder"),
+    ],
+)
+def test_a_planted_defect_of_the_adapter_is_named(home, server, defect, kind, said):
+    trainer = built(recipe_of(home), defect)
+    with pytest.raises(kind, match=said) as error:
         trainer.train()
     vllm.release(trainer)
-    stopped(error)
+    one_line(error)
+
+
+def test_what_the_probe_cannot_name_the_gap_of_a_generation_stops(home, server):
+    """The guard, its limit and its words are those of a colocated engine."""
+    trainer = built(recipe_of(home), TwiceTheScaling)
+    with pytest.raises(vllm.SamplerGap, match="step 1: the engine's log-probs are"):
+        trainer.train()
+    vllm.release(trainer)
+    assert trainer.max_gap == vllm.ROUNDING_GAP[torch.float32]
 
 
 @pytest.mark.parametrize("wrong", ["another model", "the base before NF4"])
@@ -220,14 +250,14 @@ def test_a_server_of_another_base_is_named(home, server, wrong):
     changes = {"model": str(home / "other")} if wrong == "another model" else {"quantization": {}}
     with pytest.raises(vllm.SamplerGap, match="serves another model than this run's base") as error:
         built(recipe_of(home, **changes))
-    stopped(error)
+    one_line(error)
 
 
 def test_a_server_that_is_not_there_is_named(home, capsys):
     args = {"vllm_server_port": _free_port(), "vllm_server_timeout": 1.0}
     with pytest.raises(ConnectionError, match=r"no vLLM server answers .* lab\.serve") as error:
         built(recipe_of(home, args))
-    stopped(error)
+    one_line(error)
     assert "GRPO waits for a vLLM server at http://127.0.0.1:" in capsys.readouterr().out
 
 
@@ -235,7 +265,7 @@ def test_a_trainer_without_the_key_is_told_so(home, server, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY")
     with pytest.raises(PermissionError, match="set VLLM_API_KEY as it is set there") as error:
         built(recipe_of(home))
-    stopped(error)
+    one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +278,8 @@ def test_without_the_key_no_path_does_anything(home, server, path):
 
 @pytest.mark.library_defect
 def test_upstream_still_guards_no_path_but_those_it_lists():
+    from vllm.entrypoints.serve.middleware import authenticate
+
     assert not "/adapters".startswith(authenticate.GUARDED_PREFIX)
 
 
@@ -264,6 +296,8 @@ def test_a_server_for_others_needs_a_key(home, monkeypatch):
             serve.address(asked, host)
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     assert serve.address(open_to_all, port=9)[1] == 9
+    url = recipe_of(home, {"vllm_server_base_url": "http://localhost:7"})
+    assert serve.address(url) == ("localhost", 7)
 
 
 def test_the_rank_comes_from_the_stage_that_made_the_adapter():
