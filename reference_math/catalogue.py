@@ -125,7 +125,15 @@ def _arrays(rows=6, tokens=5, vocabulary=7):
     }
     for name, width in {"student": 4, "teacher": 3}.items():
         arrays[f"{name}_weight"] = rng.normal(size=(vocabulary, width))
-    return arrays | {"log_sum_sq_probs": -rng.exponential(size=shape)}
+    arrays["log_sum_sq_probs"] = -rng.exponential(size=shape)
+    return arrays | _scored(arrays["teacher_logits"])
+
+
+def _scored(teacher_logits, k=2):
+    """The teacher's k likeliest tokens and their log-probabilities, as a server tells them."""
+    ids = np.argsort(-teacher_logits, axis=-1)[..., :k]
+    log_p = teacher_logits - np.logaddexp.reduce(teacher_logits, axis=-1, keepdims=True)
+    return {"support_ids": ids, "teacher_support_logps": np.take_along_axis(log_p, ids, axis=-1)}
 
 
 ARRAYS = _arrays()
@@ -143,6 +151,7 @@ MINILLM = {
     "single_step_decomposition": True,
 }
 SMOOTHED = {"label_smoothing": 0.15}
+TEACHER = {"teacher_per_token_logps": -np.abs(ARRAYS["teacher_per_token_logps"]) - 0.01}  # below 0
 BATCH = {"reduction": "batch_token"}
 
 
@@ -260,6 +269,8 @@ OBJECTIVES = (
     _policy(("Dr. GRPO", "dr_grpo"), "grpo.loss", "arXiv 2503.20783", **GRPO
             | {"reduction": "dr_grpo", "max_completion_length": 8}, **CLIP),
     _policy(("BNPO", "bnpo"), "grpo.loss", "TRL's GRPOTrainer", **GRPO | {"reduction": "bnpo"}, **CLIP),
+    _policy(("async GRPO", "AsyncGRPOTrainer"), "grpo.loss", "TRL's AsyncGRPOTrainer", driver="trl_async.grpo",
+            **GRPO | {"reduction": "bnpo"}, **CLIP),
     _policy(("LUSPO", "luspo"), "grpo.loss", "arXiv 2602.05261",
             importance_sampling_level="sequence", reduction="luspo", **CLIP),
     _policy(("GSPO", "sequence-level importance sampling"), "grpo.loss", "arXiv 2507.18071, eq. 5",
@@ -354,6 +365,25 @@ OBJECTIVES = (
              options={"alpha": 0.5, "topk": 3}),
     _teacher(("SDFT, top-k and tail",), "sdft.loss", "arXiv 2601.19897", "trl_distillation.sdft",
              options={"alpha": 0.5, "topk": 3, "add_tail": True}),
+    _policy(("SDPO", "self-distillation policy optimisation"), "sdpo.loss", "arXiv 2601.20802",
+            held="the log-ratio to the teacher", driver="trl_teacher.sdpo",
+            arrays=TEACHER, distillation_weight=0.5, is_clip=2.0, **GRPO, **CLIP)._replace(family="distillation"),
+    _teacher(("IW-OPD", "importance-weighted on-policy distillation", "IWOPDTrainer"), "iw_opd.loss",
+             "arXiv 2606.22600, algorithm 1", "trl_teacher.iw_opd", options={"gamma": 0.5},
+             arrays=TEACHER),
+    _teacher(("sampled-token distillation", "OPD"), "iw_opd.loss", "arXiv 2606.22600", "trl_teacher.iw_opd",
+             options={"gamma": 0.0}, arrays=TEACHER),
+    *(
+        _teacher((name, *more), "server_distillation.loss", "TRL's ServerDistillationTrainer",
+                 "trl_teacher.server_distillation", options={"beta": beta, "add_tail": True}, arrays=arrays)
+        for beta, arrays, name, *more in [
+            (0.5, {}, "server distillation", "ServerDistillationTrainer", "sparse distillation"),
+            (0.0, {}, "server forward KL", "top-k forward KL"),
+            (1.0, _scored(ARRAYS["teacher_logits"], k=1), "server reverse KL")]
+    ),
+    _teacher(("async distillation", "AsyncDistillationTrainer"), "server_distillation.loss",
+             "TRL's AsyncDistillationTrainer", "trl_async.distillation",
+             options={"beta": 0.0, "add_tail": True, "temperature": 1.0}),
     _teacher(("ULD", "GOLD", "universal logit distance"), "uld.loss", "arXiv 2402.12030", "trl_distillation.uld",
              arrays={"student_logits": ARRAYS["student_logits"][0], "teacher_logits": ARRAYS["logits"][0, :, :5]}),
     # ------------------------------------------------------------------------- tokens

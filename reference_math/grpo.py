@@ -6,10 +6,12 @@ Source    Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3 (one epsilon)
           Yu et al., DAPO, arXiv 2503.14476 (two); INTELLECT-2, arXiv 2505.07291 (delta)
           Zheng et al., GSPO, arXiv 2507.18071 (w of the sequence)
 Torch     reference_math.torch.grpo     Lesson   notebooks/03_grpo.ipynb
-Proof     tests/laws/test_grpo.py, tests/parity/test_grpo.py
+Proof     tests/laws/test_grpo.py, tests/parity/test_grpo.py, tests/parity/test_async_grpo.py
 
 Shapes    B completions, T tokens each. log_weights s come from `ratios.log_weights`:
           (B, T) at token level, (B, 1) at sequence level.
+TRL       AsyncGRPOTrainer is reduction "bnpo" over the micro-batch of all its processes, with the
+          sampler's log-probabilities for the old ones; its advantages have ddof 0 and eps 1e-8.
 """
 
 import numpy as np

@@ -1,0 +1,94 @@
+"""IW-OPD: on-policy distillation that trusts the teacher less the further an answer has drifted.
+
+    L = -1/N sum_bt w_t a_t log p_t        a_t = sg[log p_T,t - log p_old,t]
+    w_t = 1 + gamma (1 - sum_{s < t} |a_s| / sum_s |a_s|)
+
+Source    Xie et al., On the Position Bias of On-Policy Distillation, arXiv 2606.22600, algorithm 1
+          TRL: IWOPDTrainer (1.16), distillation_objective "iw_opd"
+Torch     none     Lesson   none
+Proof     tests/laws/test_iw_opd.py, tests/parity/test_iw_opd.py
+
+Shapes    B completions of the student, T tokens each; N of all of them count.    Natural logs.
+
+gamma = 0 is on-policy distillation on the sampled token alone: the teacher's log-probability is the
+reward, the student's own the baseline.  On average its gradient is that of KL(student || teacher).
+
+TRL    Keeps sum |a| at 1e-8 or above before it divides; here the weight is 1 + gamma where no token
+       differs, and a is 0 there anyway.  Its other distillation_objective, "jsd", is `gkd.loss`, or
+       with a top-k `server_distillation.loss` on tokens that a local teacher scores.
+"""
+
+import numpy as np
+
+from reference_math import _checks, sft
+
+
+def loss(
+    per_token_logps,
+    old_per_token_logps,
+    teacher_per_token_logps,
+    completion_mask,
+    *,
+    gamma,
+    num_items_in_batch=None,
+):
+    """The loss of one micro-batch, a float; no token counts: 0.
+
+    per_token_logps           (B, T)  of each sampled token under the student
+    old_per_token_logps       (B, T)  the same when it was sampled; on-policy, a copy of the first
+    teacher_per_token_logps   (B, T)  under the teacher
+    completion_mask           (B, T)  1 = counts
+    gamma                     >= 0, what the first token's weight is above 1. TRL: 0.5
+    num_items_in_batch        N, tokens of the whole optimizer step; None: of this micro-batch
+
+    >>> logps, teacher = np.log([[0.5, 0.5]]), np.log([[0.25, 0.25]])
+    >>> round(loss(logps, logps, teacher, [[1, 1]], gamma=1.0), 4)    # -(2 + 1.5) ln(2)^2 / 2
+    -0.8408
+    """
+    args = old_per_token_logps, teacher_per_token_logps, completion_mask
+    grad = loss_grad(per_token_logps, *args, gamma=gamma, num_items_in_batch=num_items_in_batch)
+    logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
+    return float((grad * logps).sum())
+
+
+def loss_grad(
+    per_token_logps,
+    old_per_token_logps,
+    teacher_per_token_logps,
+    completion_mask,
+    *,
+    gamma,
+    num_items_in_batch=None,
+):
+    """d loss / d(per_token_logps) = -w a / N, (B, T); w and a are constant: the loss is linear.
+
+    >>> logps, teacher = np.log([[0.5, 0.5]]), np.log([[0.25, 0.25]])
+    >>> loss_grad(logps, logps, teacher, [[1, 1]], gamma=1.0).round(4)    # 2 ln 2 / 2, 1.5 ln 2 / 2
+    array([[0.6931, 0.5199]])
+    """
+    reduction = "batch_token" if num_items_in_batch is None else "global_token"
+    count = {"num_items_in_batch": num_items_in_batch}
+    share = sft.token_weights(completion_mask, reduction=reduction, **count)
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    _checks.counted("per_token_logps", per_token_logps, mask)
+    a = _checks.counted("teacher_per_token_logps", teacher_per_token_logps, mask)
+    a = a - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
+    return -share * prefix_weights(a, gamma=gamma) * a
+
+
+def prefix_weights(advantages, *, gamma):
+    """w of each token: 1 + gamma before the first that differs, down to 1 after the last.
+
+    advantages   (B, T)  a, 0 where nothing counts
+    gamma        >= 0
+    returns      (B, T)
+
+    >>> prefix_weights([[1.0, -3.0, 0.0], [0.0, 0.0, 0.0]], gamma=0.5)
+    array([[1.5  , 1.375, 1.   ],
+           [1.5  , 1.5  , 1.5  ]])
+    """
+    gamma = _checks.number("gamma", gamma, at_least=0)
+    drift = np.abs(_checks.finite("advantages", advantages, ndim=2))
+    total = drift.sum(axis=1, keepdims=True)
+    before = np.cumsum(drift, axis=1) - drift
+    return 1.0 + gamma * (1.0 - before / np.where(total > 0, total, 1.0))
