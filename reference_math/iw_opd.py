@@ -91,4 +91,5 @@ def prefix_weights(advantages, *, gamma):
     drift = np.abs(_checks.finite("advantages", advantages, ndim=2))
     total = drift.sum(axis=1, keepdims=True)
     before = np.cumsum(drift, axis=1) - drift
-    return 1.0 + gamma * (1.0 - before / np.where(total > 0, total, 1.0))
+    done = np.divide(before, total, out=np.zeros_like(drift), where=total > 0)
+    return 1.0 + gamma * (1.0 - done)

@@ -61,7 +61,7 @@ def loss(
     0.0
     """
     args = student_logits, support_ids, teacher_support_logps, completion_mask
-    share, student, teacher, _, _ = _reduced(*args, add_tail, temperature, num_items_in_batch)
+    share, student, teacher, _ = _reduced(*args, add_tail, temperature, num_items_in_batch)
     return float((share * gkd.divergence(student, teacher, beta=beta)).sum())
 
 
@@ -85,16 +85,9 @@ def loss_grad(
     array([[[ 0.0833,  0.0833, -0.25  ,  0.0833]]])
     """
     args = student_logits, support_ids, teacher_support_logps, completion_mask
-    reduced = _reduced(*args, add_tail, temperature, num_items_in_batch)
-    share, student, teacher, one_hot, of_rest = reduced
-    grad = gkd.divergence_grad(student, teacher, beta=beta)
-    k = one_hot.shape[2]
-    to_logits = np.einsum("btk,btkv->btv", grad[..., :k], one_hot)
-    return (
-        share[..., None]
-        * (to_logits + grad[..., k:].sum(axis=-1, keepdims=True) * of_rest)
-        / (temperature)
-    )
+    share, student, teacher, slope = _reduced(*args, add_tail, temperature, num_items_in_batch)
+    grad = share[..., None] * gkd.divergence_grad(student, teacher, beta=beta)
+    return np.einsum("btk,btkv->btv", grad, slope) / temperature
 
 
 def narrow_support(topk_ids, topk_logps, tokens, *, beta):
@@ -139,10 +132,9 @@ def _reduced(
     temperature,
     num_items_in_batch,
 ):
-    """Each token's share; both sides' logits over candidates (and bucket); where those come from.
+    """Each token's share; both sides' logits over candidates (and bucket); their Jacobian.
 
-    returns   (B, T);  (B, T, K or K + 1) twice;  (B, T, K, V), 1 at a candidate's id;  (B, T, V), the
-              gradient of the bucket's logit
+    returns   (B, T);  (B, T, K or K + 1) twice;  (B, T, K or K + 1, V), d(student's) / d(logits)
     """
     reduction = "batch_token" if num_items_in_batch is None else "global_token"
     count = {"num_items_in_batch": num_items_in_batch}
@@ -159,26 +151,30 @@ def _reduced(
     student = np.where(there, (one_hot * z[..., None, :]).sum(axis=-1), -np.inf)
     teacher = np.where(there, logps, -np.inf)
     known = np.logaddexp.reduce(teacher, axis=-1, keepdims=True)
-    if known.max(initial=0.0) > 1e-3:
+    if (known > 1e-3).any():
         raise ValueError(
             "teacher_support_logps must be log-probabilities of one vocabulary, got candidates whose "
             f"probabilities sum to {np.exp(known.max()):.4f}"
         )
-    if not add_tail:
-        return share, _without_inf(student), _without_inf(teacher), one_hot, np.zeros_like(z)
-    others = ~one_hot.any(axis=2)
-    some = others.any(axis=-1, keepdims=True)
-    rest = np.logaddexp.reduce(np.where(others, z, -np.inf), axis=-1, keepdims=True)
-    of_rest = np.exp(np.where(others, z - np.where(some, rest, 0.0), -np.inf))
-    of_teacher = np.where(some, log1mexp(np.minimum(known, -SMALLEST_REST)), -np.inf)
-    student, teacher = np.append(student, rest, axis=-1), np.append(teacher, of_teacher, axis=-1)
-    return share, _without_inf(student), _without_inf(teacher), one_hot, of_rest
+    slope = one_hot.astype(float)
+    if add_tail:
+        others = ~one_hot.any(axis=2)
+        rest = np.logaddexp.reduce(np.where(others, z, -np.inf), axis=-1, keepdims=True)
+        of_teacher = log1mexp(np.minimum(known, -SMALLEST_REST))
+        of_teacher = np.where(np.isneginf(rest), -np.inf, of_teacher)  # no other token: no bucket
+        student, teacher = (
+            np.append(student, rest, axis=-1),
+            np.append(teacher, of_teacher, axis=-1),
+        )
+        of_rest = np.exp(np.where(others, z - rest, -np.inf))
+        slope = np.append(slope, of_rest[:, :, None], axis=2)
+    return share, _without_inf(student), _without_inf(teacher), slope
 
 
 def _without_inf(logits):
     """Logits whose -inf is so far below the largest that its probability is 0, and finite to the log."""
-    top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
-    return np.where(np.isneginf(logits), np.where(np.isneginf(top), 0.0, top) - ABSENT, logits)
+    top = logits.max(axis=-1, keepdims=True, initial=-1e300)
+    return np.where(np.isneginf(logits), top - ABSENT, logits)
 
 
 def _one_hot(support_ids, mask, vocab_size):
@@ -186,7 +182,7 @@ def _one_hot(support_ids, mask, vocab_size):
     shape = (*mask.shape, None)
     ids = _checks.array("support_ids", support_ids, shape=shape, dtype=None)
     ids = np.where(mask[..., None] == 1, ids, -1)
-    _checks.token_ids("support_ids", np.where(ids == -1, 0, ids), vocab_size=vocab_size)
+    _checks.token_ids("support_ids", ids[ids != -1], vocab_size=vocab_size)
     one_hot = ids[..., None] == np.arange(vocab_size)
     if (one_hot.sum(axis=2) > 1).any():
         raise ValueError("support_ids must differ within a position, got one of them twice")

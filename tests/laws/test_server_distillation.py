@@ -145,18 +145,21 @@ def test_the_students_rest_keeps_its_digits_and_the_teachers_has_a_floor():
 
 
 def test_candidates_far_below_the_others_are_compared_without_a_bucket():
-    """Normalised over two candidates 1,000 nats down, a missing third one does not come back."""
-    student = np.array([[[0.0, -1000.0, -1000.0 - np.log(3.0)]]])
-    ids, logps = [[[1, 2, -1]]], np.array([[[-900.0, -900.0, 0.0]]])
-    got = server_distillation.loss(student, ids, logps, [[1]], beta=1.0, add_tail=False)
-    expected = gkd.divergence([np.log(3.0), 0.0], [0.0, 0.0], beta=1.0)
+    """Normalised over two candidates 1,000 nats down, a missing third one does not come back.
+
+    The second position, whose candidates are likely, is no measure for the first.
+    """
+    student = np.array([[[0.0, -1000.0, -1000.0 - np.log(3.0)], [0.0, 0.0, 0.0]]])
+    ids, logps = [[[1, 2, -1], [1, 2, -1]]], np.array([[[-900.0, -900.0, 0.0], [-1.0, -1.0, 0.0]]])
+    got = server_distillation.loss(student, ids, logps, [[1, 1]], beta=1.0, add_tail=False)
+    expected = gkd.divergence([np.log(3.0), 0.0], [0.0, 0.0], beta=1.0) / 2
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 # The candidates ---------------------------------------------------------------------------------
 
 
-IDS = np.array([[[4, 2, 0], [3, 1, 2], [1, 0, -1], [-1, -1, -1]]])
+IDS = np.array([[[0, 2, 4], [3, 1, 2], [1, 0, -1], [-1, -1, -1]]])
 LOGPS = np.where(IDS < 0, np.nan, np.log([0.6, 0.3, 0.05]))
 SAMPLED = np.array([[2, 3, 4, 1]])  # the second, the likeliest, none of them, nothing there
 
@@ -176,7 +179,7 @@ def test_at_beta_1_the_sampled_token_stays():
 @pytest.mark.parametrize("beta", [0.01, 0.99])
 def test_between_the_likeliest_and_the_sampled_token_stay_each_once(beta):
     ids, logps = server_distillation.narrow_support(IDS, LOGPS, SAMPLED, beta=beta)
-    np.testing.assert_array_equal(ids, [[[4, 2], [3, -1], [1, -1], [-1, -1]]])
+    np.testing.assert_array_equal(ids, [[[0, 2], [3, -1], [1, -1], [-1, -1]]])
     expected = np.log([[[0.6, 0.3], [0.6, 1.0], [0.6, 1.0], [1.0, 1.0]]])
     np.testing.assert_allclose(logps, expected, rtol=1e-15)
 
@@ -207,8 +210,8 @@ def test_what_is_wrong_is_named(at, wrong, message):
 
 
 def test_probabilities_that_sum_to_1_but_for_rounding_are_taken():
-    args = (*ONE[:2], np.log([[[0.5, 0.5008]]]), ONE[3])
-    assert np.isfinite(server_distillation.loss(*args, **LOSS))
+    for ids, logps in [(ONE[1], np.log([[[0.5, 0.5008]]])), ([[[1]]], [[[1e-3]]])]:
+        assert np.isfinite(server_distillation.loss(ONE[0], ids, logps, ONE[3], **LOSS))
 
 
 @pytest.mark.parametrize(
