@@ -151,6 +151,10 @@ MINILLM = {
     "single_step_decomposition": True,
 }
 SMOOTHED = {"label_smoothing": 0.15}
+SAMPLED = {
+    f"{name}per_token_logps": np.minimum(ARRAYS[f"{name}per_token_logps"], -1e-3)
+    for name in ("", "old_")
+}
 TEACHER = {"teacher_per_token_logps": -np.abs(ARRAYS["teacher_per_token_logps"]) - 0.01}  # below 0
 BATCH = {"reduction": "batch_token"}
 
@@ -289,6 +293,15 @@ OBJECTIVES = (
             driver="trl_experimental.gmpo", epsilon_low=0.4, epsilon_high=0.4),
     _policy(("GMPO with KL",), "gmpo.loss", "arXiv 2507.20673", epsilon_low=0.4, epsilon_high=0.4,
             beta=0.3, arrays={"ref_per_token_logps": ARRAYS["ref_per_token_logps"]}),
+    *(
+        _policy(names, "dppo.loss", "arXiv 2602.04879", held="weight and mask", arrays=SAMPLED, divergence=divergence,
+                delta_low=0.02, delta_high=0.05, truncation=1.2, reduction="bnpo")
+        for divergence, names in [("tv", ("DPPO", "DPPO-TV", "divergence PPO")), ("kl", ("DPPO-KL",))]
+    ),
+    _policy(("rollout importance sampling", "rollout_is", "on-policy IcePop"), "rollout_is.loss",
+            "arXiv 2510.18855", held="the ratio", arrays={"sampling_per_token_logps": ARRAYS["old_per_token_logps"]},
+            clip_min=0.8, clip_max=1.25, reduction="bnpo"),
+    _policy(("KL-Cov", "kl_cov"), "kl_cov.loss", "arXiv 2505.22617", share=0.2, kl_coef=0.5, reduction="bnpo"),
     _policy(("REINFORCE", "vanilla policy gradient"), "reinforce.loss", "Williams, 1992"),
     _policy(("RLOO", "leave-one-out"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
     _policy(("PPO", "PPO's policy loss"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),
@@ -313,6 +326,13 @@ OBJECTIVES = (
     _part("rewards, advantages, KL", ("leave-one-out in the others' std", "NeMo-RL advantage"),
           "advantages.leave_one_out_scaled", "NeMo-RL's GRPOAdvantageEstimator"),
     _part("rewards, advantages, KL", ("OPO", "length-weighted baseline"), "opo.advantage", "arXiv 2505.23585"),
+    _part("rewards, advantages, KL", ("MaxRL", "maximum likelihood reinforcement learning"), "maxrl.advantage",
+          "arXiv 2602.02710", eps=1e-6),
+    _part("rewards, advantages, KL", ("Pass@k advantage", "pass@k policy optimisation"), "pass_at_k.advantage",
+          "arXiv 2503.19595"),
+    _part("rewards, advantages, KL", ("scaled Pass@k advantage", "grpo_passk"), "pass_at_k.scaled",
+          "arXiv 2503.19595; verl's grpo_passk", ddof=1, eps=1e-6),
+    _part("rewards, advantages, KL", ("ReMax", "greedy baseline"), "remax.advantage", "arXiv 2310.10505"),
     _part("rewards, advantages, KL", ("REINFORCE++", "batch whitening"), "advantages.whiten", "arXiv 2501.03262"),
     _part("rewards, advantages, KL", ("GDPO", "normalize_then_sum"), "multi_reward.normalize_then_sum",
           "arXiv 2601.05242"),
@@ -335,6 +355,16 @@ OBJECTIVES = (
           "arXiv 2503.20783, arXiv 2503.14476"),
     _part("rewards, advantages, KL", ("TIS", "truncated importance sampling", "MIS"), "importance_sampling.ratio",
           "TRL's vllm_importance_sampling_mode"),
+    _part("rewards, advantages, KL", ("IcePop",), "importance_sampling.ratio", "arXiv 2510.18855",
+          mode="token_mask", clip_min=0.5, clip_max=5.0),
+    _part("rewards, advantages, KL", ("geometric importance sampling", "geometric_truncate"),
+          "importance_sampling.ratio", "ms-swift, unsloth", mode="geometric_truncate", clip_min=None, clip_max=2.0),
+    _part("rewards, advantages, KL", ("geometric sequence mask", "geometric_mask"), "importance_sampling.ratio",
+          "AReaL, open-instruct", mode="geometric_mask", clip_min=0.5, clip_max=2.0),
+    _part("rewards, advantages, KL", ("geometric gate", "seq-mask-tis"), "importance_sampling.ratio",
+          "OpenRLHF, NeMo-RL", mode="geometric_gate", clip_min=0.5, clip_max=2.0),
+    _part("rewards, advantages, KL", ("Clip-Cov", "clip_cov"), "clip_cov.keep_mask", "arXiv 2505.22617",
+          share=2e-4, cov_low=1.0, cov_high=5.0, **CLIP),
     _part("rewards, advantages, KL", ("off-policy sequence masking",), "off_policy.keep_mask",
           "DeepSeek-V3.2, arXiv 2512.02556, eq. 9"),
     _part("rewards, advantages, KL", ("80/20 rule", "top_entropy_quantile"), "entropy_control.high_entropy_mask",

@@ -32,9 +32,11 @@ import numpy as np
 from reference_math.conformance import rows as golden_rows
 
 FOLDER = Path(__file__).with_name("rosetta")
-MODULES = ("advantages", "cispo", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "entropy_control", "f_divergences", "gae", "gkd",
-           "gmpo", "grpo", "importance_sampling", "kl", "kto", "logprobs", "multi_reward", "off_policy", "opo", "orpo",
-           "ppo", "reductions", "reinforce", "reward_model", "rloo", "sapo", "sft", "simpo", "vespo")  # fmt: skip
+MODULES = ("advantages", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo",
+           "entropy_control", "f_divergences", "gae", "gkd", "gmpo", "grpo", "importance_sampling", "kl",
+           "kl_cov", "kto", "logprobs", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
+           "ppo", "reductions", "reinforce", "remax", "reward_model", "rloo", "rollout_is", "sapo", "sft",
+           "simpo", "vespo")  # fmt: skip
 
 
 class Case(NamedTuple):

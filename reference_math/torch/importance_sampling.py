@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from reference_math.importance_sampling import MODES
+from reference_math.importance_sampling import GEOMETRIC, MODES
 from reference_math.torch import _checks, ratios
 
 
@@ -17,8 +17,8 @@ from reference_math.torch import _checks, ratios
 def ratio(
     old_per_token_logps, sampling_per_token_logps, completion_mask, *, mode, clip_min, clip_max
 ):
-    """p_old / p_sampling, bounded: (B, T) with 1 on padding, or (B, 1) at sequence level."""
-    level, outside = _checks.one_of("mode", mode, MODES).split("_")
+    """p_old / p_sampling, bounded: (B, T) with 1 on padding, or (B, 1) of a whole completion."""
+    level, outside = _checks.one_of("mode", mode, MODES + GEOMETRIC).split("_")
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     low = -math.inf if clip_min is None else _checks.number("clip_min", clip_min)
     high = math.inf if clip_max is None else _checks.number("clip_max", clip_max, at_least=low)
@@ -27,9 +27,14 @@ def ratio(
     log_rho = log_rho - _checks.counted(
         "sampling_per_token_logps", sampling_per_token_logps, scored
     )
-    if level == "sequence":
+    of_tokens = ratios.ratio(log_rho)
+    if level != "token":
         log_rho = log_rho.sum(dim=1, keepdim=True)
-    rho = ratios.ratio(log_rho)
+    rho = ratios.ratio(log_rho / ratios.lengths(mask) if level == "geometric" else log_rho)
     inside = (low <= rho) & (rho <= high)
-    bounded = torch.where(inside, rho, rho.clamp(low, high) if outside == "truncate" else 0.0)
-    return bounded if level == "sequence" else bounded.masked_fill(mask == 0, 1.0)
+    if outside == "truncate":
+        bounded = rho.clamp(low, high)
+    else:
+        bounded = torch.where(inside, of_tokens if outside == "gate" else rho, 0.0)
+    whole = level != "token" and outside != "gate"
+    return bounded if whole else bounded.masked_fill(mask == 0, 1.0)

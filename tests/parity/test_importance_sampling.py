@@ -24,7 +24,7 @@ def two_samplers(seed=0):
     return (x.astype(np.float32).astype(float) for x in (old, sampling))
 
 
-@modes
+@pytest.mark.parametrize("mode", importance_sampling.MODES + importance_sampling.GEOMETRIC)
 @bounds
 def test_the_twin_agrees_wherever_it_runs(place, mode, low, high):
     old, sampling = (place.tensor(x) for x in two_samplers())

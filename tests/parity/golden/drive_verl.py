@@ -74,11 +74,15 @@ def advantages(out, algos, config, m, index):
              "adv gpg": (algos.compute_gpg_outcome_advantage, {}),
              "adv opo": (algos.compute_opo_outcome_advantage, {}),
              "adv pass@k": (algos.compute_grpo_passk_outcome_advantage,
-                            {"config": config(norm_adv_by_std_in_grpo=True)})}  # fmt: skip
+                            {"config": config(norm_adv_by_std_in_grpo=True)}),
+             "adv pass@k, without std": (algos.compute_grpo_passk_outcome_advantage,
+                                         {"config": config(norm_adv_by_std_in_grpo=False)})}  # fmt: skip
     for case, (compute, options) in whole.items():
         out.keep(case, compute(**rewards, **options)[0])
     alone = rewards | {"index": __import__("numpy").arange(len(index)).astype(object)}
     out.keep("adv grpo, groups of one", algos.compute_grpo_outcome_advantage(**alone)[0])
+    greedy = t([0.5, -0.25] * (len(index) // 2))
+    out.keep("adv remax", algos.compute_remax_outcome_advantage(t("Rt"), greedy, m)[0])
     plus = algos.compute_reinforce_plus_plus_outcome_advantage
     out.keep("adv reinforce++", plus(t("Rt"), m, config=config(gamma=0.9))[0])
     a, returns = algos.compute_gae_advantage_return(t("Rt"), t("v"), m, 0.97, 0.9)
@@ -110,6 +114,15 @@ def policies(out, algos, config, m):
     run("geo_mean", "geo_mean", clip_ratio_low=0.4, clip_ratio_high=0.4)
     run("gpg", "gpg", "seq-mean-token-sum")
     run("dppo_tv", "dppo_tv", clip_ratio_low=0.02, clip_ratio_high=0.02)
+    run("dppo_tv, far off-policy", "dppo_tv", old="far", clip_ratio_low=0.02, clip_ratio_high=0.05)
+    run("dppo_kl", "dppo_kl", clip_ratio_low=0.01, clip_ratio_high=0.02)
+    # as many may be drawn as there are, so no chance is left in it
+    run(
+        "clip_cov",
+        "clip_cov",
+        policy_loss={"clip_cov_ratio": 1.0, "clip_cov_lb": 0.3, "clip_cov_ub": 2.0},
+    )
+    run("kl_cov", "kl_cov", policy_loss={"kl_cov_ratio": 0.2, "ppo_kl_coef": 0.5})
     run("dro", "dro", policy_loss={"dro_beta": 0.7})
 
 

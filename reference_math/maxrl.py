@@ -1,0 +1,43 @@
+"""MaxRL's advantage: the deviation from the group's mean reward, divided by that mean.
+
+    A_i = (r_i - mean r) / (mean r + eps)
+
+Source    Tajwar et al., Maximum Likelihood Reinforcement Learning, arXiv 2602.02710
+Torch     none     Lesson   none
+Proof     tests/laws/test_maxrl.py, tests/parity/test_maxrl.py
+
+Shapes    B completions in prompt-major groups of num_generations.
+Missing   a reward that is None or NaN: it leaves the mean, and its advantage is 0.
+
+Rewards are never negative; the paper's are 0 and 1.  With those, a prompt that the policy solves once
+in a hundred answers pushes a hundred times as hard on its right answer as plain REINFORCE: the
+gradient goes to that of log P(right) as the group grows.  A group of N has the first N - 1 terms,
+sum_k (1 - P(right))^(k - 1) grad P(right).  Where no answer is right the advantages are 0.
+"""
+
+import numpy as np
+
+from reference_math import _checks, advantages
+
+
+def advantage(rewards, num_generations, *, eps):
+    """The advantage of each completion.
+
+    rewards           (B,)    one a completion, at least 0; None or NaN = missing
+    num_generations   completions of one prompt
+    eps               >= 0, added to the mean. SkyRL: 1e-6
+    returns           (B,)
+
+    >>> advantage([1.0, 0.0, 0.0, 0.0], 4, eps=0.0)          # the mean is 1/4
+    array([ 3., -1., -1., -1.])
+    """
+    rewards = _checks.maybe_missing("rewards", rewards, ndim=1)
+    if (rewards < 0).any():
+        raise ValueError(f"rewards must be >= 0, got {np.nanmin(rewards)}")
+    eps = _checks.number("eps", eps, at_least=0)
+    grouped = rewards.reshape(-1, _checks.groups("rewards", len(rewards), num_generations))
+    there = ~np.isnan(grouped)
+    total = np.where(there, grouped, 0.0).sum(axis=1, keepdims=True)
+    mean = total / np.maximum(there.sum(axis=1, keepdims=True), 1)
+    deviations = np.nan_to_num(advantages.centered(grouped, axis=1))
+    return (deviations / np.where(mean > 0, mean + eps, 1.0)).reshape(-1)
