@@ -15,7 +15,8 @@ average over a token the policy drew, the gradient is that of KL(p || p_T).  w i
 
 TRL    By default w = 1, clip = 2 and one sampled token, where the paper compares whole
        distributions: modes "full_logits" and "topk_logits" are `sdft.loss`, on the mask times
-       has_teacher.  Its loss_type "dapo" (default) is bnpo here: the micro-batch's own tokens.
+       has_teacher; with the teacher on a server, `server_distillation`'s divergence, row by row.
+       Its loss_type "dapo" (default) is bnpo here: the micro-batch's own tokens.
 """
 
 import numpy as np

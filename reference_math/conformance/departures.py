@@ -312,6 +312,12 @@ DEPARTURES = [
     ),
     _departure(
         "sdpo",
+        "topk_logits, teacher on the server",
+        "On the teacher's likeliest tokens; with a local teacher on the student's.",
+        "arXiv 2601.20802",
+    ),
+    _departure(
+        "sdpo",
         "loss_type 'dapo' (default)",
         "Divided by the tokens of the micro-batch: it is bnpo.",
         "arXiv 2503.14476",

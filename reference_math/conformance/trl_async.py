@@ -138,7 +138,7 @@ def distillation(
     if tokens is None:
         last = torch.where(support_ids[..., -1] < 0, 0, support_ids.shape[-1] - 1)
         tokens = support_ids.gather(-1, last[..., None])[..., 0].clamp(min=0)
-    logps = teacher_support_logps.masked_fill(support_ids < 0, float("-inf"))
+    logps = teacher_support_logps.float().masked_fill(support_ids < 0, float("-inf"))
     groups = [[] for _ in range(num_processes)]
     for b, sample in enumerate(_samples(completion_mask)):
         sample |= {"input_ids": pad(tokens[b], (1, 0)).cpu(), "prompt_id": b}

@@ -76,7 +76,60 @@ def sdpo_of_logits(
     )
 
 
-def _sdpo(student_logits, teacher_logits, tokens, old, advantages, mask, *, has_teacher, **options):
+def sdpo_of_server(
+    student_logits,
+    support_ids,
+    teacher_support_logps,
+    tokens,
+    teacher_per_token_logps,
+    completion_mask,
+    *,
+    alpha,
+    add_tail,
+    mode="topk_logits",
+):
+    """`SDPOTrainer.compute_loss` at distillation_weight 1 with the teacher on the generation server.
+
+    student_logits            (B, T, V)
+    support_ids               (B, T, K)  the teacher's likeliest tokens
+    teacher_support_logps     (B, T, K)
+    tokens                    (B, T)     that the policy sampled
+    teacher_per_token_logps   (B, T)     of them
+    completion_mask           (B, T)
+    mode                      distillation_mode: "topk_logits" or "sampled_token"
+    """
+    result = {"actual_logprobs": teacher_per_token_logps, "topk_token_ids": support_ids}
+    result["topk_logprobs"] = teacher_support_logps
+    return _sdpo(
+        student_logits,
+        None,
+        tokens,
+        None,
+        None,
+        completion_mask,
+        has_teacher=None,
+        server=result,
+        distillation_mode=mode,
+        distillation_alpha=alpha,
+        distillation_topk=support_ids.shape[-1],
+        distillation_add_tail=add_tail,
+        distillation_is_clip=None,
+        distillation_weight=1.0,
+    )
+
+
+def _sdpo(
+    student_logits,
+    teacher_logits,
+    tokens,
+    old,
+    advantages,
+    mask,
+    *,
+    has_teacher,
+    server=None,
+    **options,
+):
     from contextlib import nullcontext
 
     from trl.experimental.sdpo.sdpo_trainer import SDPOTrainer
@@ -85,8 +138,11 @@ def _sdpo(student_logits, teacher_logits, tokens, old, advantages, mask, *, has_
         student_logits.device,
         args=SimpleNamespace(**options),
         model=stubs.model(lambda **_: None),
-        teacher_model=_before_shift(teacher_logits),
-        use_teacher_server=False,
+        teacher_model=None if server else _before_shift(teacher_logits),
+        use_teacher_server=server is not None,
+        state=SimpleNamespace(global_step=0),
+        _last_loaded_step=0,
+        _get_teacher_token_logprobs_from_server=lambda *_: server,
         temperature=1.0,
         model_kwarg_keys=(),
         current_gradient_accumulation_steps=1,
@@ -97,6 +153,7 @@ def _sdpo(student_logits, teacher_logits, tokens, old, advantages, mask, *, has_
     for name in (
         "_compute_policy_loss",
         "_compute_self_distillation_loss",
+        "_compute_server_distillation_loss",
         "_compute_teacher_student_logits",
         "_forward_logits",
     ):

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import advantages, grpo
+from reference_math import advantages, conventions, grpo
 from reference_math.conformance import trl_async
 
 MASK = np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
@@ -70,6 +70,24 @@ def test_the_advantages_divide_by_the_std_of_the_group_with_ddof_0(rewards):
     theirs = trl_async.grpo_advantages(rewards)
     ours = advantages.group(rewards, len(rewards), ddof=0, eps=1e-8)
     np.testing.assert_allclose(theirs, ours, rtol=1e-13, atol=1e-15)
+
+
+def test_its_row_of_conventions_is_its_defaults_and_what_it_computes():
+    from dataclasses import fields
+
+    from trl.experimental.async_grpo import AsyncGRPOConfig
+
+    row = next(row for row in conventions.TABLE if row["name"] == "TRL AsyncGRPOTrainer")
+    default = {field.name: field.default for field in fields(AsyncGRPOConfig)}
+    assert row["epsilon_low"] == row["epsilon_high"] == default["epsilon"]
+    assert default["epsilon_high"] is None and "beta" not in default and row["beta"] == 0.0
+    assert (row["reduction"], row["level"]) == (
+        BNPO["reduction"],
+        BNPO["importance_sampling_level"],
+    )
+    rewards = [1.0, 0.0, 0.25]
+    ours = advantages.group(rewards, 3, ddof=row["ddof"], eps=row["eps"])
+    np.testing.assert_allclose(ours, trl_async.grpo_advantages(rewards), rtol=1e-13)
 
 
 @pytest.mark.library_defect

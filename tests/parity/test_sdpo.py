@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import logprobs, sdft, sdpo
+from reference_math import logprobs, sdft, sdpo, server_distillation
 from reference_math.conformance import trl_teacher
 
 # float64, the same operations in another order; atol: what cancels from terms of order one
@@ -108,3 +108,43 @@ def test_on_whole_distributions_it_is_sdft_on_the_rows_that_have_a_teacher(alpha
     options = {"alpha": alpha, "is_weights": w} | support
     np.testing.assert_allclose(theirs.item(), sdft.loss(*args, **options), **EXACT)
     np.testing.assert_allclose(x.grad, sdft.loss_grad(*args, **options), **EXACT)
+
+
+def a_servers_batch(k=3):
+    """Rows of the same length, so that the mean over rows is the mean over tokens."""
+    logits, tokens, _, _, _, _ = a_batch()
+    teacher = np.random.default_rng(5).normal(scale=1.5, size=logits.shape)
+    log_p = logprobs.log_softmax(teacher)
+    ids = np.argsort(-teacher, axis=-1)[..., :k]
+    sampled = np.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+    mask = np.broadcast_to((np.arange(4) < 3).astype(float), tokens.shape).copy()
+    return logits, ids, np.take_along_axis(log_p, ids, axis=-1), tokens, sampled, mask
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("add_tail", [True, False])
+def test_with_its_teacher_on_a_server_it_is_server_distillation(alpha, add_tail):
+    """On the teacher's likeliest tokens; a local teacher is compared on the student's."""
+    logits, ids, logps, *rest, mask = a_servers_batch()
+    x = torch.tensor(logits, requires_grad=True)
+    given = map(torch.tensor, (ids, logps, *rest, mask))
+    theirs = trl_teacher.sdpo_of_server(x, *given, alpha=alpha, add_tail=add_tail)
+    theirs.backward()
+    args, options = (logits, ids, logps, mask), {"beta": alpha, "add_tail": add_tail}
+    np.testing.assert_allclose(theirs.item(), server_distillation.loss(*args, **options), **EXACT)
+    grad = server_distillation.loss_grad(*args, **options)
+    np.testing.assert_allclose(x.grad, grad, **EXACT)
+
+
+def test_the_sampled_token_on_a_server_is_that_of_a_local_teacher():
+    logits, ids, logps, tokens, sampled, mask = a_servers_batch()
+    x = torch.tensor(logits, requires_grad=True)
+    given = map(torch.tensor, (ids, logps, tokens, sampled, mask))
+    theirs = trl_teacher.sdpo_of_server(x, *given, alpha=1.0, add_tail=False, mode="sampled_token")
+    theirs.backward()
+    own = logprobs.per_token_logps(logits, tokens)
+    args = own, own, sampled, np.zeros(len(own)), mask
+    options = POLICY | {"reduction": "grpo", "is_clip": None, "distillation_weight": 1.0}
+    np.testing.assert_allclose(theirs.item(), sdpo.loss(*args, **options), **EXACT)
+    grad = logprobs.logits_grad(logits, tokens, sdpo.loss_grad(*args, **options))
+    np.testing.assert_allclose(x.grad, grad, **EXACT)
