@@ -17,8 +17,8 @@ A clip of the ratio stops a token of probability 0.001 at 0.0012 and lets one of
 difference of probabilities, the total variation of the two binary distributions, treats both alike.
 Only a token that has already moved too far the way its advantage pushes it is left out.
 
-Without a truncation the gradient is that of -w A, whose value verl does not take: SkyRL and prime-rl
-do, with the sampler's probabilities for p_old.  verl's truncation is clip_ratio_c, 3 by default in its
+Without a truncation the gradient is that of -w A, whose value SkyRL takes, with the sampler's
+probabilities for p_old.  verl takes the value above.  Its truncation is clip_ratio_c, 3 by default in its
 configuration; 20, which its code names, is only for a configuration without that field.
 """
 

@@ -5,7 +5,7 @@
 Source    Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (truncate);
           Liu et al., "When Speed Kills Stability" (mask);  TRL's vllm_importance_sampling_mode
           IcePop: Ling team, Every Step Evolves, arXiv 2510.18855 (token_mask with both bounds)
-          geometric: ms-swift, unsloth (truncate), AReaL, open-instruct (mask), OpenRLHF, NeMo-RL (gate)
+          geometric: ms-swift and unsloth (truncate), AReaL (mask), OpenRLHF and ms-swift (gate)
 Torch     reference_math.torch.importance_sampling     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_importance_sampling.py, tests/parity/test_importance_sampling.py
 
@@ -13,7 +13,7 @@ Shapes    B completions, T tokens each.
 Use       as `factor` of a loss; vespo takes it as a factor of its own w instead. It has no gradient.
 
 "Sequence" is the product of the tokens' ratios in TRL, which leaves any band as the completion grows.
-In ms-swift, AReaL, OpenRLHF, NeMo-RL and open-instruct it is their geometric mean: `geometric` here.
+In ms-swift, AReaL and OpenRLHF it is their geometric mean: `geometric` here.
 """
 
 import numpy as np
