@@ -135,9 +135,9 @@ def keep_mask(
     a = ratios.column(advantages, len(mask))
     logps = _checks.counted("per_token_logps", per_token_logps, mask)
     old = _checks.counted("old_per_token_logps", old_per_token_logps, mask)
-    moved = np.exp(logps) - np.exp(old)
-    far = np.abs(moved) if divergence == "tv" else binary_kl(logps, old)
-    beyond = np.where(a > 0, (moved > 0) & (far > high), (moved < 0) & (far > low))
+    far = np.abs(np.exp(logps) - np.exp(old)) if divergence == "tv" else binary_kl(logps, old)
+    far = np.sign(logps - old) * far
+    beyond = np.where(a > 0, far > high, -far > low)
     return np.where((mask == 1) & beyond, 0.0, 1.0)
 
 
@@ -155,7 +155,7 @@ def binary_kl(per_token_logps, old_per_token_logps):
     with np.errstate(divide="ignore"):  # log(1 - 1) = -inf
         rest, old_rest = log1mexp(logps), log1mexp(old)
     q = np.exp(old_rest)
-    gap = np.where(q > 0, old_rest, 0.0) - np.where(q > 0, rest, 0.0)
+    gap = np.subtract(old_rest, rest, out=np.zeros_like(q), where=q > 0)
     return np.exp(old) * (old - logps) + q * gap
 
 

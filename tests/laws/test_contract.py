@@ -63,7 +63,7 @@ REFUSED = {
 REFUSED["sft.dft"] = REFUSED["sft.nll"]
 ALLOWED = {
     "distillation.loss": {"num_items_in_batch": 1},
-    "dppo.loss": {"delta_low": 0.0, "delta_high": 0.0},
+    "dppo.loss": {"delta_low": 0.0, "delta_high": 0.0, "truncation": 0.5},
     "gmpo.loss": {"epsilon_low": 0.0, "epsilon_high": 0.0},
     "minillm.loss": {"clip": 0.0},
     "nash_md.loss": {"win_probability": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]},

@@ -102,6 +102,8 @@ def test_a_policy_that_is_sure_keeps_a_finite_gradient():
     options = BOUNDS | {"divergence": "kl", "truncation": None, "reduction": "bnpo"}
     grad = dppo.loss_grad(sure, half, [1.0], ones, **options)
     np.testing.assert_array_equal(grad, [[0.0, -0.5]])
+    nearly = np.array([[-1e-20, -1e-20]])  # rounds to the same probability, 1
+    assert np.isfinite(dppo.loss_grad(sure, nearly, [1.0], ones, **options)).all()
 
 
 def test_the_truncation_bounds_the_weight_and_nothing_else():

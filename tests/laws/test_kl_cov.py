@@ -103,6 +103,11 @@ def test_of_equal_covariances_the_earlier_is_chosen():
     )
 
 
+def test_a_token_alone_varies_with_nothing():
+    alone = np.array([[1.0, 0.0]])
+    np.testing.assert_array_equal(kl_cov.covariances([[-3.0, -1.0]], [2.0], alone), [[0.0, 0.0]])
+
+
 def test_where_nothing_counts_nothing_is_chosen():
     assert not kl_cov.top_share(MASK, 0 * MASK, share=0.5).any()
     assert not kl_cov.covariances(MASK, ADVANTAGES, 0 * MASK).any()

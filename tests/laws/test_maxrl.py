@@ -39,8 +39,8 @@ def test_rewards_times_a_constant_change_nothing_without_eps():
 
 
 def test_a_missing_reward_leaves_the_mean():
-    got = maxrl.advantage([1.0, None, 0.0, 1.0, None, None], 3, eps=0.0)
-    np.testing.assert_allclose(got, [1.0, 0.0, -1.0, 0.0, 0.0, 0.0], atol=1e-15)
+    got = maxrl.advantage([1.0, None, 0.0, 1.0, None, None, None, None, None], 3, eps=0.0)
+    np.testing.assert_allclose(got, [1.0, 0.0, -1.0, *[0.0] * 6], atol=1e-15)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6])

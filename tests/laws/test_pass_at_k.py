@@ -45,11 +45,12 @@ def test_the_best_may_be_below_0():
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_scaled_it_is_in_units_of_the_groups_std(ddof):
+@pytest.mark.parametrize("k", [2, 4])
+def test_scaled_it_is_in_units_of_the_groups_std(ddof, k):
     rewards = np.random.default_rng(0).normal(size=12)
-    std = np.repeat(rewards.reshape(3, 4).std(axis=1, ddof=ddof), 4)
-    got = pass_at_k.scaled(rewards, 4, ddof=ddof, eps=0.1)
-    np.testing.assert_allclose(got, pass_at_k.advantage(rewards, 4) / (std + 0.1), rtol=1e-13)
+    std = np.repeat(rewards.reshape(-1, k).std(axis=1, ddof=ddof), k)
+    got = pass_at_k.scaled(rewards, k, ddof=ddof, eps=0.1)
+    np.testing.assert_allclose(got, pass_at_k.advantage(rewards, k) / (std + 0.1), rtol=1e-13)
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
