@@ -1,6 +1,8 @@
 """Whether a completion that earns a reward can follow a prompt of GRPO."""
 
-from trl.chat_template_utils import parse_response
+import copy
+
+from trl.chat_template_utils import add_response_schema, parse_response
 
 from lab.marks import ERRORS
 from lab.problems import Problem
@@ -25,6 +27,14 @@ PARSED = (
     "the tokenizer has a response template, and TRL parses completions with it: what the rewards "
     "see has lost its tags; set tokenizer.response_template = tokenizer.response_schema = None"
 )
+PARSED_FOR_TOOLS = (
+    "with tools TRL parses completions by a response template of its own: what the rewards see has "
+    "lost its tags; let them read reasoning_content and content of the message, or leave tools out"
+)
+NO_PARSER = (
+    "with tools TRL parses completions by a response template, and it has none for this chat "
+    "template; set tokenizer.response_template, or leave tools out"
+)
 TOO_SHORT = (
     "max_completion_length is {}, and the shortest completion in form takes {} tokens: every "
     "reward would be 0; raise it"
@@ -42,16 +52,28 @@ def check_completions(reader, row):
     needed = shortest(tokenizer)
     if most is not None and most < needed:
         raise ValueError(f"validate: {TOO_SHORT.format(most, needed)}")
-    parses = any(getattr(tokenizer, name, None) is not None for name in PARSERS)
-    if not parses or isinstance(row["prompt"], str):
+    parser, lost = _parser(reader)
+    if parser is None or isinstance(row["prompt"], str):
         return
     try:
         (sequence,) = reader.sequences(row)
     except ERRORS:  # the row's own problem, named with the rows
         return
     ids = tokenizer(IN_FORM + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
-    if IN_FORM not in parse_response(tokenizer, ids, prefix=sequence.ids)["content"]:
-        raise ValueError(f"validate: {PARSED}")
+    if IN_FORM not in parse_response(parser, ids, prefix=sequence.ids)["content"]:
+        raise ValueError(f"validate: {lost}")
+
+
+def _parser(reader):
+    """The tokenizer by which GRPOTrainer parses completions, or None, and what to say of lost tags."""
+    if any(getattr(reader.tokenizer, name, None) is not None for name in PARSERS):
+        return reader.tokenizer, PARSED
+    if not reader.settings.tools:
+        return None, ""
+    try:
+        return add_response_schema(copy.copy(reader.tokenizer)), PARSED_FOR_TOOLS
+    except ValueError as error:
+        raise ValueError(f"validate: {NO_PARSER}") from error
 
 
 def check_room(sequence, tokenizer, settings, max_length):

@@ -310,6 +310,34 @@ def test_a_response_template_that_takes_the_tags_away_is_named(tokenizer_of):
     assert validate.validate([QUESTION], "grpo", tok, None)["rows"] == 1
 
 
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: the first
+        b: the second
+    """
+    return a + b
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5"])
+def test_tools_that_take_the_tags_away_are_named(name, tokenizer_of):
+    """TRL sets a response template by itself where it is given tools, and the tags go with it."""
+    tok = tokenizer_of(name)
+    assert validate.validate([QUESTION], "grpo", tok, None)["rows"] == 1
+    named(tok, "grpo", [QUESTION], "with tools TRL parses.*reasoning_content", tools=[add])
+    assert getattr(tok, "response_template", None) is None  # the caller's own stays as it was
+    theirs = add_response_schema(tok)
+    asked = tok.apply_chat_template(QUESTION["prompt"], tools=[add], add_generation_prompt=True)
+    written = tok("<think>1+1</think><answer>2</answer><|im_end|>")["input_ids"]
+    seen = parse_response(theirs, written, prefix=asked["input_ids"])["content"]
+    assert format_reward([seen]) == [0.0]
+
+
+def test_tools_with_a_template_that_trl_does_not_know_are_named():
+    named(model.tokenizer(), "grpo", [QUESTION], "has none for this chat template", tools=[add])
+
+
 def asked(tok, row, folder):
     """One real step of GRPO: the prompt that its model is asked with."""
 
