@@ -106,11 +106,12 @@ def test_a_policy_that_is_sure_keeps_a_finite_gradient():
     assert np.isfinite(dppo.loss_grad(sure, nearly, [1.0], ones, **options)).all()
 
 
-def test_the_truncation_bounds_the_weight_and_nothing_else():
+@pytest.mark.parametrize("truncation", [0.5, 1.1])
+def test_the_truncation_bounds_the_weight_and_nothing_else(truncation):
     logps, old = two_policies()
-    free, cut = (the(dppo.loss_grad, logps, old, truncation=t) for t in (None, 1.1))
+    free, cut = (the(dppo.loss_grad, logps, old, truncation=t) for t in (None, truncation))
     w = np.exp(logps - old)
-    np.testing.assert_allclose(cut, free * np.minimum(w, 1.1) / w, rtol=1e-13)
+    np.testing.assert_allclose(cut, free * np.minimum(w, truncation) / w, rtol=1e-13)
     assert (np.abs(cut) < np.abs(free)).any()
 
 
