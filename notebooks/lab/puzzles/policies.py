@@ -41,8 +41,8 @@ each completion, with the mean and the standard deviation (ddof 1, as torch has 
 prompt's group** of `num_generations` neighbours, and $\epsilon = 10^{-4}$.""",
     answer=group_advantages,
     cases={
-        "rewards of 0 and 1": (_rng.integers(0, 2, 24).astype(float), 8),
         "a group of equal rewards teaches nothing": (np.array([1.0, 1, 1, 1, 0, 0, 1, 0]), 4),
+        "rewards of 0 and 1": (_rng.integers(0, 2, 24).astype(float), 8),
         "any numbers": (_rng.standard_normal(12), 3),
     },
     tolerance={"atol": 1e-9},
