@@ -505,7 +505,8 @@ def find(name):
     """
     known = _names()
     if _key(name) not in known:
-        near = get_close_matches(_key(name), known, n=3, cutoff=0.5)
+        begun = [key for key in known if _key(name) and key.startswith(_key(name))]
+        near = [*begun[:3], *get_close_matches(_key(name), known, n=3, cutoff=0.5)]
         near = ", ".join(dict.fromkeys(repr(known[key].names[0]) for key in near))
         raise ValueError(f"no method is called {name!r}; near: {near or 'see README.md'}")
     return describe(known[_key(name)])

@@ -90,6 +90,8 @@ def test_names_of_the_field_lead_to_the_formula(name, formula):
 def test_an_unknown_name_is_refused_with_what_is_near():
     with pytest.raises(ValueError, match="no method is called 'gsppo'; near: .*'GSPO'"):
         reference_math.find("gsppo")
+    with pytest.raises(ValueError, match="near: 'APO-zero', 'APO-down'"):
+        reference_math.find("APO")
     with pytest.raises(ValueError, match="near: see README.md"):
         reference_math.find("?")
 
