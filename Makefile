@@ -4,12 +4,14 @@
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
 # make site     the executed lessons, the methods, the modules and the report as pages: build/site
+# make bundle   a folder that installs the kit without a network: build/bundle
 # make lint     ruff, and no outputs left in the notebooks
 # make reset    takes the runs and what was solved away; the environment and the notebooks stay
 # make clean    removes the environment, the runs and the caches
 #
 # Each makes its own environment first, in .venv, and reuses it when nothing it depends on changed.
 #   PYTHON=python3.12   the Python to make it with       DEVICE=cpu   ignore the NVIDIA GPU
+#   BUNDLE=FOLDER       install from the wheels of a bundle alone, without a network
 #   READY=1             begin from the ready stages that came with the kit (make lab)
 #   NEWEST=1            newest releases instead of constraints.txt
 
@@ -20,6 +22,11 @@ VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 NBMAKE ?=
+# With a bundle pip looks at its wheels and nowhere else.
+ifneq ($(BUNDLE),)
+export PIP_NO_INDEX = 1
+export PIP_FIND_LINKS = $(abspath $(BUNDLE))/wheels
+endif
 JUPYTER ?=
 
 # A colocated engine leaves process groups and signal handlers behind, and accelerate believes them:
@@ -28,7 +35,7 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab test test-engine gpu jupyter mutants site lint reset clean environment
+.PHONY: lab test test-engine gpu jupyter mutants site bundle lint reset clean environment
 
 lab: environment
 	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
@@ -64,6 +71,9 @@ mutants: environment
 site: environment
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
 	$(BIN)/python docs/site/build.py
+
+bundle: environment
+	$(BIN)/python -m lab.bundle
 
 lint: environment
 	$(BIN)/python -m ruff check

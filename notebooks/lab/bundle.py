@@ -1,0 +1,96 @@
+"""What a workshop needs without a network, in one folder: for a stick that goes round the room.
+
+    make bundle                     build/bundle: wheels for this platform, executed lessons, the site
+    make lab BUNDLE=/media/stick    installs from its wheels alone, on the same platform and Python
+
+The wheels are the packages of this environment, in their own versions. The ready stages come with the
+kit itself (`lab.ready`), so that with READY=1 nobody waits for the first lesson either.
+
+Proof     tests/lab/test_bundle.py
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import install, runs
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = "posttraining-lab"
+BUILD = ("setuptools", "wheel")  # pip builds the kit's own package with them
+HOW = """\
+# A workshop's bundle
+
+Made by `make bundle` for Python {python} on {platform}.
+
+    make lab BUNDLE={here} READY=1     in a clone of the kit: installs from wheels/ alone, no network
+    wheels/                            the packages
+    notebooks/                         the lessons, executed
+    site/index.html                    the site, if it was built
+"""
+
+
+def packages():
+    """name==version of what is installed here, the kit itself left out; it comes as a clone."""
+    command = [sys.executable, "-m", "pip", "list", "--format=freeze", "--exclude-editable"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return sorted(line for line in listed if install.name_of(line) != OWN)
+
+
+def download(wanted, folder):
+    """Put the wheel of each package into the folder; what is there already is not fetched again.
+
+    Raises RuntimeError with the packages that pip finds nowhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lost = []
+    for package in wanted:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        command += ["--disable-pip-version-check", "--dest", str(folder), package]
+        indexes = [[], ["--index-url", install.TORCH_CPU_INDEX]] if "+cpu" in package else [[]]
+        tried = (subprocess.run([*command, *i], capture_output=True, check=False) for i in indexes)
+        if not any(done.returncode == 0 for done in tried):
+            lost.append(package)
+        print(f"\r{len(list(folder.iterdir()))} wheels", end="", flush=True)
+    print()
+    if lost:
+        raise RuntimeError(
+            f"pip finds no {', '.join(lost)} where it looks: the bundle would not install. "
+            "Connect to the network, or name a folder that has them in PIP_FIND_LINKS"
+        )
+
+
+def make(out):
+    """The whole bundle, into a folder; returns its size in bytes."""
+    download([*packages(), *BUILD], out / "wheels")
+    copies = {"notebooks": runs.path("notebooks", "tiny"), "site": ROOT / "build" / "site"}
+    for name, source in copies.items():
+        shutil.rmtree(out / name, ignore_errors=True)
+        if source.exists():
+            shutil.copytree(source, out / name)
+        else:
+            print(f"{name}: left out, {runs.shown(source)} is not there (make lab; make site)")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = HOW.format(python=python, platform=sys.platform, here=out)
+    (out / "README.md").write_text(text, encoding="utf-8")
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.bundle", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bundle")
+    out = Path(os.path.abspath(parser.parse_args(argv).out))
+    try:
+        size = make(out)
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from error
+    print(f"{size / 1e9:.2f} GB in {out}; elsewhere: make lab BUNDLE={out} READY=1")
+
+
+if __name__ == "__main__":
+    main()
