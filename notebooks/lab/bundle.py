@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import install, runs
+from lab import bars, install, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "posttraining-lab"
@@ -47,15 +47,13 @@ def download(wanted, folder):
     """
     folder.mkdir(parents=True, exist_ok=True)
     lost = []
-    for package in wanted:
+    for package in bars.over(wanted, "wheels"):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
         command += ["--disable-pip-version-check", "--dest", str(folder), package]
         indexes = [[], ["--index-url", install.TORCH_CPU_INDEX]] if "+cpu" in package else [[]]
         tried = (subprocess.run([*command, *i], capture_output=True, check=False) for i in indexes)
         if not any(done.returncode == 0 for done in tried):
             lost.append(package)
-        print(f"\r{len(list(folder.iterdir()))} wheels", end="", flush=True)
-    print()
     if lost:
         raise RuntimeError(
             f"pip finds no {', '.join(lost)} where it looks: the bundle would not install. "
