@@ -10,6 +10,7 @@ Proof     tests/lab/test_bundle.py
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ Made by `make bundle` for Python {python} on {platform}.
     make lab BUNDLE={here} READY=1     in a clone of the kit: installs from wheels/ alone, no network
     wheels/                            the packages
     notebooks/                         the lessons, executed
+    live/                              the lessons with headings and code alone, to teach live
     site/index.html                    the site, if it was built
 """
 
@@ -61,6 +63,20 @@ def download(wanted, folder):
         )
 
 
+def bare(notebook):
+    """A lesson for teaching live: its headings and its code, without prose and outputs."""
+    cells = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            lines = "".join(cell["source"]).splitlines()
+            kept = [line for line in lines if line.startswith("#")]
+            if kept:
+                cells.append(cell | {"source": "\n\n".join(kept)})
+        else:
+            cells.append(cell | {"outputs": [], "execution_count": None})
+    return notebook | {"cells": cells}
+
+
 def make(out):
     """The whole bundle, into a folder; returns its size in bytes."""
     download([*packages(), *BUILD], out / "wheels")
@@ -71,6 +87,10 @@ def make(out):
             shutil.copytree(source, out / name)
         else:
             print(f"{name}: left out, {runs.shown(source)} is not there (make lab; make site)")
+    (out / "live").mkdir(exist_ok=True)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = bare(json.loads(path.read_text(encoding="utf-8")))
+        (out / "live" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = HOW.format(python=python, platform=sys.platform, here=out)
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -53,6 +53,20 @@ def test_the_packages_are_those_of_the_environment_without_the_kit_itself():
     assert all("==" in line for line in found)
 
 
+def test_a_lesson_for_live_teaching_has_its_headings_and_code_and_no_prose():
+    markdown = {
+        "cell_type": "markdown",
+        "id": "0",
+        "metadata": {},
+        "source": ["# A\n", "words\n", "## B"],
+    }
+    prose = markdown | {"source": ["words alone"]}
+    code = {"cell_type": "code", "id": "1", "source": "1 + 1", "outputs": [2], "execution_count": 3}
+    found = bundle.bare({"cells": [markdown, prose, code], "nbformat": 4})
+    assert [cell["source"] for cell in found["cells"]] == ["# A\n\n## B", "1 + 1"]
+    assert found["cells"][1]["outputs"] == [] and found["nbformat"] == 4
+
+
 def test_make_looks_at_the_bundle_alone():
     show = "--eval=show:;@echo $$PIP_NO_INDEX $$PIP_FIND_LINKS"
     for given, said in (([], ""), (["BUNDLE=some/where"], f"1 {ROOT}/some/where/wheels")):
@@ -78,3 +92,4 @@ def test_a_bundle_says_how_it_is_used(tmp_path, monkeypatch):
         in (tmp_path / "out" / "README.md").read_text()
     )
     assert (tmp_path / "out" / "notebooks" / "00.ipynb").exists()
+    assert (tmp_path / "out" / "live" / "03_grpo.ipynb").exists()
