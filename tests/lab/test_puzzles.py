@@ -594,6 +594,14 @@ def test_a_lesson_asks_before_it_shows(path):
         assert text.index(f"{name} = lab.predict(") < text.index(f"{name}.reveal(")
 
 
+@pytest.mark.parametrize("path", LESSONS[6:], ids=lambda p: p.stem)
+def test_a_lesson_says_how_long_its_exercises_take(path):
+    intro = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    minutes, count = map(int, re.search(r"and (\d+) for the (\d+) exercises", intro).groups())
+    here = [lab.puzzle(n) for n in map(asked, code_cells(path)) if n]
+    assert (minutes, count) == (sum(puzzle.minutes for puzzle in here), len(here))
+
+
 def test_what_is_said_of_the_puzzles_is_counted():
     intro = "".join(json.loads((NOTEBOOKS / "puzzles.ipynb").read_text())["cells"][0]["source"])
     minutes = sum(puzzle.minutes for puzzle in puzzles.ALL.values())
