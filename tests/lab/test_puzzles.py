@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lab import check, predictions, puzzles
-from lab.puzzles import picture, policies, preferences, record, tokens
+from lab.puzzles import picture, policies, record
 
 from reference_math import advantages, gae, nf4
 from rewards import accuracy_reward
@@ -291,7 +290,7 @@ def test_a_puzzle_says_what_it_is(puzzle):
     assert 1 <= puzzle.minutes <= 15 and 1 <= puzzle.stars <= 3 and len(puzzle.hints) >= 2
     assert len(puzzle.idea) > 20 and len(puzzle.task) > 60
     assert puzzle.heading() in repr(puzzle) and puzzle.answer.__name__ in puzzle.signature()
-    assert "Puzzle(" not in puzzle.source() and puzzle.source().startswith("def ")
+    assert "Puzzle(" not in puzzle.source()
 
 
 @every_puzzle
@@ -542,15 +541,6 @@ def solved(cell):
     return stub.sub(lambda _: solution, cell)
 
 
-def solution_scope(puzzle):
-    """What a solution's source may use besides numpy: what stands beside it in the package."""
-    return {"lab": lab, "np": np} | {
-        name: value
-        for name, value in puzzle.answer.__globals__.items()
-        if not name.startswith("__")
-    }
-
-
 def test_every_puzzle_stands_in_its_lesson_and_in_the_puzzles_notebook():
     for path in LESSONS:
         number = str(int(path.name[:2]))
@@ -565,16 +555,14 @@ def test_every_puzzle_stands_in_its_lesson_and_in_the_puzzles_notebook():
 def test_each_exercise_of_a_notebook_is_right_with_its_solution_put_in(path, capsys):
     for cell in filter(asked, code_cells(path)):
         puzzle = lab.puzzle(asked(cell))
-        scope = solution_scope(puzzle)
+        scope = {"lab": lab, "np": np}  # all that a reader has who copies the solution
         exec(solved(cell), scope)  # noqa: S102 - the notebook's own cell
         assert f"{puzzle.answer.__name__}: right" in capsys.readouterr().out
         assert record.read()["puzzles"][puzzle.number]["solved"]
 
 
 def test_the_puzzles_notebook_runs_to_its_end_with_every_solution_put_in(capsys):
-    scope = {"lab": lab, "np": np, "nf4": nf4, "re": re, "math": math}
-    scope |= {name: getattr(tokens, name) for name in ("log_softmax", "softmax")}
-    scope["sigmoid"] = preferences.sigmoid
+    scope = {"lab": lab, "np": np}
     for cell in code_cells(NOTEBOOKS / "puzzles.ipynb")[1:]:
         exec(solved(cell) if asked(cell) else cell, scope)  # noqa: S102 - the notebook's own cell
     said = capsys.readouterr().out
@@ -609,3 +597,26 @@ def test_what_is_said_of_the_puzzles_is_counted():
     assert (
         f"{len(puzzles.ALL)} puzzles, numpy alone" in (NOTEBOOKS.parent / "README.md").read_text()
     )
+
+
+NASTY = {
+    "nan": lambda right: np.full(np.shape(right), np.nan),
+    "inf": lambda right: np.full(np.shape(right), np.inf),
+    "both ends": lambda right: np.full((2, 2), [-np.inf, 1e308]),
+    "nothing": lambda right: np.zeros((0, 3)),
+    "five axes": lambda right: np.zeros((1, 2, 1, 2, 3)),
+    "a number": lambda right: 1e-320,
+    "far too many": lambda right: np.zeros((50, 50)),
+    "truth values": lambda right: np.ones(3, bool),
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind", NASTY)
+@pytest.mark.parametrize("number", ["1.2", "3.2", "7.1"])  # a number, a table, three tables
+def test_whatever_came_is_drawn_or_left_out_in_a_notebook(number, kind, monkeypatch, capsys):
+    puzzle = lab.puzzle(number)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr("IPython.display.display", lambda shown: None)
+    given = puzzle.check(lambda *arguments: NASTY[kind](puzzle.answer(*arguments)))
+    assert given is puzzle.answer and "not right yet" in capsys.readouterr().out

@@ -8,10 +8,8 @@ A mistake is written in one of three ways, so that it stays short and close to t
 """
 
 import ast
-import html
 import inspect
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -91,13 +89,14 @@ class Puzzle:
 
         Never raises, whatever `yours` is or does: the notebook goes on with the reference.
         """
-        found = check.judge(
-            yours, self.answer, self.cases, self.wrong(), verify=self.verify, **self.tolerance
-        )
-        record.tried(self.number, found.kind)
-        print(check.sentence(self.answer.__name__, found))
-        if found.kind == check.WRONG and not self.verify and found.got is not None:
-            self._draw(found.case, yours=found.got)
+        with np.errstate(all="ignore"):  # what came may be anything, and is compared and drawn
+            found = check.judge(
+                yours, self.answer, self.cases, self.wrong(), verify=self.verify, **self.tolerance
+            )
+            record.tried(self.number, found.kind)
+            print(check.sentence(self.answer.__name__, found))
+            if found.kind == check.WRONG and not self.verify and found.got is not None:
+                self._draw(found.case, yours=found.got)
         if found.kind == check.WRONG:
             print(f"For a hint: lab.puzzle({self.number!r}).hint()")
         if found.kind == check.SOLVED:
@@ -132,8 +131,8 @@ class Puzzle:
             print(code)
 
     def source(self):
-        """The solution as text."""
-        return textwrap.dedent(inspect.getsource(self.answer))
+        """The solution as text, with what it needs besides numpy: it runs wherever it is copied to."""
+        return _with_its_needs(self.answer)
 
     def wrong(self):
         """{what to say: a function that makes this mistake}."""
@@ -147,7 +146,7 @@ class Puzzle:
             arguments = ", ".join(inspect.signature(self.answer).parameters)
             return eval(f"lambda {arguments}: {mistake}", scope)
         old, new = mistake
-        code = self.source()
+        code = inspect.getsource(self.answer)
         if old not in code:
             raise ValueError(f"puzzle {self.number}: {old!r} is not in the solution")
         exec(compile(ast.parse(code.replace(old, new)), "<mistake>", "exec"), scope)  # noqa: S102
@@ -166,4 +165,17 @@ class Puzzle:
             panels.append(("yours", yours))
         numbers = [f"{name} = {v:g}" for name, v in zip(names, arguments) if picture.is_number(v)]
         title = f"{case}{': ' if numbers else ''}{', '.join(numbers)}"
-        picture.show(panels, title=html.unescape(title))
+        picture.show(panels, title=title)
+
+
+def _with_its_needs(function):
+    """The source of a function, after the imports and the functions of its module that it names."""
+    imports, above = [], []
+    for name in function.__code__.co_names:
+        found = function.__globals__.get(name)
+        if inspect.ismodule(found) and name != "np":
+            imports.append(f"import {name}\n")
+        elif inspect.isfunction(found) and found is not function:
+            above.append(_with_its_needs(found))
+    head = "".join(imports) + ("\n\n" if imports else "")
+    return head + "\n\n".join([*above, inspect.getsource(function)])

@@ -73,7 +73,10 @@ def _heat(ax, name, rows):
 
     seen = rows[np.isfinite(rows)]
     low, high = (seen.min(), seen.max()) if seen.size else (0.0, 1.0)
-    shades = colormaps["cividis"]((np.nan_to_num(rows, nan=low) - low) / ((high - low) or 1.0))
+    within = np.clip(
+        np.nan_to_num(rows, nan=low), low, high
+    )  # an infinite one has the end's colour
+    shades = colormaps["cividis"]((within - low) / ((high - low) or 1.0))
     ax.imshow(shades, aspect=CELL[1] / _across(rows))
     ax.set_anchor("NW")
     for (y, x), value in np.ndenumerate(rows):
