@@ -5,6 +5,7 @@ from rewards.accuracy import accuracy_reward
 from rewards.combined import combine
 from rewards.format import format_reward
 from rewards.golds import check_golds
+from rewards.instruction import instruction_reward
 from rewards.length import length_reward, length_reward_within
 from rewards.overlong import overlong_reward_within
 from rewards.verdicts import Verdict, explain
@@ -16,6 +17,7 @@ __all__ = [
     "combine",
     "explain",
     "format_reward",
+    "instruction_reward",
     "length_reward",
     "length_reward_within",
     "overlong_reward_within",

@@ -27,12 +27,19 @@ from lab import bars, pace, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
 UNKNOWN = "How long this profile takes has not been measured; each lesson shows the time left"
-STAGE_OF = {"00": "base", "01": "sft", "02": "dpo", "03": "grpo", "04": "grpo"}
+# The stages that each lesson makes; the profile laptop has one lesson for all of its own.
+STAGES_OF = {"00": ["base"], "01": ["sft"], "02": ["dpo"], "03": ["grpo"], "04": ["grpo"]}
+STAGES_OF_LAPTOP = {"09": ["base", "sft", "dpo", "grpo"]}
+
+
+def stages_of():
+    """{the first two digits of a lesson: the stages that it makes} in this machine's profile."""
+    return STAGES_OF_LAPTOP if recipes.profile() == "laptop" else STAGES_OF
 
 
 def notebooks():
     """The lessons of the chain, in order."""
-    return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name[:2] in STAGE_OF]
+    return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name[:2] in stages_of()]
 
 
 def state_of(path):
@@ -43,9 +50,8 @@ def state_of(path):
 
 def _made_by(path):
     """The recipes of what a lesson makes: the first one trains the tiny base on every machine."""
-    stage = STAGE_OF[path.name[:2]]
-    own = [recipes.load(stage, "tiny")] if stage == "base" else []
-    return [*own, recipes.load(stage)]
+    own = [recipes.load("base", "tiny")] if path.name[:2] == "00" else []
+    return [*own, *map(recipes.load, stages_of()[path.name[:2]])]
 
 
 def is_current(path):

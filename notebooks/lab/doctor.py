@@ -21,6 +21,7 @@ import torch
 from lab import install, memory, pace, recipes, runs, vllm
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
+MEMORY_GB = {"tiny": 2, "laptop": 8}  # peaks of their stages, rounded up
 DISK_GB = 2.0  # for the runs and executed lessons of a chain, with room
 
 
@@ -106,7 +107,7 @@ def profile():
 
 def hub():
     """Whether models and data sets of a GPU profile can be reached."""
-    if recipes.profile() == "tiny" or os.environ.get("LAB_STANDINS"):
+    if recipes.profile() not in recipes.LONG or os.environ.get("LAB_STANDINS"):
         return Line(OK, "hub", "not needed")
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return Line(NOTE, "hub", "HF_HUB_OFFLINE=1: only what is in the cache can be used")
@@ -140,8 +141,12 @@ def stages():
 
 def room():
     """Whether the recipes of a GPU profile fit the card, by lab.memory's arithmetic."""
-    if recipes.profile() == "tiny" or not torch.cuda.is_available():
-        return Line(OK, "room", "the tiny profile takes 2 GB of memory")
+    chosen = recipes.profile()
+    if chosen in MEMORY_GB or not torch.cuda.is_available():
+        most = MEMORY_GB.get(chosen)
+        return Line(
+            OK, "room", f"the profile {chosen} takes {most} GB of memory" if most else "no GPU"
+        )
     from transformers import AutoConfig
 
     from lab import train

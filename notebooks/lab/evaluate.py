@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig
 
-from lab import bars, tasks
+from lab import bars, tasks, verified
 from rewards import accuracy_reward, format_reward
 
 
@@ -97,13 +97,13 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
     counts (Qwen2.5-Instruct ships a top-k, a top-p and a repetition penalty, which vLLM is not
     given either). The global generator is left as it was.
     """
-    written = _written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature)
-    return [text for text, _ in written]
+    found = written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature)
+    return [text for text, _ in found]
 
 
 @torch.no_grad()
-def _written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
-    """(text, whether it ended by itself) for each prompt."""
+def written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
+    """`sample` with, for each prompt, (text, whether it ended by itself)."""
     found = []
     with torch.random.fork_rng(), _pure(model):
         ends = model.generation_config.eos_token_id
@@ -144,8 +144,8 @@ def _pure(model):
 def score(model, tok, recipe, **changes):
     """The held-out scores of a plain model, as `evaluate` of its stage's recipe asks for them.
 
-    With a `name` there the problems are that data set's `split`, scored by `on_rows`; without one
-    those of the built-in task, scored by `evaluate`.
+    With a `name` there the problems are that data set's `split`, scored as its task is (`lab.verified`);
+    without one those of the built-in task, scored by `evaluate`.
 
     changes    instead of the recipe's own, e.g. n=50, seed=1
     returns    what a manifest keeps; {} if the recipe asks for no scores
@@ -156,7 +156,7 @@ def score(model, tok, recipe, **changes):
     if "name" not in options:
         return evaluate(model, tok, **options)
     lengths = {key: options[key] for key in ("max_new_tokens", "seed") if key in options}
-    return on_rows(model, tok, heldout(recipe, **changes), **lengths)
+    return verified.of(options["name"]).score(model, tok, heldout(recipe, **changes), **lengths)
 
 
 def heldout(recipe, n=None, seed=0, **_):
@@ -196,17 +196,17 @@ def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64):
     """
     n, prompts, golds = len(rows), rows["prompt"], rows["solution"]
     write = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    sampled = _written(model, tok, prompts, seed, **write, temperature=1.0)
+    sampled = written(model, tok, prompts, seed, **write, temperature=1.0)
     greedy = sample(model, tok, prompts, seed, temperature=0.0, **write)
     texts = [text for text, _ in sampled]
     right, verdicts = _right(texts, golds), _right(greedy, golds)
     return {
-        **_rate("heldout", sum(right), n),
+        **rate("heldout", sum(right), n),
         "heldout_n": n,
         "lenient_accuracy": sum(_right([in_tags(text) for text in texts], golds)) / n,
         "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
         "ended_rate": sum(ended for _, ended in sampled) / n,
-        **_rate("greedy", sum(verdicts), n),
+        **rate("greedy", sum(verdicts), n),
         "greedy_lenient": sum(_right([in_tags(text) for text in greedy], golds)) / n,
         "verdicts": verdicts,
     }
@@ -223,7 +223,7 @@ def in_tags(text):
     return f"<think>.</think><answer>{found[-1].rstrip(',')}</answer>" if found else ""
 
 
-def _rate(name, correct, n):
+def rate(name, correct, n):
     return {
         f"{name}_correct": correct,
         f"{name}_accuracy": correct / n,
@@ -251,7 +251,7 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
     }
     scores = {
         "heldout_n": n,
-        **_rate("heldout", sum(right), n),
+        **rate("heldout", sum(right), n),
         "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
         "preference_rate": sum(tasks.style_of(t) == tasks.PREFERRED for t in texts) / n,
         "accuracy_by_level": by_level,
@@ -269,7 +269,7 @@ def at_temperature_0(model, tok, rows):
     right = _right(sample(model, tok, rows["prompt"], 0, temperature=0.0), rows["solution"])
     carry = [r for r, has in zip(right, rows["carry"], strict=True) if has]
     return {
-        **_rate("greedy", sum(right), len(right)),
+        **rate("greedy", sum(right), len(right)),
         "verdicts": right,
         "greedy_carry": {"n": len(carry), "correct": sum(carry)},
     }

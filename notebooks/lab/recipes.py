@@ -1,6 +1,7 @@
 """Recipes: one YAML a stage and profile, read by the notebook, the terminal and the cluster.
 
     recipes/sft_tiny.yaml   a CPU, minutes, the built-in model and task
+    recipes/sft_laptop.yaml a CPU, an hour, SmolLM2-135M-Instruct from a wheel, instructions
     recipes/sft_t4.yaml     a Colab T4, Qwen2.5-0.5B-Instruct and the field's data sets
     recipes/sft_a100.yaml   the same on an A100
 
@@ -24,7 +25,8 @@ from lab import standins
 FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "recipe_files"
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 STAGES = ("base", "sft", "dpo", "grpo")
-PROFILES = ("tiny", "t4", "a100")
+PROFILES = ("tiny", "laptop", "t4", "a100")
+LONG = ("t4", "a100")  # profiles whose stages take longer than a lesson: trained only when asked to
 # The code that makes a stage of the tiny profile: a change here makes it anew.
 SOURCES = [
     Path(__file__).parent / f"{name}.py"
@@ -74,7 +76,8 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    return standins.into(for_a_server(for_this_card(recipe)))
+    recipe = for_a_server(for_this_card(recipe))
+    return standins.into(recipe) if recipe["profile"] in LONG else recipe
 
 
 def for_a_server(recipe):

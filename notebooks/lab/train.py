@@ -31,10 +31,11 @@ from lab import (
     ready,
     recipes,
     runs,
+    smollm,
     tasks,
     validate,
+    verified,
 )
-from rewards import accuracy_reward, format_reward
 
 # How the engine of GRPO gets the policy's weights: merged into plain ones, or as base and adapter.
 SYNCS = {"merged": "lab.colocated", "adapter": "lab.adapter_sync"}
@@ -57,12 +58,12 @@ MISSING = (
 
 
 def base_model(recipe):
-    """Where the 16-bit base is: a hub id, or the folder of the base stage."""
+    """Where the base is: a hub id, a folder, the model of a wheel, or the folder of the base stage."""
     while "model" not in recipe:
         if recipe["stage"] == "base":
             return str(runs.folder(recipe))
         recipe = recipes.parent(recipe)
-    return recipe["model"]
+    return smollm.found(recipe["model"])
 
 
 def load(recipe):
@@ -111,7 +112,8 @@ def dataset(recipe, policy, tok):
     length = args.get("vllm_max_model_length") if stage == "grpo" else args.get("max_length", 1024)
     settings = {name: args[name] for name in validate.Settings._fields if name in args}
     rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length, **settings)
-    validate.validate(rows, stage, tok, length, **settings)
+    unverifiable = verified.of(recipe["data"].get("name")).why_unverifiable
+    validate.validate(rows, stage, tok, length, unverifiable=unverifiable, **settings)
     apart(rows, recipe)
     return rows
 
@@ -166,7 +168,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     args = dict(recipe["args"], seed=recipe["seed"], output_dir=str(runs.folder(recipe)))
     if stage == "grpo":
         args["use_vllm"] = args.get("use_vllm", True) and vllm.available()
-        options.setdefault("reward_funcs", [accuracy_reward, format_reward])
+        options.setdefault("reward_funcs", verified.rewards(recipe))
         recipes.known([sync := recipe.get("sync", "merged")], SYNCS, "sync")
         options.setdefault("generation", importlib.import_module(SYNCS[sync]).Generation)
     # One bar, and trackio by our own callback (lab.callbacks), unless the recipe asks for more.
@@ -285,7 +287,7 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
     before = recipes.parent(recipe)
     long_runs = os.environ.get("LAB_TRAIN") == "1" if long_runs is None else long_runs
     if (
-        recipe["profile"] != "tiny"
+        recipe["profile"] in recipes.LONG
         and "args" in recipe
         and not (long_runs or runs.is_current(recipe))
     ):

@@ -79,7 +79,16 @@ PLAIN_TEXT = (
 )
 
 
-def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.01, **settings):
+def validate(
+    dataset,
+    kind,
+    tokenizer,
+    max_length,
+    gold="solution",
+    tolerated=0.01,
+    unverifiable=why_unverifiable,
+    **settings,
+):
     """Stop before a run that would mis-train, or fail with a cryptic error.
 
     dataset      a datasets.Dataset or a list of dicts
@@ -89,6 +98,7 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
                          completion share; None: nothing is cut
     gold         str     GRPO's column of golds
     tolerated    float   share of rows that may be truncated, dropped or without a verifiable gold
+    unverifiable  function  why a gold cannot be verified, "" if it can; by default of answers in mathematics
     settings     lab.rendered.Settings   what else the trainer is given: assistant_only_loss, ...
     returns      {"rows", "columns", "longest", "truncated", "dropped", "unverifiable", "notes"}
 
@@ -117,7 +127,7 @@ def validate(dataset, kind, tokenizer, max_length, gold="solution", tolerated=0.
             length, more = checker.check(example)
             longest, problems = max(longest, length), problems + more
             problems += nulls.check(row, example)
-        if kind == "grpo" and why_unverifiable(example.get(gold)):
+        if kind == "grpo" and unverifiable(example.get(gold)):
             problems = [*problems, UNVERIFIABLE]
         for problem in problems:
             found.add(row, problem)

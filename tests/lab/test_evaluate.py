@@ -203,7 +203,7 @@ def test_rows_of_a_data_set_are_judged_strictly_and_leniently(monkeypatch):
         ("<think>2+2</think><answer>5</answer>", True),
         ("Let me see, it is 4 or maybe", False),
     ]
-    monkeypatch.setattr(evaluate, "_written", lambda *args, **kwargs: said)
+    monkeypatch.setattr(evaluate, "written", lambda *args, **kwargs: said)
     rows = Dataset.from_list([{"prompt": [], "solution": "#### 4"}] * 4)
     scores = evaluate.on_rows(None, None, rows)
     assert (scores["heldout_correct"], scores["heldout_n"]) == (1, 4)
@@ -228,5 +228,5 @@ def test_the_last_box_or_number_is_what_counts(text, number):
 
 def test_sampling_says_which_texts_ended_by_themselves(untrained):
     small, tok = untrained
-    ends = evaluate._written(small, tok, PROMPTS, 0, 3, 600, 1.0)
+    ends = evaluate.written(small, tok, PROMPTS, 0, 3, 600, 1.0)
     assert [ended for _, ended in ends] == [False] * 3

@@ -88,7 +88,7 @@ def test_the_forecast_goes_with_the_pace_of_the_processor():
 
 
 def test_every_lesson_of_the_chain_has_its_seconds(capsys):
-    assert set(pace.LESSON_S) == set(chain.STAGE_OF)
+    assert set(pace.LESSON_S) == set(chain.STAGES_OF)
     chain.announce(chain.notebooks())
     said = capsys.readouterr().out
     assert "To run: 00_start_here" in said and " minutes on " in said

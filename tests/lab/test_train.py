@@ -192,7 +192,7 @@ def test_an_interrupted_stage_goes_on_where_it_was(small, tmp_path, monkeypatch,
 
 def test_every_lesson_of_the_chain_has_a_stage():
     names = [path.name[:2] for path in chain.notebooks()]
-    assert names == sorted(chain.STAGE_OF)
+    assert names == sorted(chain.STAGES_OF)
 
 
 def launch(stage, recipe, folder, **environment):

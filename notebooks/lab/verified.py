@@ -1,0 +1,32 @@
+"""How a task is verified: its rewards, its held-out scores, and which golds it can read.
+
+A data set's name says its task: "instructions/1" is `lab.instructions`; every other one, and the built-in
+sums, has answers in mathematics in the two tags of `rewards`.
+"""
+
+from typing import NamedTuple
+
+from rewards import accuracy_reward, format_reward, instruction_reward
+from rewards.verdicts import why_unverifiable
+
+
+class Task(NamedTuple):
+    reward_funcs: list  # what GRPO trains on
+    score: object  # (model, tok, rows, max_new_tokens, seed) -> what a manifest keeps
+    why_unverifiable: object  # gold -> "" or why it cannot be verified
+
+
+def of(name):
+    """The task of a data set, by its name; None is the built-in one."""
+    if name and name.startswith("instructions/"):
+        from lab import instructions
+
+        return Task([instruction_reward], instructions.score, instructions.why_unverifiable)
+    from lab import evaluate
+
+    return Task([accuracy_reward, format_reward], evaluate.on_rows, why_unverifiable)
+
+
+def rewards(recipe):
+    """The reward functions of a recipe's stage."""
+    return list(of(recipe.get("data", {}).get("name")).reward_funcs)
