@@ -8,7 +8,7 @@ little below those of the original. `transformers` reads that file, with these t
 
 weights     its model refuses `save_pretrained`: a plain model of the same shape takes the weights over
 eos         the file's tokenizer ends a turn with <|im_start|>, its template with <|im_end|>: a model
-            trained or sampled so never stops
+            that is sampled so goes on after the end of its answer
 padding     the file has none. <|endoftext|> pads, for the end of a turn must stay a trained token
 system      the template adds 20 tokens about "SmolLM" where a chat brings no system message of its own
 
@@ -147,5 +147,5 @@ def _id(tok, token):
     Raises ValueError for a tokenizer without it: its model would never stop.
     """
     if token not in tok.get_vocab():
-        raise ValueError(f"smollm: the tokenizer has no {token}: its model could never stop")
+        raise ValueError(f"smollm: the tokenizer has no {token}: no answer could end")
     return tok.convert_tokens_to_ids(token)

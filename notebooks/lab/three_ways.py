@@ -49,7 +49,7 @@ def plain(stage, seed=None):
     return where
 
 
-def measure(folder, rows, k=8, pass_n=100, max_new_tokens=24, seed=0):
+def measure(folder, rows, k=8, pass_n=64, max_new_tokens=24, seed=0):
     """What a saved model does with held-out instructions.
 
     returns   n; kept, greedy: {successes, share, ci95} of all rules at temperature 1 and at 0; pass_at_k: of
@@ -172,7 +172,7 @@ def drawn(stage):
     return options.get("n", 0) * options.get("samples", 0)
 
 
-def compare(n=400, scored=200, stages=tuple(WAYS), seed=0):
+def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
     """Every way measured on the same held-out instructions: {stage: what `measure` and `distance` give}."""
     rows, found = instructions.rows(n, split="heldout", seed=1), {}
     base, some = plain("base"), rows.select(range(min(scored, n)))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab import evaluate, model, runs, smollm
+from lab import model, runs, smollm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CHAT = [{"role": "user", "content": "Name the colour of grass in one word."}]
@@ -48,24 +48,26 @@ def test_the_weights_stand_in_their_places(converted):
     plain, tok = converted
     text = "Once upon a time there was a little girl who lived in a small house near the forest."
     right = mean_logp(plain, tok, text)
-    assert -2.5 < right < -1.0  # about -1.6; a uniform guess over the vocabulary is -10.8
+    assert -3.2 < right < -2.0  # -2.69 measured; a uniform guess over the vocabulary is -10.8
     weight = plain.model.layers[0].self_attn.q_proj.weight
     kept = weight.data.clone()
     weight.data = kept.view(9, 2, 32, -1).transpose(1, 2).reshape(kept.shape)
     wrong = mean_logp(plain, tok, text)
     weight.data = kept
-    assert wrong < right - 0.02
+    assert wrong < right - 0.5  # -3.97 measured
 
 
-def test_an_answer_ends_by_itself_and_not_with_the_file_s_own_eos(converted):
+def test_an_answer_ends_by_itself_and_with_the_file_s_own_eos_it_would_go_on(converted):
     plain, tok = converted
-    how = {"max_new_tokens": 60, "batch_size": 1, "temperature": 0.0}
-    ((text, ended),) = evaluate.written(plain, tok, [CHAT], 0, **how)
-    assert ended and "green" in text.lower()
-    plain.generation_config.eos_token_id = 1  # what the GGUF's tokenizer says
-    ((_, ended),) = evaluate.written(plain, tok, [CHAT], 0, **how)
-    plain.generation_config.eos_token_id = 2
-    assert not ended
+    asked = tok.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt")
+    how = {"max_new_tokens": 60, "do_sample": False}
+    written = {
+        eos: plain.generate(**asked, **how, eos_token_id=eos)[0, asked["input_ids"].shape[1] :]
+        for eos in (2, 1)  # ours, and what the GGUF's tokenizer says
+    }
+    ends = {eos: (ids == 2).nonzero().flatten().tolist() for eos, ids in written.items()}
+    assert 1 < len(written[2]) < 60 and ends[2] == [len(written[2]) - 1]
+    assert ends[1][0] < len(written[1]) - 1
 
 
 def test_a_converted_model_is_reused_and_another_file_is_converted_anew(
