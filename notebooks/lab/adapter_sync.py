@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lab import vllm  # first: it sets what torch and vLLM read when they load
 
-from peft import PeftModel  # isort: skip
+import torch  # isort: skip
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from trl.generation.vllm_generation import empty_cache
 
@@ -45,7 +46,8 @@ class Generation(colocated.Generation):
 
     def _init_vllm(self):
         model = self.accelerator.unwrap_model(self.model)
-        if reason := refusal(model):
+        dtype = (colocated.engine_defaults() | self.engine).get("dtype")
+        if reason := refusal(model) or refused_dtype(dtype):
             raise ValueError(f"sync: adapter: {reason}; take sync: merged")
         self.home = tempfile.TemporaryDirectory(prefix="lab-adapter-")  # goes when this goes
         self.folder = Path(self.home.name)
@@ -95,6 +97,17 @@ class Generation(colocated.Generation):
             return self.plain_generate(*args, lora_request=served, **kwargs)
 
         self.llm.generate = generate
+
+
+def refused_dtype(dtype):
+    """Why an engine of this dtype cannot add an adapter on this machine, or None.
+
+    vLLM's kernels for it on a GPU (vllm/lora/ops/triton_ops/lora_shrink_op.py) assert 16 bits, in the
+    middle of a generation and without a word.
+    """
+    if torch.cuda.is_available() and dtype in ("float32", torch.float32):
+        return "on a GPU vLLM adds adapters in 16 bits alone, and the engine's dtype is float32"
+    return None
 
 
 def refusal(model):

@@ -106,6 +106,13 @@ class Generation(vllm_generation.VLLMGeneration):
 
     def _noted(self, weights):
         for name, weight in weights:
+            # On a GPU the engine would sample from them, and its sampler ends the whole process.
+            if not torch.isfinite(weight).all():
+                raise SamplerGap(
+                    f"sync {self.syncs}: {name} holds values that are not numbers; the engine keeps the "
+                    "weights it had. Likely causes: a learning rate that is too high, float16 without "
+                    "loss scaling. What to do: go on from an earlier checkpoint with a lower rate."
+                )
             self.sent.append(name)
             yield name, weight
 
@@ -191,6 +198,8 @@ def release(owner):
 # float32: 2e-7 to 2e-6 measured on 3 layers; larger models add up more. An adapter one step old
 # shows 0.04 at a learning rate of 1e-3 and 4e-4 at 1e-5, a stale head 0.01 and 1e-4.
 ROUNDING_GAP = {torch.float32: 1e-4}
+# On a GPU a float32 engine is not exact: its attention is Triton's, whose dot products multiply in
+# TF32, 11 significant bits. On an H200 those 3 layers were 6e-4 apart.
 # In 16 bits rounding grows with depth and width: 0.001 on a tiny model, 0.02 on one of half a billion
 # parameters. So it is measured on the model at hand (`measured_rounding`), and a run stops at
 ROOM = 3  # times that.
@@ -205,8 +214,8 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     engine        options for vllm.LLM over `engine_defaults()`, e.g. {"dtype": "bfloat16"}
     max_gap       stop when the mean |log p_engine - log p_trainer| of a generation is larger;
-                  "auto" takes what rounding explains: a constant in float32, in 16 bits what the
-                  first generation shows (`measured_rounding`); None never stops
+                  "auto" takes what rounding explains: a constant in float32 on a CPU, in 16 bits and
+                  on a GPU what the first generation shows (`measured_rounding`); None never stops
     generation    the backend: a lesson shows a defect by a subclass of `Generation`
 
     Logs          sampling/gap_mean, sampling/gap_max (nats a token), sampling/sync_s (seconds)
@@ -233,7 +242,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                 "vllm_importance_sampling_correction=False leaves the trainer without log-probs of "
                 "the samples, and the gap could not be measured: leave it on"
             )
-        exact = dtypes_at_work(self) <= {torch.float32}
+        exact = dtypes_at_work(self) <= {torch.float32} and not tf32()
         self.max_gap = ROUNDING_GAP[torch.float32] if max_gap == "auto" and exact else max_gap
         # trl PR#7040: the engine seeds the global generator with the rank, and args.seed is lost.
         set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
@@ -268,7 +277,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                 "Likely causes: weights that did not arrive (a new kind of layer, a tied head), "
                 "dropout in the trainer, top_p, top_k, min_p or a repetition penalty in the "
                 "sampling, an adapter merged into a 4-bit base.\n"
-                "What to do: dropout 0, temperature alone; compare lab.vllm.vllm.merged_weights(model) "
+                "What to do: dropout 0, temperature alone; compare lab.vllm.merged_weights(model) "
                 "with what the engine serves; a larger max_gap= if a larger rounding is expected."
             )
 
@@ -283,11 +292,29 @@ def dtypes_at_work(trainer):
     return {dtype for dtype in dtypes if dtype and dtype.is_floating_point}
 
 
+def tf32():
+    """Whether a float32 engine here multiplies in TF32 somewhere."""
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def in_tf32(dtype):
+    """Multiply as a float32 engine here does, for as long as this lasts; other dtypes as before."""
+    before = torch.get_float32_matmul_precision()
+    if dtype == torch.float32 and tf32():
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def measured_rounding(trainer, output, rows=8):
     """What rounding explains of the gap of a generation, in nats a token, found without the engine.
 
     A plain copy of the trainer's merged weights, in the engine's dtype, scores the same completions:
-    what it is apart from the trainer is rounding, whatever the engine serves.
+    what it is apart from the trainer is rounding, whatever the engine serves. On a GPU a copy in
+    float32 multiplies in TF32, in its linears and not in its attention: as many bits as the engine's.
 
     output    what the trainer's _generate_and_score_completions returns; its first `rows` are scored
     """
@@ -296,7 +323,8 @@ def measured_rounding(trainer, output, rows=8):
     part = {name: output[name][:rows] for name in names}
     dtype = trainer.vllm_generation.llm.llm_engine.model_config.dtype
     plain = vllm.served(trainer.accelerator.unwrap_model(trainer.model), dtype=dtype)
-    logps = torch.from_numpy(tap.per_token_logps(plain, part, trainer.temperature, rows=1))
+    with in_tf32(dtype):
+        logps = torch.from_numpy(tap.per_token_logps(plain, part, trainer.temperature, rows=1))
     counts = (part["completion_mask"] * part.get("tool_mask", 1)).bool()
     gap = (logps.to(counts.device) - part["old_per_token_logps"]).abs()[counts]
     local = torch.stack([gap.sum(), gap.new_tensor(len(gap))])
