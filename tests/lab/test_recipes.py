@@ -90,6 +90,18 @@ def test_every_chain_begins_with_weights(profile):
     assert recipe.get("model") or recipe["stage"] == "base"
 
 
+@pytest.mark.parametrize("profile", recipes.LONG)
+def test_rows_of_the_hub_stay_the_same_in_training_and_in_scoring(profile):
+    for stage in recipes.STAGES:
+        recipe = recipes.load(stage, profile)
+        data = recipe.get("data")
+        pins = [data["options"]["revision"]] if data else []
+        pins += [recipe["evaluate"]["revision"]]
+        assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
+        if data and data["name"] == recipe["evaluate"]["name"]:
+            assert len(set(pins)) == 1  # train and test are of one commit, so they stay disjoint
+
+
 def test_a_fingerprint_is_the_same_until_something_changes():
     assert recipes.fingerprint(recipes.load("sft", "tiny")) == recipes.fingerprint(
         recipes.load("sft", recipes.FOLDER / "sft_tiny.yaml")
