@@ -188,7 +188,7 @@ def _from_hub(name, config, split, revision=None):
     try:
         return load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # offline is told in a dozen ways, from socket to cache
-        at = f" at revision {revision}, or as its newest without one," if revision else ""
+        at = f" at revision {revision} (leave it out for the newest)" if revision else ""
         raise ConnectionError(
             f"loaders: {name}{at} is neither on the hub as seen from here nor in the cache "
             f"({type(error).__name__}). Without a network train on the built-in task: "
