@@ -107,6 +107,7 @@ def recipe_of(stage, profile, folder, steps, small):
                 "num_generations": 4,
                 "steps_per_generation": 1,
                 "max_completion_length": 8,
+                "vllm_max_model_length": 160,  # the tiny model has 256 positions
             }
         )
     return recipe
