@@ -6,7 +6,7 @@
 # make mutants  how many planted errors the laws and doctests of reference_math catch
 # make site     the executed lessons, the methods, the modules and the report as pages: build/site
 # make bundle   a folder that installs the kit without a network: build/bundle
-# make lint     ruff, and no outputs left in the notebooks
+# make lint     ruff, mypy, and no outputs left in the notebooks
 # make reset    takes the runs and what was solved away; the environment and the notebooks stay
 # make clean    removes the environment, the runs and the caches
 #
@@ -85,6 +85,7 @@ bundle: environment
 lint: environment
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/python -m nbstripout --verify $(NOTEBOOKS)
 endif
@@ -103,5 +104,5 @@ reset:
 	rm -rf notebooks/runs
 
 clean:
-	rm -rf $(VENV) notebooks/runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) notebooks/runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

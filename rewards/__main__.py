@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from rewards.format import format_reward
 from rewards.verdicts import explain
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per row that did not score, or per row with --all, then a summary."""
     parser = argparse.ArgumentParser(prog="python -m rewards", description=__doc__)
     parser.add_argument("file", help="JSON lines; - reads standard input")
@@ -30,14 +31,15 @@ def main(arguments=None):
     rows = _rows(options)
     if not rows:
         raise SystemExit(f"{options.file}: no rows; each line is a JSON object.")
-    why, right, in_form = Counter(), 0, 0
+    why: Counter[str] = Counter()
+    right = in_form = 0
     for number, row in enumerate(tqdm(rows, unit="row", disable=None), start=1):
         completion, gold = row[options.completion], row[options.gold]
         (verdict,) = explain([completion], [gold], [row.get(options.prompt)])
         (form,) = format_reward([completion])
         why[verdict.reason] += 1
         right += verdict.reward == 1.0
-        in_form += form
+        in_form += int(form)
         if options.all or verdict.reward != 1.0:
             score = "none" if verdict.reward is None else f"{verdict.reward:.1f}"
             reason = verdict.reason + _special_tokens(completion)

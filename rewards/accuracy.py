@@ -1,14 +1,23 @@
 """1.0 where the answer block equals the gold, 0.0 where it does not, None without a gold."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rewards._types import Completions, Golds
 from rewards.process import DIED, TIMED_OUT
-from rewards.verdicts import explain
+from rewards.verdicts import Verdict, explain
 
 _UNPARSED = ("does not parse", "cannot be compared", "words, not mathematics", "answer longer")
 
 
 def accuracy_reward(
-    completions, solution=None, prompts=None, log_metric=None, log_extra=None, **columns
-):
+    completions: Completions,
+    solution: Golds | None = None,
+    prompts: Completions | None = None,
+    log_metric: Callable[[str, float], object] | None = None,
+    log_extra: Callable[[str, list[str]], object] | None = None,
+    **columns: Any,
+) -> list[float | None]:
     """Compare each answer block with its gold, by the policy in rewards/POLICY.md.
 
     completions   list of N strings or chats   the last assistant message of a chat counts
@@ -23,8 +32,8 @@ def accuracy_reward(
     >>> accuracy_reward(["<think>2+2</think><answer>4</answer>"], solution=["#### 4"])
     [1.0]
     """
-    require_golds("accuracy_reward", completions, solution, columns)
-    verdicts = explain(completions, solution, prompts)
+    golds = require_golds("accuracy_reward", completions, solution, columns)
+    verdicts = explain(completions, golds, prompts)
     if log_metric is not None:
         for name, count in counts(verdicts).items():
             log_metric(f"accuracy/{name}", count)
@@ -33,7 +42,7 @@ def accuracy_reward(
     return [verdict.reward for verdict in verdicts]
 
 
-def counts(verdicts):
+def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
     """What else there is to know about a batch than its mean.
 
     >>> from rewards.verdicts import Verdict
@@ -49,8 +58,10 @@ def counts(verdicts):
     }
 
 
-def require_golds(function, completions, solution, columns):
-    """A gold for each completion, or a ValueError that says what to do."""
+def require_golds(
+    function: str, completions: Completions, solution: Golds | None, columns: Iterable[str]
+) -> Golds:
+    """The golds, one for each completion, or a ValueError that says what to do."""
     if solution is None:
         raise ValueError(
             f"{function}: no column `solution`, which holds the gold answers; other columns: "
@@ -83,3 +94,4 @@ def require_golds(function, completions, solution, columns):
             f"{function}: {len(completions)} completions but {len(solution)} golds in "
             "`solution`; repeat each gold once per completion of its prompt, as TRL does."
         )
+    return solution

@@ -8,7 +8,7 @@ _BRACKET = re.compile(
 )
 
 
-def matching(text, opening):
+def matching(text: str, opening: int) -> int | None:
     """Index of the bracket that closes the one at `opening`, None if there is none.
 
     Half-open intervals are brackets too: any closing bracket closes any opening one.
@@ -24,7 +24,7 @@ def matching(text, opening):
     return None
 
 
-def balanced(text):
+def balanced(text: str) -> bool:
     r"""Does every brace close? A round or square bracket may stay half open.
 
     >>> balanced(r"\frac{1}{2}"), balanced("1}{2"), balanced("[0, 1)")
@@ -34,7 +34,7 @@ def balanced(text):
     return min(depths, default=0) >= 0 and (depths or [0])[-1] == 0
 
 
-def deepest(text):
+def deepest(text: str) -> int:
     """How many brackets stand inside each other.
 
     >>> deepest("(a(b))(c)")
@@ -47,7 +47,7 @@ def _depths(text, opening, closing):
     return accumulate((c in opening) - (c in closing) for c in text)
 
 
-def outside(text):
+def outside(text: str) -> str:
     r"""`text` with everything inside brackets and environments blanked, index for index.
 
     >>> outside("f(x, y) = {2}, 3")

@@ -1,6 +1,10 @@
 """A weighted sum of rewards as one reward function."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
+
+from rewards._types import Completions, RewardFunction
 
 
 class combine:
@@ -20,7 +24,9 @@ class combine:
     ('0.5*format_reward', [0.5])
     """
 
-    def __init__(self, reward_funcs, reward_weights=None):
+    def __init__(
+        self, reward_funcs: Iterable[RewardFunction], reward_weights: Iterable[float] | None = None
+    ) -> None:
         self.reward_funcs = list(reward_funcs)
         weights = [1.0] * len(self.reward_funcs) if reward_weights is None else reward_weights
         self.reward_weights = [float(weight) for weight in weights]
@@ -36,7 +42,7 @@ class combine:
         parts = zip(self.reward_weights, map(_name, self.reward_funcs), strict=True)
         self.__name__ = "+".join(f"{weight:g}*{name}" for weight, name in parts)
 
-    def __call__(self, completions, **columns):
+    def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         rewards = [reward(completions, **columns) for reward in self.reward_funcs]
         return [self._sum(row) for row in zip(*rewards, strict=True)]
 

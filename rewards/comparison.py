@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 
 from rewards.numbers import read_number, same_number
-from rewards.reading import Time, is_unsolved, read, split
+from rewards.reading import Reading, Time, is_unsolved, read, split
 from rewards.refused import Refused
 from rewards.symbols import is_algebra, with_named_derivatives
 from rewards.units import same_unit
@@ -21,7 +21,7 @@ _UNDONE = re.compile(
 )
 
 
-def compare(gold, answer, same_text=True):
+def compare(gold: Reading, answer: Reading, same_text: bool = True) -> str:
     """Why the answer is not the gold, "" when it is.
 
     gold, answer   Reading
@@ -288,7 +288,7 @@ def _word(reading):
     return re.sub(r"s\b", "", squeeze(text).lower())
 
 
-def squeeze(text):
+def squeeze(text: str) -> str:
     """`text` without white space, but for what keeps two numbers apart; A^{T} as A^T."""
     text = re.sub(r"(?<![0-9])\s|\s(?![0-9])", "", text)
     return re.sub(r"([\^_])\{(\w)\}(?![0-9])", r"\1\2", text)

@@ -1,7 +1,9 @@
 """From what TRL passes as `completions` and `prompts` to plain text."""
 
+from rewards._types import Chat
 
-def text_of(completion):
+
+def text_of(completion: Chat | None) -> str:
     """The text that is scored: a string itself, or a chat's last assistant message.
 
     None, an empty chat, a chat without an assistant message and content that is not text
@@ -13,7 +15,7 @@ def text_of(completion):
     return _last(completion, "assistant")
 
 
-def prompt_of(prompt):
+def prompt_of(prompt: Chat | None) -> str:
     """The question: a string itself, or a chat's last user message.
 
     >>> prompt_of([{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}])

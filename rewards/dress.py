@@ -39,7 +39,7 @@ _WRAPPERS = {
 _WRAPPER = re.compile(r"\\(" + "|".join(_WRAPPERS) + ")" + _WORD_END + r"\s*(?:\[[^\[\]]*\])?\s*")
 
 
-def undressed(text):
+def undressed(text: str) -> str:
     r"""The text without what only changes its looks.
 
     Raises Refused on text that is struck out.

@@ -13,6 +13,7 @@ from functools import lru_cache
 from numbers import Number as AnyNumber
 from numbers import Rational
 
+from rewards._types import Nouns
 from rewards.dress import undressed
 from rewards.grammar import after_lead_in, is_name, without_tail
 from rewards.numbers import read_number
@@ -35,7 +36,7 @@ _FIRST = re.compile(
 )
 
 
-def answer_text(block, nouns=frozenset()):
+def answer_text(block: str, nouns: Nouns = frozenset()) -> str:
     r"""The expression an answer block gives.
 
     nouns   set of words   of the gold and the question, for `rewards.grammar`
@@ -69,7 +70,7 @@ def answer_text(block, nouns=frozenset()):
     return _trim(f"{before} {after_lead_in(content, nouns)} {after}")
 
 
-def gold_text(gold):
+def gold_text(gold: object) -> str:
     r"""The expression a gold gives: a number as it is, text after ####, or its boxes.
 
     Raises Refused when there is nothing that could be compared.

@@ -1,10 +1,13 @@
 """1.0 for a completion in form, 0.0 for any other."""
 
+from typing import Any
+
+from rewards._types import Completions
 from rewards.completions import text_of
 from rewards.tags import scan
 
 
-def format_reward(completions, **columns):
+def format_reward(completions: Completions, **columns: Any) -> list[float]:
     """Exactly one non-empty <think> block, then exactly one non-empty <answer> block.
 
     completions   list of N strings or chats   the last assistant message of a chat counts

@@ -1,11 +1,15 @@
 """Check the golds once, before training: a gold that nobody can verify teaches nothing."""
 
+from typing import Any
+
 from rewards.verdicts import why_unverifiable
 
 SHOWN = 10  # rows named in the error; all of them are returned
 
 
-def check_golds(golds, column="solution", tolerated=0.01):
+def check_golds(
+    golds: Any, column: str = "solution", tolerated: float = 0.01
+) -> list[tuple[int, object, str]]:
     """Find the golds that cannot be verified, and stop when there are too many.
 
     golds       list of golds, or a dataset with `column`

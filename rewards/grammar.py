@@ -12,6 +12,8 @@ and "cannot be" are not forbidden, they are not in the grammar. The value and it
 
 import re
 
+from rewards._types import Nouns
+
 _ADJECTIVES = (
     "final correct right exact required requested desired numerical numeric simplified complete "
     "resulting only best maximum minimum largest smallest greatest overall unknown"
@@ -92,7 +94,7 @@ _HOPE = re.compile(r"(?<=\S)\.? I hope it is correct[ .]{0,3}\Z")  # how Minerva
 MOST_LEAD_INS = 5
 
 
-def after_lead_in(text, nouns=frozenset()):
+def after_lead_in(text: str, nouns: Nouns = frozenset()) -> str:
     r"""The rest of an answer behind the words that lead to it.
 
     nouns   set of words   of the gold and the question: they may be its subject
@@ -111,12 +113,12 @@ def after_lead_in(text, nouns=frozenset()):
     return text
 
 
-def without_tail(text):
+def without_tail(text: str) -> str:
     """The answer without "is the final answer" or "I hope it is correct" behind it."""
     return _TAIL.sub("", _HOPE.sub("", text.strip()))
 
 
-def is_quantity(words, nouns=frozenset()):
+def is_quantity(words: str, nouns: Nouns = frozenset()) -> bool:
     """Does a phrase name what is asked for, and nothing else? "total area" does, "half" not.
 
     >>> is_quantity("the total cost"), is_quantity("Area"), is_quantity("half of the area")
@@ -173,7 +175,7 @@ _NAMES = [
 ]
 
 
-def is_name(text, nouns=frozenset()):
+def is_name(text: str, nouns: Nouns = frozenset()) -> bool:
     r"""Does the left side of an equation only name what is on the right?
 
     A letter with index or arguments, a segment, an angle, a quantity; nothing to compute with:
@@ -194,9 +196,11 @@ def is_name(text, nouns=frozenset()):
     if re.fullmatch(r"[A-Za-z][A-Za-z ]+", words) and is_quantity(words, nouns):
         return True
     split = re.fullmatch(rf"(.*\S)\s+(?:of\s+)?({_PLAIN_NAME})", words)
-    return bool(split) and bool(re.search(r"\\text", text)) and is_quantity(split[1], nouns)
+    if split is None or not re.search(r"\\text", text):
+        return False
+    return is_quantity(split[1], nouns)
 
 
-def is_segment(text):
+def is_segment(text: str) -> bool:
     """AB, the distance of two points: only a number can be its value, since PV = nRT is a law."""
     return bool((found := _NAMES[-1].fullmatch(text.strip())) and found["segment"])

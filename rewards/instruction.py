@@ -2,7 +2,10 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from rewards._types import Completions, Golds
 from rewards.completions import prompt_of, text_of
 from rewards.rules import failures, words
 
@@ -10,8 +13,13 @@ COPIED = "copied from the instruction"
 
 
 def instruction_reward(
-    completions, solution=None, prompts=None, log_metric=None, log_extra=None, **columns
-):
+    completions: Completions,
+    solution: Golds | None = None,
+    prompts: Completions | None = None,
+    log_metric: Callable[[str, float], object] | None = None,
+    log_extra: Callable[[str, list[str]], object] | None = None,
+    **columns: Any,
+) -> list[float]:
     """Half the share of the rules that are kept, and half for keeping all of them.
 
     completions   list of N strings or chats   the last assistant message of a chat counts
@@ -35,7 +43,9 @@ def instruction_reward(
     return [score(each) for each in found]
 
 
-def verdicts(completions, solution, prompts=None):
+def verdicts(
+    completions: Completions, solution: Golds | None, prompts: Completions | None = None
+) -> list[dict[str, str]]:
     """For each completion {rule: why it is broken, "" if it is kept}."""
     if solution is None or isinstance(solution, str) or len(solution) != len(completions):
         got = "none" if solution is None else f"{len(solution)}"
@@ -55,7 +65,7 @@ def _verdict(text, rules, prompt):
     return found
 
 
-def copied(text, instruction):
+def copied(text: str, instruction: str) -> bool:
     """Whether six words or more of the instruction stand in the text, in a row.
 
     >>> copied("use the word blue and at most 8 words", "Use the word blue and at most 8 words.")
@@ -67,7 +77,7 @@ def copied(text, instruction):
     return any(re.search(rf"(?<!\S){re.escape(run)}(?!\S)", said) for run in runs)
 
 
-def score(verdict):
+def score(verdict: Mapping[str, str]) -> float:
     """The reward of a verdict.
 
     >>> score({"word": "", "ends": ""}), score({"word": "", "ends": "ends with '.', not with '?'"})
@@ -77,12 +87,12 @@ def score(verdict):
     return (share + (share == 1)) / 2
 
 
-def reason(verdict):
+def reason(verdict: Mapping[str, str]) -> str:
     """Why a verdict is not 1, in one line; "all kept" if it is."""
     return "; ".join(dict.fromkeys(why for why in verdict.values() if why)) or "all kept"
 
 
-def shares(found):
+def shares(found: Sequence[Mapping[str, str]]) -> dict[str, float]:
     """{rule: share of the rows with that rule that keep it, "all": share that keep all}.
 
     >>> shares([{"word": ""}, {"word": "no words"}])

@@ -1,12 +1,21 @@
 """A bounded price on tokens: a right answer earns more when it is shorter."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from rewards._types import Completions, Golds
 from rewards.accuracy import require_golds
 from rewards.verdicts import explain
 
 
 def length_reward(
-    completions, solution=None, completion_ids=None, prompts=None, max_tokens=1024, **columns
-):
+    completions: Completions,
+    solution: Golds | None = None,
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    prompts: Completions | None = None,
+    max_tokens: int = 1024,
+    **columns: Any,
+) -> list[float | None]:
     """1 - tokens / max_tokens for a right answer, 0.0 for a wrong one.
 
     completions      list of N strings or chats
@@ -22,7 +31,7 @@ def length_reward(
     >>> length_reward([right], solution=["4"], completion_ids=[[0] * 256])
     [0.75]
     """
-    require_golds("length_reward", completions, solution, columns)
+    golds = require_golds("length_reward", completions, solution, columns)
     if completion_ids is None or len(completion_ids) != len(completions):
         raise ValueError(
             "length_reward: it counts tokens, not characters, and needs one list of them per "
@@ -30,7 +39,7 @@ def length_reward(
             "tokenizer(texts)['input_ids']."
         )
     _require_positive("length_reward", max_tokens)
-    verdicts = explain(completions, solution, prompts)
+    verdicts = explain(completions, golds, prompts)
     saved = [max(0.0, 1.0 - len(ids) / max_tokens) for ids in completion_ids]
     return [
         None if verdict.reward is None else verdict.reward * share
@@ -45,12 +54,12 @@ class length_reward_within:
     'length_reward_within_46'
     """
 
-    def __init__(self, max_tokens):
+    def __init__(self, max_tokens: int) -> None:
         _require_positive("length_reward_within", max_tokens)
         self.max_tokens = max_tokens
         self.__name__ = f"length_reward_within_{max_tokens}"
 
-    def __call__(self, completions, **columns):
+    def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         return length_reward(completions, **{**columns, "max_tokens": self.max_tokens})
 
 

@@ -19,7 +19,8 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
-from rewards.numbers import is_rounding
+from rewards._types import Statements
+from rewards.numbers import Number, is_rounding
 from rewards.refused import Refused
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # "Timeout is disabled": as intended
@@ -37,7 +38,7 @@ _DIGITS = 30  # of a rounded constant beyond what the answer writes out
 _CANCELLED = 2500  # digits that may cancel before two constants count as not told apart
 
 
-def equal(gold, answer, interval=False):
+def equal(gold: str, answer: str, interval: bool = False) -> bool:
     r"""Is the answer the gold, by algebra?
 
     gold, answer   str    LaTeX of one expression each, without delimiters
@@ -62,7 +63,7 @@ def equal(gold, answer, interval=False):
     )
 
 
-def rounds_to(gold, number):
+def rounds_to(gold: str, number: Number) -> bool:
     """Is `number` the constant `gold`, rounded to at least six decimals and six digits?"""
     gold = parse(gold)
     if not isinstance(gold, sympy.Expr) or gold.free_symbols:
@@ -71,7 +72,7 @@ def rounds_to(gold, number):
     return value.is_Float and is_rounding(number, Fraction(str(value)))
 
 
-def same_solutions(gold, answer):
+def same_solutions(gold: Statements, answer: Statements) -> bool:
     r"""Do two statements about one variable have the same solutions?
 
     gold, answer   (connective, [LaTeX])   x < 1 or x > 2 is ("or", ["x<1", "x>2"])
@@ -88,7 +89,7 @@ def same_solutions(gold, answer):
     return len(variables) == 1 and sets[0] == sets[1]
 
 
-def parse(latex):
+def parse(latex: str) -> sympy.Basic:
     """One sympy object: symbols real, i the imaginary unit, decimals exact."""
     found = math_verify.parse(
         "\\boxed{" + latex + "}",

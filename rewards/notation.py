@@ -53,10 +53,10 @@ _RESPELL = [
     (r"(?<![\\a-zA-Z])(" + _FUNCTIONS + ")" + _WORD_END, r"\\\1 "),
     (r"\\sqrt\s*([0-9]{2,})", r"\\sqrt{\1}"),  # sqrt 12, which LaTeX would read as √1 · 2
 ]
-_RESPELL = [(re.compile(pattern), by) for pattern, by in _RESPELL]
+_COMPILED = [(re.compile(pattern), by) for pattern, by in _RESPELL]
 
 
-def notation(text):
+def notation(text: str) -> str:
     r"""Respell an answer or a gold: no delimiters, no spacing commands, one name a symbol.
 
     Raises Refused on characters that cannot be read and on a lone math delimiter.
@@ -68,7 +68,7 @@ def notation(text):
     if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     text = _dollars(text)
-    for pattern, by in _RESPELL:
+    for pattern, by in _COMPILED:
         text = pattern.sub(by, text)
     if "\\over" in text:
         text = _fractions_of_over(text)

@@ -40,7 +40,7 @@ class Number(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def read_number(text):
+def read_number(text: str) -> Number | None:
     r"""The number that `text` writes, None when it is not a plain number.
 
     >>> read_number("1,234.50").value, read_number(r"-2\frac{1}{2}").value
@@ -60,7 +60,7 @@ def read_number(text):
     return None
 
 
-def same_number(gold, answer):
+def same_number(gold: Number, answer: Number) -> bool:
     """Equal exactly, or one the other rounded to at least six decimals and six digits.
 
     >>> third = read_number("1/3")
@@ -76,7 +76,7 @@ def same_number(gold, answer):
     return is_rounding(coarse, fine.value)
 
 
-def is_rounding(decimal, value):
+def is_rounding(decimal: Number, value: Fraction) -> bool:
     """Is `decimal` that exact value, rounded where it ends? Ties may go either way."""
     if decimal.places is None or decimal.places < ROUNDED_PLACES:
         return False

@@ -1,5 +1,10 @@
 """A price on the last tokens before the limit, so that a completion learns to end before it is cut off."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from rewards._types import Completions
+
 
 class overlong_reward_within:
     """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 to -1 over the last `cache` tokens.
@@ -15,7 +20,7 @@ class overlong_reward_within:
     [0.0, -0.5, -1.0]
     """
 
-    def __init__(self, max_tokens, cache):
+    def __init__(self, max_tokens: int, cache: int) -> None:
         for name, value, least in (("max_tokens", max_tokens, 1), ("cache", cache, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(
@@ -29,7 +34,12 @@ class overlong_reward_within:
         self.max_tokens, self.cache = max_tokens, cache
         self.__name__ = f"overlong_reward_within_{max_tokens}_{cache}"
 
-    def __call__(self, completions, completion_ids=None, **columns):
+    def __call__(
+        self,
+        completions: Completions,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> list[float]:
         if completion_ids is None or len(completion_ids) != len(completions):
             raise ValueError(
                 f"{self.__name__}: it counts tokens and needs one list of them per completion in "
@@ -37,7 +47,7 @@ class overlong_reward_within:
             )
         return [self.price(len(ids)) for ids in completion_ids]
 
-    def price(self, tokens):
+    def price(self, tokens: int) -> float:
         """The price of one length."""
         if tokens > self.max_tokens:
             return -1.0

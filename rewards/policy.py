@@ -14,7 +14,7 @@ from rewards.refused import Refused
 from rewards.units import nouns_in
 
 
-def judge(gold, answer, question=""):
+def judge(gold: object, answer: str, question: str = "") -> str:
     r"""Why the answer is not the gold, "" when it is.
 
     gold      str or number   LaTeX, a number, a box, GSM8K's ####
@@ -32,7 +32,7 @@ def judge(gold, answer, question=""):
         return str(refused)
 
 
-def judge_gold(gold):
+def judge_gold(gold: object) -> str:
     r"""Why a gold cannot be verified, "" when it can: it must be found equal to itself.
 
     It is compared with 0 as well, only to see whether it can be computed at all.
@@ -49,7 +49,7 @@ def judge_gold(gold):
         return str(refused)
 
 
-def copied(gold, answer, prompt):
+def copied(gold: object, answer: str, prompt: str) -> bool:
     r"""Is a right expression only the question again, in other words than the gold's?
 
     A number may well stand in the question; a number is an answer all the same.
@@ -61,12 +61,12 @@ def copied(gold, answer, prompt):
     """
     try:
         nouns = _nouns(gold) | nouns_in(prompt)
-        gold, reading = _read_gold(gold), read(answer_text(answer, nouns), nouns)
+        wanted, reading = _read_gold(gold), read(answer_text(answer, nouns), nouns)
         text = squeeze(answer_text(answer, nouns)).strip("$")
     except Refused:
         return False
     stated = reading.kind in ("expression", "relation") and len(text) > 2
-    same = squeeze(gold.latex) == squeeze(reading.latex)
+    same = squeeze(wanted.latex) == squeeze(reading.latex)
     return stated and not same and text in squeeze(prompt)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from rewards import limits
 
@@ -29,7 +30,7 @@ class Worker:
     """A fresh interpreter at the other end of two pipes. `receive` gives None when it is late,
     and {"eof": True} when it is dead."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
@@ -39,10 +40,12 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the caller
             env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy orders by hash: same verdict always
         )
-        self.replies = queue.SimpleQueue()
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self._jobs, self._answers = self.process.stdin, self.process.stdout
+        self.replies: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.ready = False
         self.cpu_s = 0.0  # used up to the last reply
-        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._answers,), daemon=True).start()
         here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         path = [*(entry for entry in sys.path if isinstance(entry, str)), here]
         alarm = 2 * limits.PATIENCE * limits.DEADLINE_S
@@ -60,15 +63,15 @@ class Worker:
             pass
         self.replies.put({"eof": True})
 
-    def send(self, message):
+    def send(self, message: object) -> bool:
         """False when nobody reads any more."""
         try:
-            self.process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
+            self._jobs.write(json.dumps(message).encode("ascii") + b"\n")
             return True
         except OSError:
             return False
 
-    def receive(self, seconds):
+    def receive(self, seconds: float) -> dict[str, Any] | None:
         try:
             reply = self.replies.get(timeout=max(0.0, seconds))
         except queue.Empty:
@@ -76,7 +79,7 @@ class Worker:
         self.cpu_s = reply.get("cpu_s", self.cpu_s)
         return reply
 
-    def is_starved(self):
+    def is_starved(self) -> bool:
         """Has the machine left the present job without CPU? Linux tells, elsewhere False."""
         try:
             with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
@@ -86,7 +89,7 @@ class Worker:
         used = ticks / os.sysconf("SC_CLK_TCK") - self.cpu_s
         return used < limits.STARVED_SHARE * limits.DEADLINE_S
 
-    def wait_until_ready(self):
+    def wait_until_ready(self) -> None:
         if self.ready:
             return
         reply = self.receive(limits.START_S) or {"error": f"no sign of life in {limits.START_S} s"}
@@ -99,25 +102,27 @@ class Worker:
             )
         self.ready = True
 
-    def kill(self):
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        self._jobs.close()
 
-    def disown(self):
+    def disown(self) -> None:
         """In a forked child: the worker is the parent's, our ends of its pipes keep it alive."""
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self._jobs.close()
+        self._answers.close()
         self.process.returncode = 0  # nothing here to wait for
 
 
 class Verifier:
     """The worker of this process, and what to do when it is late or dead."""
 
-    def __init__(self):
-        self._lock, self._worker, self._spare = threading.Lock(), None, None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._spare: Worker | None = None
 
-    def ask(self, job, *arguments):
+    def ask(self, job: str, *arguments: object) -> str:
         """The worker's verdict on one job, in at most `limits.DEADLINE_S` of its time.
 
         returns   str   the reason, "" when right; TIMED_OUT or DIED when it had to be killed
@@ -138,23 +143,23 @@ class Verifier:
                     return reply["reason"]
             return DIED
 
-    def pids(self):
+    def pids(self) -> list[int]:
         """Process ids of the worker and its spare, those that run."""
         workers = (self._worker, self._spare)
         return [w.process.pid for w in workers if w is not None and w.process.poll() is None]
 
-    def close(self):
+    def close(self) -> None:
         """Kill the worker; the next `ask` starts another."""
         with self._lock:
             self._drop()
             self._drop()  # the spare took its place
 
-    def forget(self):
+    def forget(self) -> None:
         """After a fork: the worker and the lock's owner stayed with the parent."""
         for worker in (self._worker, self._spare):
             if worker is not None:
                 worker.disown()
-        self.__init__()
+        self._lock, self._worker, self._spare = threading.Lock(), None, None
 
     def _ask(self, job):
         if self._worker is None or self._worker.process.poll() is not None:

@@ -24,6 +24,7 @@ import re
 from itertools import product
 from typing import NamedTuple
 
+from rewards._types import Nouns
 from rewards.brackets import balanced, deepest, matching, outside
 from rewards.grammar import is_name, is_segment
 from rewards.notation import notation
@@ -100,7 +101,7 @@ _SHORT_WORDS = set(
 )
 
 
-def read(text, nouns=frozenset()):
+def read(text: str, nouns: Nouns | None = frozenset()) -> Reading:
     r"""Read one answer or gold.
 
     text      str            as `rewards.extract` gives it
@@ -262,7 +263,7 @@ def _is_word(text):
     return bool(letters) and (len(text) > 2 or text != text.lower() or text in _SHORT_WORDS)
 
 
-def is_unsolved(text):
+def is_unsolved(text: str) -> bool:
     r"""Is it an inequality with a side that is neither a lone name nor free of letters?
 
     >>> is_unsolved("2x < 6"), is_unsolved("1 < x"), is_unsolved("x + 1")
@@ -273,7 +274,7 @@ def is_unsolved(text):
     return len(sides) > 1 and not all(clear)
 
 
-def split(text):
+def split(text: str) -> tuple[list[str], str]:
     """The parts between the commas, semicolons, "and" and "or" that no bracket encloses.
 
     >>> split("(1,2), x and y")

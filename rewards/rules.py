@@ -18,13 +18,15 @@ Source    Zhou et al., "IFEval", arXiv 2311.07911; as a reward: Lambert et al., 
 import json
 import re
 
+from rewards._types import Rules
+
 MAX_CHARS = 4000  # a longer text keeps no rule: nothing that the kit asks for is so long
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ENDS = re.compile(r"[.!?]+(?=\s|$)")
 _MARKUP = re.compile(r"<\|[^|<>]*\|>|</?\w+>")
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """
     >>> words("Don't rush: a well-read cat!")
     ["Don't", 'rush', 'a', 'well-read', 'cat']
@@ -32,7 +34,7 @@ def words(text):
     return _WORD.findall(text)
 
 
-def sentences(text):
+def sentences(text: str) -> int:
     """Number of sentences: pieces that hold a word, parted where . ! or ? ends a word.
 
     >>> sentences("It is 3.5 m long. Is it?"), sentences("no end"), sentences("...")
@@ -108,7 +110,7 @@ RULES = {  # name: the check, and the type of its value
 }
 
 
-def read(rules):
+def read(rules: Rules | str) -> Rules:
     """The rules of one row as a dict: itself, or its JSON.
 
     Raises ValueError for what is neither, for an unknown rule and for a value of another type.
@@ -131,7 +133,7 @@ def read(rules):
     return found
 
 
-def failures(text, rules):
+def failures(text: str, rules: Rules | str) -> dict[str, str]:
     """{rule: why the text breaks it, "" if it keeps it}.
 
     >>> failures("The sky is blue.", {"word": "blue", "ends": "?"})

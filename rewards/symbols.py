@@ -36,7 +36,7 @@ _MISREAD = re.compile(
 _UNKNOWN_SIGN = re.compile(r"['\"#@`~?$;]|!\s*!|\|\s*\||(?<![0-9)}\s]):|:(?![0-9({\s])")
 
 
-def with_named_derivatives(latex):
+def with_named_derivatives(latex: str) -> str:
     r"""Each primed letter as a letter of its own, for a parser that would drop the prime.
 
     >>> with_named_derivatives("y''+y=0"), with_named_derivatives(r"f^{\prime}(x)")
@@ -50,7 +50,7 @@ def _as_index(found):
     return f"{found[1]}_{{99{order}}}"
 
 
-def is_algebra(latex):
+def is_algebra(latex: str) -> bool:
     r"""Is every symbol of `latex` one that math-verify reads?
 
     >>> [is_algebra(s) for s in (r"\frac{x}{2}", r"\neg p", "A^T", r"\mathbb{Z}_6", "(2n)!!")]

@@ -23,7 +23,7 @@ class Blocks(NamedTuple):
     reason: str  # "" when the completion is in form, else what is wrong with it
 
 
-def scan(text):
+def scan(text: str) -> Blocks:
     """Split a completion into its two blocks, or say why that cannot be done.
 
     >>> scan("<think>2+2</think> <answer>4</answer>")
@@ -53,6 +53,6 @@ def scan(text):
     return Blocks(inside[0].strip(), inside[1].strip(), "")
 
 
-def is_blank(text):
+def is_blank(text: str) -> bool:
     """Nothing to see: white space, zero-width and control characters only."""
     return all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)

@@ -37,7 +37,7 @@ _DOTTED = re.compile("([0-9])\u0307")
 _REFUSED = {"Cc", "Cs", "Co", "Cn"}
 
 
-def to_ascii_latex(text):
+def to_ascii_latex(text: str) -> str:
     r"""Spell out what has a LaTeX spelling, NFKC for the rest.
 
     Raises Refused on characters that cannot be read.

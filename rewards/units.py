@@ -11,6 +11,8 @@ evened out; nothing is converted, since the question asks for one unit.
 
 import re
 
+from rewards._types import Nouns
+
 MAX_CHARS = 120  # of a unit: what is longer is a sentence
 _PREFIXES = {
     "k": "kilo", "M": "mega", "G": "giga", "c": "centi", "m": "milli", "\\mu": "micro",
@@ -120,7 +122,7 @@ _UNITS = _table()
 _KNOWN = {name for unit in _UNITS.values() for name in unit.split("/")}
 
 
-def split_unit(text, nouns=frozenset()):
+def split_unit(text: str, nouns: Nouns | None = frozenset()) -> tuple[str, str]:
     r"""The text without its unit, and the unit, "" when there is none.
 
     text      str            in the notation of `rewards.notation`
@@ -148,13 +150,15 @@ def split_unit(text, nouns=frozenset()):
     return _trailing(text, nouns)
 
 
-def read_unit(text, nouns=frozenset()):
+def read_unit(text: str, nouns: Nouns | None = frozenset()) -> str:
     r"""The canonical name of a unit, "" when some of the text is no unit.
 
     >>> read_unit("meters per second squared"), read_unit(r"\text{ m/s}^2"), read_unit("sq. ft")
     ('m s^-2', 'm s^-2', 'ft^2')
     """
-    powers, sign, factor, last = {}, 1, 1, None
+    powers: dict[str, int] = {}
+    last: tuple[str, int] | None = None
+    sign, factor = 1, 1
     text, at = _TEXT.sub(r" \1 ", text).strip(), 0
     while at < len(text):
         if not (found := _TOKEN.match(text, at)):
@@ -187,7 +191,7 @@ def read_unit(text, nouns=frozenset()):
     return _written(powers) if factor == 1 and sign == 1 else ""
 
 
-def same_unit(one, other):
+def same_unit(one: str, other: str) -> bool:
     """Are two units the same? A pound is a weight or a currency; of two names one may be fuller.
 
     >>> same_unit("pound", "gbp"), same_unit("marble red", "marble"), same_unit("km", "m")
@@ -203,7 +207,7 @@ def same_unit(one, other):
     return nouns and (names[0] <= names[1] or names[1] <= names[0])
 
 
-def quantities(text):
+def quantities(text: str) -> tuple[tuple[str, str], ...] | None:
     r"""The parts of one quantity in several units, largest first; None for anything else.
 
     >>> quantities(r"2\text{ ft }6\text{ in}"), quantities("3 weeks, 2 days"), quantities("5 ft")
@@ -228,7 +232,7 @@ def quantities(text):
     return None
 
 
-def singular(word):
+def singular(word: str) -> str:
     """A noun without its plural ending, in small letters.
 
     >>> singular("Boxes"), singular("pennies"), singular("glass"), singular("apples")
@@ -241,7 +245,7 @@ def singular(word):
     return word if word.endswith("ss") or len(word) < 3 else word.removesuffix("s")
 
 
-def nouns_in(text):
+def nouns_in(text: str) -> set[str]:
     """The words of a text that may stand beside a number: no number word, no verb form.
 
     >>> sorted(nouns_in("How many red apples are half of twelve apples?"))
@@ -251,7 +255,7 @@ def nouns_in(text):
     return {singular(w) for w in words if not _is_no_noun(w)}
 
 
-def changes_the_number(word):
+def changes_the_number(word: str) -> bool:
     """Twelfths, million, doubled: such a word is no unit, whoever uses it."""
     return bool(_CHANGES.fullmatch(word.lower()))
 

@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from rewards._types import Completions, Golds
 from rewards.comparison import RIGHT
 from rewards.completions import prompt_of, text_of
 from rewards.extract import MAX_CHARS, gold_text
@@ -22,7 +23,9 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def explain(completions, solution, prompts=None):
+def explain(
+    completions: Completions, solution: Golds, prompts: Completions | None = None
+) -> list[Verdict]:
     """Score completions as `accuracy_reward` does, with the reason for each.
 
     completions   list of N strings or chats
@@ -45,7 +48,7 @@ def explain(completions, solution, prompts=None):
     return [_verdict(text_of(c), gold, prompt) for c, gold, prompt in rows]
 
 
-def why_unverifiable(gold):
+def why_unverifiable(gold: object) -> str:
     """Why a gold cannot be verified, "" when it can.
 
     >>> why_unverifiable("#### 42"), why_unverifiable(None)

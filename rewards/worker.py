@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 WARM_UP = [  # one of each kind: the parser learns its grammar on the first use of a rule
     (r"\sqrt{8}", r"2\sqrt{2}"),
@@ -23,7 +25,7 @@ WARM_UP = [  # one of each kind: the parser learns its grammar on the first use 
 ]
 
 
-def main(parameters):
+def main(parameters: Mapping[str, Any]) -> None:
     """Serve jobs until stdin ends.
 
     parameters   {"memory_mb": int,    the cap

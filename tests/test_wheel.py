@@ -96,3 +96,7 @@ def test_the_red_team_table_is_in_the_wheel(installed):
     table, cases, verdicts = python(script, installed, Path(numpy.__file__).parent.parent)
     assert Path(table).is_relative_to(installed)
     assert cases == verdicts > 600
+
+
+def test_the_wheel_says_that_both_packages_are_typed(installed):
+    assert all((installed / name / "py.typed").is_file() for name in ("reference_math", "rewards"))
