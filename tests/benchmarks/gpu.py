@@ -255,6 +255,9 @@ def summary(result):
     if "parity" in steps:
         passed, of = (steps["parity"][key] for key in ("passed", "tests"))
         lines.append(f"| `pytest -m gpu tests/parity` | {passed} of {of} passed |")
+    if "engine" in steps:
+        passed, of = (steps["engine"][key] for key in ("passed", "tests"))
+        lines.append(f"| `pytest tests/lab/test_vllm.py` | {passed} of {of} passed |")
     for label, figures in steps.items():
         if not label.startswith("head-"):
             continue
