@@ -10,10 +10,24 @@ Traceback (most recent call last):
 ValueError: completion_mask must hold only 0 and 1 (1 = counts), got a value 2.0 in shape (1, 2)
 """
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 
+from reference_math._types import Array, ArrayLike, DTypeLike, IntArray, NDArray, Shape
 
-def array(name, x, *, shape=None, ndim=None, dtype=np.float64):
+
+def array(
+    name: str,
+    x: object,
+    *,
+    shape: Shape | None = None,
+    ndim: int | None = None,
+    dtype: DTypeLike = np.float64,
+) -> NDArray[Any]:
     """`x` as an array of `dtype` (None keeps its own); NaN and inf pass.
 
     shape   an exact shape; None in it matches any length: (None, 3)
@@ -33,7 +47,14 @@ def array(name, x, *, shape=None, ndim=None, dtype=np.float64):
     return x
 
 
-def finite(name, x, *, shape=None, ndim=None, dtype=np.float64):
+def finite(
+    name: str,
+    x: object,
+    *,
+    shape: Shape | None = None,
+    ndim: int | None = None,
+    dtype: DTypeLike = np.float64,
+) -> NDArray[Any]:
     """`array` without NaN or infinity.
 
     >>> finite("advantages", [1.0, float("nan")])
@@ -45,7 +66,9 @@ def finite(name, x, *, shape=None, ndim=None, dtype=np.float64):
     return _nowhere(name, x, ~np.isfinite(x))
 
 
-def maybe_missing(name, x, *, shape=None, ndim=None):
+def maybe_missing(
+    name: str, x: object, *, shape: Shape | None = None, ndim: int | None = None
+) -> Array:
     """Finite numbers; missing ones, None or NaN, are returned as NaN.
 
     >>> maybe_missing("rewards", [1.0, None])
@@ -55,7 +78,7 @@ def maybe_missing(name, x, *, shape=None, ndim=None):
     return _nowhere(name, x, np.isinf(x))
 
 
-def mask01(name, m, *, shape=None, ndim=None):
+def mask01(name: str, m: object, *, shape: Shape | None = None, ndim: int | None = None) -> Array:
     """A mask as float64: 1 = counts, 0 = does not."""
     m = array(name, m, shape=shape, ndim=ndim)
     bad = m[(m != 0) & (m != 1)]
@@ -66,7 +89,7 @@ def mask01(name, m, *, shape=None, ndim=None):
     return m
 
 
-def counted(name, x, mask):
+def counted(name: str, x: object, mask: Array) -> Array:
     """`x` where the mask is 1 and 0 elsewhere: values in the padding are not read, NaN or not.
 
     >>> counted("per_token_logps", [[-1.0, float("nan")]], np.array([[1.0, 0.0]]))
@@ -76,7 +99,7 @@ def counted(name, x, mask):
     return finite(name, np.where(mask == 1, x, 0.0))
 
 
-def counted_logits(name, logits, mask):
+def counted_logits(name: str, logits: object, mask: Array) -> Array:
     """(B, T, V) logits, 0 where the mask (B, T) is 0: values there are not read.
 
     >>> mask = np.array([[1.0, 0.0]])
@@ -88,7 +111,9 @@ def counted_logits(name, logits, mask):
     return counted(name, logits, np.broadcast_to(mask[..., None], logits.shape))
 
 
-def token_ids(name, ids, *, vocab_size, shape=None, ndim=None):
+def token_ids(
+    name: str, ids: object, *, vocab_size: int, shape: Shape | None = None, ndim: int | None = None
+) -> IntArray:
     """Integers from 0 to vocab_size - 1.
 
     >>> token_ids("tokens", [[0, 7]], vocab_size=5)
@@ -107,7 +132,7 @@ def token_ids(name, ids, *, vocab_size, shape=None, ndim=None):
     return ids.astype(np.int64)
 
 
-def same_shape(**arrays):
+def same_shape(**arrays: ArrayLike) -> None:
     """All arrays have the first one's shape.
 
     >>> same_shape(per_token_logps=np.zeros((2, 3)), ref_per_token_logps=np.zeros((2, 4)))
@@ -123,7 +148,15 @@ def same_shape(**arrays):
             )
 
 
-def number(name, x, *, above=None, at_least=None, below=None, at_most=None):
+def number(
+    name: str,
+    x: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
     """One finite number inside the bounds, as a float.
 
     >>> number("beta", 0.0, above=0)
@@ -147,7 +180,7 @@ def number(name, x, *, above=None, at_least=None, below=None, at_most=None):
     return value
 
 
-def one_of(name, value, choices):
+def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:
     """`value`, if it is one of the choices.
 
     >>> one_of("reduction", "avg", ("mean", "sum"))
@@ -160,7 +193,7 @@ def one_of(name, value, choices):
     return value
 
 
-def groups(name, rows, num_generations):
+def groups(name: str, rows: int, num_generations: float) -> int:
     """`num_generations` as an int, if `rows` rows split into whole groups of it.
 
     >>> groups("rewards", 6, 4)

@@ -21,7 +21,7 @@ enumeration and limits, and against the libraries and the torch twin.
 """
 
 
-def text():
+def text() -> str:
     """The whole file as one string."""
     families = dict.fromkeys(objective.family for objective in catalogue.OBJECTIVES)
     return HEAD + "".join(_section(family) for family in families) + _rest()

@@ -3,16 +3,20 @@
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 
-def module(old):
+def module(old: str) -> None:
     """Let `reference_math.<old>` be the module of the new name; call it in the old module's file."""
     name = old.rpartition(".")[2]
     _warn(f"reference_math.{name}", f"reference_math.{MODULES[name]}", stacklevel=4)
     sys.modules[old] = importlib.import_module(f"reference_math.{MODULES[name]}")
 
 
-def both(loss, loss_grad):
+def both(
+    loss: Callable[..., float], loss_grad: Callable[..., Any]
+) -> Callable[..., tuple[float, Any]]:
     """The old `loss_and_grad` of a module that now has `loss` and `loss_grad`."""
 
     def loss_and_grad(*args, **kwargs):
@@ -23,7 +27,7 @@ def both(loss, loss_grad):
     return loss_and_grad
 
 
-def function(old, new):
+def function(old: str, new: Callable[..., Any]) -> Callable[..., Any]:
     """A function that was called `old`."""
 
     def alias(*args, **kwargs):

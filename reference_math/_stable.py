@@ -1,9 +1,13 @@
 """Four functions whose obvious form overflows or loses digits."""
 
+from __future__ import annotations
+
 import numpy as np
 
+from reference_math._types import Array, ArrayLike
 
-def log_sigmoid(x):
+
+def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + e^-x)), never taken as the log of a quotient: e^-x overflows below -709.
 
     >>> log_sigmoid(np.array([-1000.0, 0.0, 50.0])).tolist()   # -x, ln 1/2, -e^-50
@@ -12,7 +16,7 @@ def log_sigmoid(x):
     return -np.logaddexp(0.0, -x)
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), accurate in both tails.  1 - sigmoid(x) is sigmoid(-x), to every digit.
 
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
@@ -22,7 +26,7 @@ def sigmoid(x):
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
-def log1mexp(x):
+def log1mexp(x: Array) -> Array:
     """log(1 - e^x) for x <= 0.  Near 0 by expm1, far below by log1p: each loses digits at the other.
 
     >>> log1mexp(np.array([-50.0, -1e-20])).tolist()   # -e^-50, ln 1e-20
@@ -32,7 +36,7 @@ def log1mexp(x):
         return np.where(x > -1.0, np.log(-np.expm1(x)), np.log1p(-np.exp(x)))
 
 
-def exp_minus_tangent(x):
+def exp_minus_tangent(x: ArrayLike) -> Array:
     """e^x - 1 - x, never negative.  The differences cancel as x -> 0: below 0.1 the Taylor series.
 
     >>> float(exp_minus_tangent(1e-9))   # x^2 / 2; expm1(x) - x keeps half of these digits

@@ -15,12 +15,15 @@ at beta1 = beta2 = beta and the exact V* the loss is 0 there and nowhere else.  
 runs, take two betas: then V* is not that of the policy that is fitted.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def optimal_value(rewards, *, beta1):
+def optimal_value(rewards: ArrayLike, *, beta1: float) -> Array:
     """V*, between the mean reward (beta1 large) and the best one (beta1 -> 0).
 
     rewards   (P, n)  of the reference's answers
@@ -38,7 +41,15 @@ def optimal_value(rewards, *, beta1):
     return beta1 * (log_sum - np.log(rewards.shape[1]))
 
 
-def loss(per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask, *, beta2):
+def loss(
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    optimal_values: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta2: float,
+) -> float:
     """The mean square over the completions, a float; none: 0.
 
     per_token_logps       (B, T)  of the policy, which sampled them
@@ -58,8 +69,14 @@ def loss(per_token_logps, ref_per_token_logps, rewards, optimal_values, completi
 
 
 def loss_grad(
-    per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask, *, beta2
-):
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    optimal_values: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta2: float,
+) -> Array:
     """d loss / d(per_token_logps), (B, T): 2 beta2 error / B on every token of the completion.
 
     >>> logps, ref = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])

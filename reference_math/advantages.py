@@ -18,12 +18,15 @@ can be one rounding off, and dividing by a std of almost nothing plus 1e-4 makes
 Here a group is measured from its own lowest reward first, so equal rewards are exact zeros.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike, Rewards
 
 
-def group(rewards, num_generations, *, ddof, eps):
+def group(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
     """GRPO: the reward less the group's mean, in units of the group's std.
 
     A_i = (r_i - mean_group) / (std_group + eps)
@@ -43,7 +46,7 @@ def group(rewards, num_generations, *, ddof, eps):
     return standardized(deviations, std(deviations, axis=1, ddof=ddof), eps=eps).reshape(-1)
 
 
-def batch(rewards, num_generations, *, ddof, eps):
+def batch(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
     """The mean is still the group's, the std is that of all the rewards of the batch.
 
     A_i = (r_i - mean_group) / (std_batch + eps)
@@ -56,7 +59,7 @@ def batch(rewards, num_generations, *, ddof, eps):
     return standardized(centered(grouped, axis=1), scale, eps=eps).reshape(-1)
 
 
-def dr_grpo(rewards, num_generations):
+def dr_grpo(rewards: Rewards, num_generations: int) -> Array:
     """Dr. GRPO: no std, so a hard prompt and an easy one weigh the same (TRL: "none").
 
     A_i = r_i - mean_group
@@ -67,7 +70,7 @@ def dr_grpo(rewards, num_generations):
     return np.nan_to_num(centered(_grouped(rewards, num_generations), axis=1)).reshape(-1)
 
 
-def leave_one_out(rewards, num_generations):
+def leave_one_out(rewards: Rewards, num_generations: int) -> Array:
     """RLOO: the baseline is the mean of the others, so it does not depend on the completion.
 
     A_i = r_i - mean_{j != i} r_j = n / (n - 1) (r_i - mean_group)       n completions with a reward
@@ -80,7 +83,9 @@ def leave_one_out(rewards, num_generations):
     return np.nan_to_num(deviations * n / np.maximum(n - 1, 1)).reshape(-1)
 
 
-def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
+def leave_one_out_scaled(
+    rewards: Rewards, num_generations: int, *, ddof: float, eps: float
+) -> Array:
     """NeMo-RL: the others' mean is the baseline, the others' std the unit.
 
     A_i = (r_i - mean_{j != i} r_j) / (std_{j != i} + eps)       undivided where the others are equal
@@ -95,7 +100,7 @@ def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
     return np.divide(baselined, scale + eps, out=baselined.copy(), where=scale > 0)
 
 
-def whiten(values, *, ddof, eps):
+def whiten(values: Rewards, *, ddof: float, eps: float) -> Array:
     """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed.
 
     A_i = (v_i - mean_batch) / (std_batch + eps)
@@ -110,7 +115,7 @@ def whiten(values, *, ddof, eps):
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
 
 
-def centered(x, axis):
+def centered(x: Array, axis: int | None) -> Array:
     """x less its mean over what is there; NaN stays NaN; equal values give exact zeros.
 
     >>> centered(np.array([[1.0, 2.0, np.nan]]), axis=1)
@@ -123,7 +128,7 @@ def centered(x, axis):
     return x - np.nansum(x, axis=axis, keepdims=True) / np.maximum(count, 1)
 
 
-def std(deviations, axis, *, ddof):
+def std(deviations: ArrayLike, axis: int | None, *, ddof: float) -> Array:
     """Root of the mean square of what is there; 0 for one value alone, whatever ddof.
 
     >>> std(np.array([[-1.0, 1.0, np.nan]]), axis=1, ddof=1)          # sqrt(2 / (2 - 1))
@@ -135,7 +140,7 @@ def std(deviations, axis, *, ddof):
     return np.sqrt(squares / np.maximum(count - ddof, 1))  # one value alone: its square is 0
 
 
-def standardized(deviations, scale, *, eps):
+def standardized(deviations: ArrayLike, scale: Array, *, eps: float) -> Array:
     """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0.
 
     >>> standardized(np.array([2.0, 0.0, np.nan]), np.array([4.0, 0.0, 4.0]), eps=0.0)

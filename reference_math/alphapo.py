@@ -12,14 +12,17 @@ TRL       CPOTrainer, alpha (trl.experimental), takes (e^s)^-alpha: inf where th
           in float32 that is any answer of 104 nats. loss_type="alphapo" leaves alpha at its 0: SimPO.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 _LARGEST = 340.0  # e^340 and its square, which ipo takes, fit in float64; beyond it stands still
 
 
-def reward(mean_logps, *, alpha):
+def reward(mean_logps: ArrayLike, *, alpha: float) -> Array:
     """(1 - e^(-alpha s)) / alpha, increasing in s: steep for unlikely answers where alpha > 0.
 
     mean_logps   s, the mean log-probability of an answer's tokens
@@ -32,7 +35,7 @@ def reward(mean_logps, *, alpha):
     return -np.expm1(_exponent(s, alpha)) / alpha if alpha else s
 
 
-def reward_grad(mean_logps, *, alpha):
+def reward_grad(mean_logps: ArrayLike, *, alpha: float) -> Array:
     """d reward / d s = e^(-alpha s) = p^-alpha; 0 where the reward stands still.
 
     >>> reward_grad(np.log([0.5, 1.0]), alpha=1.0)

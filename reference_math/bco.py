@@ -15,13 +15,16 @@ TRL       BCOTrainer, last in 1.13.0: delta is the mean of all rewards ever seen
           (`midpoint`): the two agree where both have as many answers.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, implicit_rewards
 from reference_math._stable import log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike
 
 
-def running_delta(delta, count, rewards):
+def running_delta(delta: float, count: int, rewards: ArrayLike) -> tuple[float, int]:
     """(delta, count) after this batch's rewards: the mean of all seen so far, and their number.
 
     Starts at (0, 0).  A constant for the gradient; evaluation does not update it.
@@ -37,7 +40,7 @@ def running_delta(delta, count, rewards):
     return delta + float((rewards - delta).sum()) / max(count, 1), count
 
 
-def midpoint(rewards, label):
+def midpoint(rewards: ArrayLike, label: ArrayLike) -> float:
     """The paper's delta of one batch: halfway between the mean rewards of the two classes.
 
     rewards (B,), label (B,) 1 = desirable -> a float; a class that is missing counts as the other
@@ -51,7 +54,9 @@ def midpoint(rewards, label):
     return float(np.mean(means)) if means else 0.0
 
 
-def density_ratio(prob_desirable, *, min_density_ratio=0.5, max_density_ratio=10.0):
+def density_ratio(
+    prob_desirable: ArrayLike, *, min_density_ratio: float = 0.5, max_density_ratio: float = 10.0
+) -> Array:
     """w of an undesirable answer: how much likelier its prompt is among the desirable ones.
 
     prob_desirable   (B,)  of a classifier of prompts, 0 to 1
@@ -69,7 +74,15 @@ def density_ratio(prob_desirable, *, min_density_ratio=0.5, max_density_ratio=10
     return p / (1.0 - p)
 
 
-def loss(logps, ref_logps, label, *, delta, beta, weights=None):
+def loss(
+    logps: ArrayLike,
+    ref_logps: ArrayLike,
+    label: ArrayLike,
+    *,
+    delta: float,
+    beta: float,
+    weights: ArrayLike | None = None,
+) -> float:
     """The loss of one batch, a float.  No answers: 0.
 
     logps, ref_logps   (B,)  of whole answers
@@ -84,7 +97,15 @@ def loss(logps, ref_logps, label, *, delta, beta, weights=None):
     return float((-w * log_sigmoid(h)).sum()) / max(len(h), 1)
 
 
-def loss_grad(logps, ref_logps, label, *, delta, beta, weights=None):
+def loss_grad(
+    logps: ArrayLike,
+    ref_logps: ArrayLike,
+    label: ArrayLike,
+    *,
+    delta: float,
+    beta: float,
+    weights: ArrayLike | None = None,
+) -> Array:
     """d loss / d logps, (B,): -+w beta sigmoid(-+(r - delta)) / B.
 
     >>> loss_grad([-1.0], [-2.0], [1], delta=0.1, beta=0.1)

@@ -8,13 +8,17 @@ parity cases (tests/parity/test_catalogue.py) and the plain rows of `conformance
 No method module imports it.  Proof   tests/laws/test_contract.py, tests/laws/test_catalogue.py
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import re
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from reference_math._types import Array, NDArray
 
 
 class Objective(NamedTuple):
@@ -46,41 +50,42 @@ class Objective(NamedTuple):
     driver_options: dict | None = None
 
     @property
-    def lesson(self):
+    def lesson(self) -> str:
         """The notebook that uses the method, or ""."""
         return next(
             (f"notebooks/{k}.ipynb" for k, names in LESSONS.items() if self.names[0] in names), ""
         )
 
-    def value(self, **given):
+    def value(self, **given: Any) -> float:
         """The loss, or for a part its formula, of example inputs unless others are given."""
         return function(self.loss or self.formula)(**self.inputs() | self.options | given)
 
-    def gradient(self, **given):
+    def gradient(self, **given: Any) -> Array | tuple[Array, ...]:
         """The gradient to `wrt`: an array, or a tuple of one array for each of them."""
         f = function(f"{self.loss or self.formula}_grad")
         return f(**self.inputs() | self.options | given)
 
-    def inputs(self):
+    def inputs(self) -> dict[str, NDArray[Any]]:
         """Example arrays by the names of the arguments."""
         required = [p.name for p in self._parameters() if p.default is p.empty]
         names = [name for name in required if name in ARRAYS]
         return {name: ARRAYS[name] for name in names} | self.arrays
 
-    def to(self):
+    def to(self) -> tuple[str, ...]:
         """The names of the arrays that the gradient is to."""
         return self.wrt or (next(iter(self.inputs())),)
 
-    def signature(self):
+    def signature(self) -> str:
         """The call, with its arguments: "grpo.loss(per_token_logps, ..., *, epsilon_low, ...)"."""
         name = self.loss or self.formula
-        return f"{name}{inspect.signature(function(name))}"
+        bare = [p.replace(annotation=p.empty) for p in self._parameters()]
+        return f"{name}{inspect.Signature(bare)}"
 
     def _parameters(self):
         return inspect.signature(function(self.loss or self.formula)).parameters.values()
 
 
-def function(name):
+def function(name: str) -> Any:
     """The function "module.name" of this package.
 
     >>> function("kl.k3").__name__
@@ -493,7 +498,7 @@ class Entry(NamedTuple):
     __repr__ = __str__  # what Jupyter shows below a cell
 
 
-def find(name):
+def find(name: str) -> Entry:
     """Tell which function computes a method: by any name that a paper or TRL gives it.
 
     Case, spaces and punctuation do not matter.  An unknown name is an error that says which
@@ -507,12 +512,12 @@ def find(name):
     if _key(name) not in known:
         begun = [key for key in known if _key(name) and key.startswith(_key(name))]
         near = [*begun[:3], *get_close_matches(_key(name), known, n=3, cutoff=0.5)]
-        near = ", ".join(dict.fromkeys(repr(known[key].names[0]) for key in near))
-        raise ValueError(f"no method is called {name!r}; near: {near or 'see README.md'}")
+        shown = ", ".join(dict.fromkeys(repr(known[key].names[0]) for key in near))
+        raise ValueError(f"no method is called {name!r}; near: {shown or 'see README.md'}")
     return describe(known[_key(name)])
 
 
-def describe(objective):
+def describe(objective: Objective) -> Entry:
     """The `Entry` of one objective; its proof and its twin stand in the header of its module."""
     name = objective.loss or objective.formula
     is_function = callable(function(name))
@@ -529,13 +534,13 @@ def describe(objective):
     )
 
 
-def headers(module):
+def headers(module: str) -> dict[str, Any]:
     """What the header of a module names: {"Proof": (files), "Torch": a module, "Lesson": a file}.
 
     >>> headers("kl")["Torch"], headers("kl")["Lesson"]
     ('reference_math.torch.kl', 'notebooks/03_grpo.ipynb')
     """
-    text = importlib.import_module(f"reference_math.{module}").__doc__
+    text = importlib.import_module(f"reference_math.{module}").__doc__ or ""
     proof = re.findall(r"tests/(?:laws|parity)/test_\w+\.py", text)
     twins = re.findall(r"^Torch\s+(reference_math\.torch\.\w+)", text, re.MULTILINE)
     lessons = re.findall(r"Lesson\s+(notebooks/\w+\.ipynb)", text)

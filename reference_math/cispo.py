@@ -14,28 +14,33 @@ TRL reads it from epsilon_high, which elsewhere means 1 + epsilon_high and is 0.
 loss_type="cispo" with that default multiplies every on-policy gradient by 0.2.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo_terms, ratios
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    epsilon_max,
-    reduction,
-    epsilon_min=0.0,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    epsilon_max: float,
+    reduction: str,
+    epsilon_min: float = 0.0,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> float:
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_min and
     epsilon_max instead of epsilon_low, epsilon_high and delta.
 
@@ -47,7 +52,7 @@ def loss(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
@@ -55,22 +60,22 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    epsilon_max,
-    reduction,
-    epsilon_min=0.0,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    epsilon_max: float,
+    reduction: str,
+    epsilon_min: float = 0.0,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
@@ -80,14 +85,21 @@ def loss_grad(
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max, epsilon_min=0.0):
+def per_token_loss(
+    per_token_logps: ArrayLike,
+    log_weights: Array,
+    advantages: ArrayLike,
+    *,
+    epsilon_max: float,
+    epsilon_min: float = 0.0,
+) -> Array:
     """c of each token.
 
     per_token_logps   (B, T)
@@ -106,7 +118,9 @@ def per_token_loss(per_token_logps, log_weights, advantages, *, epsilon_max, eps
     return dc * per_token_logps
 
 
-def per_token_loss_grad(log_weights, advantages, *, epsilon_max, epsilon_min=0.0):
+def per_token_loss_grad(
+    log_weights: Array, advantages: ArrayLike, *, epsilon_max: float, epsilon_min: float = 0.0
+) -> Array:
     """d per_token_loss / d(per_token_logps) = -(w between its bounds) A: c is linear in log p.
 
     >>> per_token_loss_grad(np.log([[0.1, 1.0, 9.0]]), [1.0], epsilon_max=5.0)

@@ -14,24 +14,29 @@ cov is that of `kl_cov`.  A token that the clip has already stopped is not drawn
 the tokens, one at least, between 1 and 5.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo, kl_cov, ratios
+from reference_math._types import Array, ArrayLike
 
 
 def keep_mask(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    share,
-    cov_low,
-    cov_high,
-    epsilon_low,
-    epsilon_high,
-    rng,
-):
+    share: float,
+    cov_low: float,
+    cov_high: float,
+    epsilon_low: float,
+    epsilon_high: float,
+    rng: np.random.Generator,
+) -> Array:
     """0 where a token was drawn, 1 elsewhere, the padding included.
 
     per_token_logps             (B, T)  log-probability of each sampled token under the policy
@@ -54,7 +59,7 @@ def keep_mask(
     high = _checks.number("cov_high", cov_high, at_least=low)
     cov = kl_cov.covariances(per_token_logps, advantages, completion_mask)
     s = ratios.log_weights(per_token_logps, old_per_token_logps, completion_mask, "token")
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
+    clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     too_low, too_high = grpo.clipped(s, advantages, **clip)
     counted = np.asarray(completion_mask) == 1
     found = np.flatnonzero((low < cov) & (cov < high) & counted & ~too_low & ~too_high)

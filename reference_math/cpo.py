@@ -10,11 +10,20 @@ Shapes    B pairs.    `cpo_trainer` has the whole loss; dpo.hinge and dpo.ipo ar
 Notation  eps = label_smoothing: assumed share of swapped labels.
 """
 
+from __future__ import annotations
+
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike
 
 
-def pair_loss(chosen_scores, rejected_scores, *, beta, label_smoothing=0.0):
+def pair_loss(
+    chosen_scores: ArrayLike,
+    rejected_scores: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Array:
     """-(1 - eps) log sigmoid(h) - eps log sigmoid(-h), h = beta (chosen - rejected), (B,).
 
     chosen_scores, rejected_scores   (B,)  CPO: log p of the answer; SimPO, AlphaPO: made of its mean
@@ -28,7 +37,13 @@ def pair_loss(chosen_scores, rejected_scores, *, beta, label_smoothing=0.0):
     return -(1.0 - eps) * log_sigmoid(h) - eps * log_sigmoid(-h)
 
 
-def pair_loss_grad(chosen_scores, rejected_scores, *, beta, label_smoothing=0.0):
+def pair_loss_grad(
+    chosen_scores: ArrayLike,
+    rejected_scores: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Array]:
     """(d/d chosen, d/d rejected) = -+beta ((1 - eps) sigmoid(-h) - eps sigmoid(h)), each (B,).
 
     >>> pair_loss_grad([1.0], [1.0], beta=0.1, label_smoothing=0.25)   # 0.1 (3/8 - 1/8)

@@ -9,9 +9,12 @@ Proof     tests/laws/test_cpo_trainer.py, tests/parity/test_cpo_trainer.py
 Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _renamed, alphapo, cpo, dpo, orpo, sft, simpo
+from reference_math._types import Array, ArrayLike
 
 # loss_type: its two functions, whether s is the answer's mean, what it needs besides beta
 _LOSSES = {
@@ -24,16 +27,16 @@ LOSS_TYPES = tuple(_LOSSES)
 
 
 def loss(
-    per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    beta=0.1,
-    label_smoothing=0.0,
-    cpo_alpha=1.0,
-    simpo_gamma=0.5,
-    alpha=0.0,
-):
+    loss_type: str = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    cpo_alpha: float = 1.0,
+    simpo_gamma: float = 0.5,
+    alpha: float = 0.0,
+) -> float:
     """The loss of one batch, a float.  Option names and defaults are TRL's.
 
     per_token_logps   (2B, T)
@@ -57,16 +60,16 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    beta=0.1,
-    label_smoothing=0.0,
-    cpo_alpha=1.0,
-    simpo_gamma=0.5,
-    alpha=0.0,
-):
+    loss_type: str = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    cpo_alpha: float = 1.0,
+    simpo_gamma: float = 0.5,
+    alpha: float = 0.0,
+) -> Array:
     """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> logps, one = np.log([[0.5], [0.25]]), [[1], [1]]

@@ -19,22 +19,25 @@ TRL computes in float32 whatever the dtype of the hidden states.  Its default is
 scale, soft cap and bias are not here: they are the model's.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, gkd
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    student_hidden,
-    teacher_hidden,
-    student_weight,
-    teacher_weight,
+    student_hidden: ArrayLike,
+    teacher_hidden: ArrayLike,
+    student_weight: ArrayLike,
+    teacher_weight: ArrayLike,
     *,
-    beta,
-    temperature=1.0,
-    vocab_chunk,
-    num_items_in_batch=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    vocab_chunk: int,
+    num_items_in_batch: float | None = None,
+) -> float:
     """The divergence's mean over the positions, a float; no positions: 0.
 
     student_hidden       (N, H)   before the LM head
@@ -57,16 +60,16 @@ def loss(
 
 
 def loss_grad(
-    student_hidden,
-    teacher_hidden,
-    student_weight,
-    teacher_weight,
+    student_hidden: ArrayLike,
+    teacher_hidden: ArrayLike,
+    student_weight: ArrayLike,
+    teacher_weight: ArrayLike,
     *,
-    beta,
-    temperature=1.0,
-    vocab_chunk,
-    num_items_in_batch=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    vocab_chunk: int,
+    num_items_in_batch: float | None = None,
+) -> tuple[Array, Array]:
     """(d loss / d(student_hidden) (N, H), d loss / d(student_weight) (V, H)).
 
     z = h W^T:  dh = dz W, summed over the tiles;  dW = dz^T h, tile by tile.  dz as in `gkd`.
@@ -91,7 +94,9 @@ def loss_grad(
     return dh / count, dw / count
 
 
-def log_normalisers(hidden, weight, *, temperature=1.0, vocab_chunk):
+def log_normalisers(
+    hidden: ArrayLike, weight: ArrayLike, *, temperature: float = 1.0, vocab_chunk: int
+) -> Array:
     """log sum_v e^(z_v), (N, 1), by a running sum: each tile is added to what came before.
 
     >>> log_normalisers([[1.0]], [[np.log(3.0)], [0.0], [0.0]], vocab_chunk=2).round(4)    # ln 5

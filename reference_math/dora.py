@@ -11,13 +11,18 @@ A row with |V| = 0 has no direction. PEFT divides by zero there and returns NaN;
 stays zero and gets no gradient.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import lora
 from reference_math._checks import finite
+from reference_math._types import Array, ArrayLike
 
 
-def weight_norm(weight, lora_A, lora_B, *, scaling):
+def weight_norm(
+    weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float
+) -> Array:
     """|V|, the length of each row of W + scaling * B A. The magnitude starts as this.
 
     returns   (out,)
@@ -28,7 +33,16 @@ def weight_norm(weight, lora_A, lora_B, *, scaling):
     return _row_norms(lora.merge(weight, lora_A, lora_B, scaling=scaling))
 
 
-def forward(x, weight, lora_A, lora_B, magnitude, *, scaling, bias=None):
+def forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    magnitude: ArrayLike,
+    *,
+    scaling: float,
+    bias: ArrayLike | None = None,
+) -> Array:
     """y = m/|V| * (x W^T + scaling * x A^T B^T) + bias        the bias is not scaled
 
     x         (..., in)   magnitude   (out,)   the rest as in lora.forward
@@ -42,7 +56,16 @@ def forward(x, weight, lora_A, lora_B, magnitude, *, scaling, bias=None):
     return y if bias is None else y + finite("bias", bias, shape=y.shape[-1:])
 
 
-def forward_grad(x, weight, lora_A, lora_B, magnitude, grad_y, *, scaling):
+def forward_grad(
+    x: ArrayLike,
+    weight: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    magnitude: ArrayLike,
+    grad_y: ArrayLike,
+    *,
+    scaling: float,
+) -> tuple[Array, Array, Array, Array]:
     """Gradients of `forward` to x, A, B and m, the norm held constant as the paper says.
 
     grad_y    (..., out)
@@ -66,7 +89,9 @@ def forward_grad(x, weight, lora_A, lora_B, magnitude, grad_y, *, scaling):
     return *rest, grad_magnitude.sum(0)
 
 
-def merge(weight, lora_A, lora_B, magnitude, *, scaling):
+def merge(
+    weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, magnitude: ArrayLike, *, scaling: float
+) -> Array:
     """W' = m/|V| * V as one matrix.
 
     >>> merge([[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], scaling=1.0)
@@ -76,7 +101,15 @@ def merge(weight, lora_A, lora_B, magnitude, *, scaling):
     return _factor(magnitude, _row_norms(merged))[:, None] * merged
 
 
-def unmerge(merged, lora_A, lora_B, magnitude, norm, *, scaling):
+def unmerge(
+    merged: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    magnitude: ArrayLike,
+    norm: ArrayLike,
+    *,
+    scaling: float,
+) -> Array:
     """W back from `merge`'s result. `norm` is weight_norm of the original weight: the merged
     rows have length m, so it cannot be read off them.
 

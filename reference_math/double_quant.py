@@ -11,15 +11,18 @@ Shapes    absmax (k,) float32, NF4's scales, one a block; they stand in groups o
 absmax ~ offset + DYNAMIC_MAP[code] * scale of its group      offset: the mean of all absmax
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import nf4
 from reference_math._checks import finite, number, one_of, token_ids
+from reference_math._types import ArrayLike, ByteArray, Float32Array
 
 GROUP = 256
 
 
-def dynamic_map():
+def dynamic_map() -> Float32Array:
     """The 256 values: more digits near ±1, more range near 0, and exactly 0 and 1.
 
     For i = 0..6, the midpoints of 2^i equal parts of [0.1, 1], times 10^(i-6), both signs.
@@ -38,7 +41,9 @@ def dynamic_map():
     return np.sort(np.float32(values))
 
 
-def quantize(absmax, *, rule, offset=None):
+def quantize(
+    absmax: ArrayLike, *, rule: str, offset: float | None = None
+) -> tuple[ByteArray, Float32Array, np.float32]:
     """The scales as 8-bit codes of what is left when their mean is taken away.
 
     absmax    (k,)       rounded to float32
@@ -70,7 +75,7 @@ def quantize(absmax, *, rule, offset=None):
     return RULES[rule](unit), group_scale, np.float32(offset)
 
 
-def dequantize(codes, group_scale, offset):
+def dequantize(codes: ArrayLike, group_scale: ArrayLike, offset: float) -> Float32Array:
     """The scales again: DYNAMIC_MAP[code] * group_scale + offset, in float32.
 
     codes     (k,) uint8        group_scale   (g,)      offset   a number
@@ -86,7 +91,7 @@ def dequantize(codes, group_scale, offset):
     return DYNAMIC_MAP[codes] * scale + np.float32(number("offset", offset))
 
 
-def nearest(unit):
+def nearest(unit: Float32Array) -> ByteArray:
     """The code of the nearest of the 256 values; a tie takes the lower one.
 
     unit      (k,) float32, in [-1, 1]
@@ -99,7 +104,7 @@ def nearest(unit):
     return np.searchsorted(midpoints, unit, side="left").astype(np.uint8)
 
 
-def cpu(unit):
+def cpu(unit: Float32Array) -> ByteArray:
     """bitsandbytes' CPU kernel: `nearest` of the closest of 65536 grid points from -1 to 1.
 
     The grid's step is 3e-5, far wider than the 256 values are near zero.

@@ -14,12 +14,15 @@ Others    dpo_margin (robust, EXO, DiscoPOP, AOT), dpo_pointwise (NCA, BCO-pair,
           and weights;  implicit_rewards: the metrics to log
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _stable
+from reference_math._types import Array, ArrayLike
 
 
-def sequence_weights(completion_mask, *, ld_alpha=None):
+def sequence_weights(completion_mask: ArrayLike, *, ld_alpha: float | None = None) -> Array:
     """Weight of each token in its answer's log-probability (LD-DPO: the tail weighs less).
 
     completion_mask   (2B, T)  1 = the answer's tokens
@@ -41,7 +44,9 @@ def sequence_weights(completion_mask, *, ld_alpha=None):
     return mask * np.where(mask.cumsum(axis=1) <= shared, 1.0, ld_alpha)
 
 
-def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
+def sequence_logps(
+    per_token_logps: ArrayLike, completion_mask: ArrayLike, *, ld_alpha: float | None = None
+) -> Array:
     """Log-probability of each answer; its gradient is `sequence_weights`.  Empty: log 1 = 0.
 
     per_token_logps   (2B, T)
@@ -56,7 +61,7 @@ def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
     return (weights * _checks.counted("per_token_logps", per_token_logps, mask)).sum(axis=1)
 
 
-def chosen_mask(completion_mask):
+def chosen_mask(completion_mask: ArrayLike) -> Array:
     """The mask with the rejected rows set to 0, (2B, T): the tokens of an nll of the chosen answers.
 
     >>> chosen_mask([[1, 1], [1, 0]])
@@ -67,7 +72,7 @@ def chosen_mask(completion_mask):
     return mask * (np.arange(len(mask)) < len(mask) // 2)[:, None]
 
 
-def sigmoid(chosen_logratios, rejected_logratios, *, beta):
+def sigmoid(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """-log sigmoid(h), h = beta (chosen - rejected): finite at any margin.
 
     chosen_logratios, rejected_logratios   (B,)  or their f-divergence scores
@@ -80,7 +85,9 @@ def sigmoid(chosen_logratios, rejected_logratios, *, beta):
     return -_stable.log_sigmoid(margin(chosen_logratios, rejected_logratios, beta))
 
 
-def sigmoid_grad(chosen_logratios, rejected_logratios, *, beta):
+def sigmoid_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(d/d chosen, d/d rejected) = (-beta sigmoid(-h), +beta sigmoid(-h)), each (B,).
 
     >>> sigmoid_grad([1.0], [1.0], beta=0.1)   # half of beta each way
@@ -90,7 +97,7 @@ def sigmoid_grad(chosen_logratios, rejected_logratios, *, beta):
     return slope, -slope
 
 
-def hinge(chosen_logratios, rejected_logratios, *, beta):
+def hinge(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """max(0, 1 - h): zero once the margin reaches 1.  Shapes as in `sigmoid`.
 
     >>> hinge([3.0], [1.0], beta=0.1)   # 1 - 0.1 (3 - 1)
@@ -99,7 +106,9 @@ def hinge(chosen_logratios, rejected_logratios, *, beta):
     return np.maximum(1.0 - margin(chosen_logratios, rejected_logratios, beta), 0.0)
 
 
-def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
+def hinge_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(-beta, +beta) while h < 1, else 0; at exactly h = 1 the gradient is 0, as in torch.
 
     >>> hinge_grad([3.0], [1.0], beta=0.1)
@@ -109,7 +118,7 @@ def hinge_grad(chosen_logratios, rejected_logratios, *, beta):
     return slope, -slope
 
 
-def ipo(chosen_logratios, rejected_logratios, *, beta):
+def ipo(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """Squared distance of the margin from its target: (chosen - rejected - 1/(2 beta))^2.
 
     A larger margin is penalised too. beta is the paper's tau.
@@ -124,7 +133,9 @@ def ipo(chosen_logratios, rejected_logratios, *, beta):
     return _ipo_error(chosen_logratios, rejected_logratios, beta) ** 2
 
 
-def ipo_grad(chosen_logratios, rejected_logratios, *, beta):
+def ipo_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(2 error, -2 error), error = chosen - rejected - 1/(2 beta).
 
     >>> ipo_grad([2.0], [1.0], beta=0.25)
@@ -134,7 +145,7 @@ def ipo_grad(chosen_logratios, rejected_logratios, *, beta):
     return slope, -slope
 
 
-def pair(chosen_logratios, rejected_logratios):
+def pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike) -> tuple[Array, Array]:
     """Both arrays as float64, checked to be finite and of one shape (B,).
 
     >>> pair([1], [2])
@@ -144,7 +155,7 @@ def pair(chosen_logratios, rejected_logratios):
     return chosen, _checks.finite("rejected_logratios", rejected_logratios, shape=chosen.shape)
 
 
-def margin(chosen_logratios, rejected_logratios, beta):
+def margin(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, beta: float) -> Array:
     """h = beta (chosen - rejected), (B,).
 
     >>> margin([3.0], [1.0], 0.1)

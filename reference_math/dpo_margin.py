@@ -10,14 +10,23 @@ Shapes    B pairs: log-ratios (B,) or their f-divergence scores -> losses (B,);
 Notation  eps = label_smoothing: assumed share of swapped labels.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike
 from reference_math.dpo import margin
 
 
-def robust(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
+def robust(
+    chosen_logratios: ArrayLike,
+    rejected_logratios: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float,
+) -> Array:
     """Unbiased for the clean labels if eps of them are swapped; 0 <= eps < 1/2.
 
     (-(1 - eps) log sigmoid(h) + eps log sigmoid(-h)) / (1 - 2 eps)
@@ -30,7 +39,13 @@ def robust(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     return (-(1.0 - eps) * log_sigmoid(h) + eps * log_sigmoid(-h)) / (1.0 - 2.0 * eps)
 
 
-def robust_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
+def robust_grad(
+    chosen_logratios: ArrayLike,
+    rejected_logratios: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float,
+) -> tuple[Array, Array]:
     """+-beta (-(1 - eps) sigmoid(-h) - eps sigmoid(h)) / (1 - 2 eps).
 
     >>> robust_grad([1.0], [1.0], beta=0.1, label_smoothing=0.25)   # 0.1 (-1/2) / (1/2)
@@ -41,7 +56,13 @@ def robust_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     return _both(beta * (-(1.0 - eps) * sigmoid(-h) - eps * sigmoid(h)) / (1.0 - 2.0 * eps))
 
 
-def exo_pair(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
+def exo_pair(
+    chosen_logratios: ArrayLike,
+    rejected_logratios: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float,
+) -> Array:
     """KL between two Bernoulli distributions, (sigmoid(h), sigmoid(-h)) from (1 - eps, eps).
 
     0 < eps < 1.
@@ -55,7 +76,13 @@ def exo_pair(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
     return won + sigmoid(-h) * (log_sigmoid(-h) - np.log(eps))
 
 
-def exo_pair_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing):
+def exo_pair_grad(
+    chosen_logratios: ArrayLike,
+    rejected_logratios: ArrayLike,
+    *,
+    beta: float,
+    label_smoothing: float,
+) -> tuple[Array, Array]:
     """+-beta sigmoid(h) sigmoid(-h) (h - log((1 - eps) / eps)): 0 once the odds are right.
 
     dKL = log(q / p) - log((1 - q) / (1 - p)) for dq = sigmoid(h) sigmoid(-h) dh, log-odds of q = h.
@@ -68,7 +95,9 @@ def exo_pair_grad(chosen_logratios, rejected_logratios, *, beta, label_smoothing
     return _both(beta * sigmoid(h) * sigmoid(-h) * (h - np.log1p(-eps) + np.log(eps)))
 
 
-def discopop(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
+def discopop(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float, discopop_tau: float
+) -> Array:
     """DiscoPOP, a loss that a language model proposed: logistic where h < 0, exponential where h > 0.
 
     (1 - s) (-log sigmoid(h)) + s e^-h        s = sigmoid(h / tau)
@@ -85,7 +114,9 @@ def discopop(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
     return -sigmoid(-h / tau) * log_sigmoid(h) + np.exp(log_sigmoid(h / tau) - h)
 
 
-def discopop_grad(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
+def discopop_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float, discopop_tau: float
+) -> tuple[Array, Array]:
     """+-beta times  s' (log sigmoid(h) + e^-h) - (1 - s) sigmoid(-h) - s e^-h,  s' = s (1-s) / tau.
 
     >>> discopop_grad([1.0], [1.0], beta=0.1, discopop_tau=1.0)[0].round(4)   # h = 0
@@ -99,7 +130,7 @@ def discopop_grad(chosen_logratios, rejected_logratios, *, beta, discopop_tau):
     return _both(beta * (moved - not_s * sigmoid(-h) - s_exp))
 
 
-def aot(upper, lower, *, beta, label_smoothing):
+def aot(upper: ArrayLike, lower: ArrayLike, *, beta: float, label_smoothing: float) -> Array:
     """Alignment via optimal transport: compare sorted values, the i-th smallest of each array.
 
     -(1 - eps) log sigmoid(h) - eps log sigmoid(-h)        h = beta (sort(upper) - sort(lower))
@@ -116,7 +147,9 @@ def aot(upper, lower, *, beta, label_smoothing):
     return -(1.0 - eps) * log_sigmoid(h) - eps * log_sigmoid(-h)
 
 
-def aot_grad(upper, lower, *, beta, label_smoothing):
+def aot_grad(
+    upper: ArrayLike, lower: ArrayLike, *, beta: float, label_smoothing: float
+) -> tuple[Array, Array]:
     """+-beta (eps - sigmoid(-h)) of each value's rank, in the original order of the values.
 
     >>> aot_grad([3.0, 1.0], [1.0, 3.0], beta=0.1, label_smoothing=0.0)

@@ -11,12 +11,15 @@ Proof     tests/laws/test_dpo_pointwise.py, tests/parity/test_dpo.py
 Shapes    B pairs: log-ratios (B,) -> losses (B,); each gradient is (d/d chosen, d/d rejected).
 """
 
+from __future__ import annotations
+
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike
 from reference_math.dpo import pair
 
 
-def nca_pair(chosen_logratios, rejected_logratios, *, beta):
+def nca_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """-log sigmoid(beta a) - 1/2 log sigmoid(-beta a) - 1/2 log sigmoid(-beta b).
 
     The middle term keeps the chosen answer's likelihood from drifting.
@@ -28,7 +31,9 @@ def nca_pair(chosen_logratios, rejected_logratios, *, beta):
     return -log_sigmoid(a) - 0.5 * log_sigmoid(-a) - 0.5 * log_sigmoid(-b)
 
 
-def nca_pair_grad(chosen_logratios, rejected_logratios, *, beta):
+def nca_pair_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(beta (1/2 sigmoid(beta a) - sigmoid(-beta a)), beta/2 sigmoid(beta b)).
 
     >>> nca_pair_grad([0.0], [0.0], beta=0.1)
@@ -38,7 +43,7 @@ def nca_pair_grad(chosen_logratios, rejected_logratios, *, beta):
     return beta * (0.5 * sigmoid(a) - sigmoid(-a)), 0.5 * beta * sigmoid(b)
 
 
-def bco_pair(chosen_logratios, rejected_logratios, *, beta):
+def bco_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """-log sigmoid(beta a) - log sigmoid(-beta b): a classifier; the paper's reward shift is not here.
 
     >>> bco_pair([0.0], [0.0], beta=0.1).round(4)   # 2 ln 2
@@ -48,7 +53,9 @@ def bco_pair(chosen_logratios, rejected_logratios, *, beta):
     return -log_sigmoid(a) - log_sigmoid(-b)
 
 
-def bco_pair_grad(chosen_logratios, rejected_logratios, *, beta):
+def bco_pair_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(-beta sigmoid(-beta a), beta sigmoid(beta b)).
 
     >>> bco_pair_grad([0.0], [0.0], beta=0.1)
@@ -58,7 +65,7 @@ def bco_pair_grad(chosen_logratios, rejected_logratios, *, beta):
     return -beta * sigmoid(-a), beta * sigmoid(b)
 
 
-def sppo_hard(chosen_logratios, rejected_logratios, *, beta):
+def sppo_hard(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2; beta > 0, 1/beta is the paper's eta.
 
     >>> sppo_hard([1.0], [0.0], beta=0.5)   # (1 - 1)^2 + (0 + 1)^2
@@ -69,7 +76,9 @@ def sppo_hard(chosen_logratios, rejected_logratios, *, beta):
     return (a - target) ** 2 + (b + target) ** 2
 
 
-def sppo_hard_grad(chosen_logratios, rejected_logratios, *, beta):
+def sppo_hard_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(2 (a - 1/(2 beta)), 2 (b + 1/(2 beta))).
 
     >>> sppo_hard_grad([1.0], [0.0], beta=0.5)
@@ -80,7 +89,7 @@ def sppo_hard_grad(chosen_logratios, rejected_logratios, *, beta):
     return 2.0 * (a - target), 2.0 * (b + target)
 
 
-def apo_zero(chosen_logratios, rejected_logratios, *, beta):
+def apo_zero(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """1 - sigmoid(beta a) + sigmoid(beta b): chosen up, rejected down.  (Chosen better than policy.)
 
     >>> apo_zero([0.0], [0.0], beta=0.1)
@@ -90,7 +99,9 @@ def apo_zero(chosen_logratios, rejected_logratios, *, beta):
     return sigmoid(-a) + sigmoid(b)
 
 
-def apo_zero_grad(chosen_logratios, rejected_logratios, *, beta):
+def apo_zero_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(-beta s(a) s(-a), beta s(b) s(-b)), s the sigmoid of beta times its argument.
 
     >>> apo_zero_grad([0.0], [0.0], beta=0.1)
@@ -100,7 +111,7 @@ def apo_zero_grad(chosen_logratios, rejected_logratios, *, beta):
     return -beta * sigmoid(a) * sigmoid(-a), beta * sigmoid(b) * sigmoid(-b)
 
 
-def apo_down(chosen_logratios, rejected_logratios, *, beta):
+def apo_down(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
     """sigmoid(beta a) + 1 - sigmoid(beta (a - b)): both down, rejected more.  (Policy better.)
 
     >>> apo_down([0.0], [0.0], beta=0.1)
@@ -110,7 +121,9 @@ def apo_down(chosen_logratios, rejected_logratios, *, beta):
     return sigmoid(a) + sigmoid(b - a)
 
 
-def apo_down_grad(chosen_logratios, rejected_logratios, *, beta):
+def apo_down_grad(
+    chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(beta (s(a) s(-a) - m), beta m), m = s(a - b) s(b - a).
 
     >>> apo_down_grad([0.0], [0.0], beta=0.1)

@@ -9,6 +9,10 @@ Proof     tests/laws/test_dpo_trainer.py, tests/parity/test_dpo.py
 Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from reference_math import (
@@ -21,6 +25,7 @@ from reference_math import (
     sft,
     wpo,
 )
+from reference_math._types import Array, ArrayLike
 
 # loss_type: its module, its function, what it compares, what it needs besides beta.
 #   score   F(log-ratio)         mean_score   F(log-ratio) / the answer's tokens
@@ -47,20 +52,20 @@ _TRL_MAX_EXPONENT = 80.0  # where TRL cuts the alpha-divergence off, in float32 
 
 
 def loss(
-    per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    loss_weights=None,
-    beta=0.1,
-    label_smoothing=0.0,
-    f_divergence_type="reverse_kl",
-    f_alpha_divergence_coef=0.5,
-    ld_alpha=None,
-    log_sum_sq_probs=None,
-    discopop_tau=0.05,
-):
+    loss_type: str | Sequence[str] = "sigmoid",
+    loss_weights: Sequence[float] | None = None,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    f_divergence_type: str = "reverse_kl",
+    f_alpha_divergence_coef: float = 0.5,
+    ld_alpha: float | None = None,
+    log_sum_sq_probs: ArrayLike | None = None,
+    discopop_tau: float = 0.05,
+) -> float:
     """The loss of one batch, a float.  Option names and defaults are TRL's.
 
     per_token_logps       (2B, T)
@@ -87,20 +92,20 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    loss_weights=None,
-    beta=0.1,
-    label_smoothing=0.0,
-    f_divergence_type="reverse_kl",
-    f_alpha_divergence_coef=0.5,
-    ld_alpha=None,
-    log_sum_sq_probs=None,
-    discopop_tau=0.05,
-):
+    loss_type: str | Sequence[str] = "sigmoid",
+    loss_weights: Sequence[float] | None = None,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    f_divergence_type: str = "reverse_kl",
+    f_alpha_divergence_coef: float = 0.5,
+    ld_alpha: float | None = None,
+    log_sum_sq_probs: ArrayLike | None = None,
+    discopop_tau: float = 0.05,
+) -> Array:
     """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> half, quarter = np.log([[0.5]]), np.log([[0.25]])

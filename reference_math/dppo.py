@@ -22,28 +22,33 @@ probabilities for p_old.  verl takes the value above.  Its truncation is clip_ra
 configuration; 20, which its code names, is only for a configuration without that field.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, ratios, reductions
 from reference_math._stable import log1mexp
+from reference_math._types import Array, ArrayLike
 
 DIVERGENCES = ("tv", "kl")
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    divergence,
-    delta_low,
-    delta_high,
-    truncation,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    divergence: str,
+    delta_low: float,
+    delta_high: float,
+    truncation: float | None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps         (B, T)  log-probability of each sampled token under the policy
@@ -61,7 +66,11 @@ def loss(
     0.6931471805599453
     """
     args = per_token_logps, old_per_token_logps, advantages, completion_mask
-    options = {"divergence": divergence, "delta_low": delta_low, "delta_high": delta_high}
+    options: dict[str, Any] = {
+        "divergence": divergence,
+        "delta_low": delta_low,
+        "delta_high": delta_high,
+    }
     options |= {"truncation": truncation, "reduction": reduction}
     options |= {"max_completion_length": max_completion_length}
     options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
@@ -71,19 +80,19 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    divergence,
-    delta_low,
-    delta_high,
-    truncation,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    divergence: str,
+    delta_low: float,
+    delta_high: float,
+    truncation: float | None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> Array:
     """d loss / d(per_token_logps) = -min(w, truncation) keep A, reduced: c is linear in log p.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.4, 0.5]])
@@ -100,7 +109,11 @@ def loss_grad(
         tokens_per_micro_batch=tokens_per_micro_batch,
     )
     tokens = per_token_logps, old_per_token_logps
-    bounds = {"divergence": divergence, "delta_low": delta_low, "delta_high": delta_high}
+    bounds: dict[str, Any] = {
+        "divergence": divergence,
+        "delta_low": delta_low,
+        "delta_high": delta_high,
+    }
     keep = keep_mask(*tokens, advantages, completion_mask, **bounds)
     if truncation is not None:
         truncation = _checks.number("truncation", truncation, above=0)
@@ -110,15 +123,15 @@ def loss_grad(
 
 
 def keep_mask(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    divergence,
-    delta_low,
-    delta_high,
-):
+    divergence: str,
+    delta_low: float,
+    delta_high: float,
+) -> Array:
     """1 where a token counts: it is inside the trust region, or on its way back.  1 in the padding.
 
     >>> logps, old = np.log([[0.5, 0.3, 0.5]]), np.log([[0.4, 0.4, 0.5]])
@@ -141,7 +154,7 @@ def keep_mask(
     return np.where((mask == 1) & beyond, 0.0, 1.0)
 
 
-def binary_kl(per_token_logps, old_per_token_logps):
+def binary_kl(per_token_logps: ArrayLike, old_per_token_logps: ArrayLike) -> Array:
     """KL(old || policy) of two binary distributions: this token, or any other.
 
     per_token_logps, old_per_token_logps   (B, T)  at most 0

@@ -9,12 +9,17 @@ Shapes    B completions, T tokens each. Entropies of the whole distribution at e
           nats: `logprobs.entropy`.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
+def high_entropy_mask(
+    entropies: ArrayLike, completion_mask: ArrayLike, *, top_entropy_quantile: float
+) -> Array:
     """1 = one of the top_entropy_quantile of the batch's tokens by entropy, where choices are made.
 
     The bar is the (1 - top_entropy_quantile) quantile, interpolated linearly between two tokens;
@@ -38,7 +43,7 @@ def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
     return mask * (entropies >= np.quantile(entropies[mask == 1], 1.0 - share))
 
 
-def bonus(entropies, completion_mask):
+def bonus(entropies: ArrayLike, completion_mask: ArrayLike) -> float:
     """The mean entropy of the tokens that count; 0 when none does. A trainer maximises it:
 
     loss = policy loss - entropy_coef * bonus
@@ -53,7 +58,7 @@ def bonus(entropies, completion_mask):
     return float(_checks.counted("entropies", entropies, mask).sum() / max(mask.sum(), 1.0))
 
 
-def bonus_grad(completion_mask):
+def bonus_grad(completion_mask: ArrayLike) -> Array:
     """d bonus / d(entropies), (B, T): one over the tokens that count.
 
     >>> bonus_grad([[1, 1, 0]])
@@ -63,7 +68,15 @@ def bonus_grad(completion_mask):
     return mask / max(mask.sum(), 1.0)
 
 
-def next_coef(entropy_coef, mean_entropy, *, entropy_target, step, low, high):
+def next_coef(
+    entropy_coef: float,
+    mean_entropy: float,
+    *,
+    entropy_target: float,
+    step: float,
+    low: float,
+    high: float,
+) -> float:
     """Skywork-OR1's controller, one optimizer step: up by `step` while the entropy is at or below
     its target, down by it above, inside [low, high]. TRL also applies the coefficient only while
     the entropy of the step before was at or below the target.

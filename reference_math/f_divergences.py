@@ -11,12 +11,15 @@ Shapes    u (N,) log-ratios, log p_policy - log p_ref of an answer, in nats -> (
 Range     exact to |u| = 709, where e^u leaves float64; TRL in float32 ends at 88
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _stable
+from reference_math._types import Array, ArrayLike
 
 
-def reverse_kl(u):
+def reverse_kl(u: ArrayLike) -> Array:
     """F(u) = u, from f(t) = t log t.
 
     >>> reverse_kl([2.0])
@@ -25,7 +28,7 @@ def reverse_kl(u):
     return _checks.finite("u", u)
 
 
-def reverse_kl_grad(u):
+def reverse_kl_grad(u: ArrayLike) -> Array:
     """F'(u) = 1.
 
     >>> reverse_kl_grad([2.0])
@@ -34,7 +37,7 @@ def reverse_kl_grad(u):
     return np.ones_like(_checks.finite("u", u))
 
 
-def forward_kl(u):
+def forward_kl(u: ArrayLike) -> Array:
     """F(u) = 1 - e^-u, from f(t) = -log t: the score saturates at 1 as the
     answer becomes likelier.
 
@@ -44,7 +47,7 @@ def forward_kl(u):
     return -np.expm1(-_checks.finite("u", u))
 
 
-def forward_kl_grad(u):
+def forward_kl_grad(u: ArrayLike) -> Array:
     """F'(u) = e^-u.
 
     >>> forward_kl_grad([np.log(2.0)])
@@ -53,7 +56,7 @@ def forward_kl_grad(u):
     return np.exp(-_checks.finite("u", u))
 
 
-def js_divergence(u):
+def js_divergence(u: ArrayLike) -> Array:
     """F(u) = log 2 + log sigmoid(u) = log(2t / (1 + t)), t = e^u.
 
     >>> js_divergence([np.log(3.0)]).round(4)   # ln 3/2
@@ -62,7 +65,7 @@ def js_divergence(u):
     return np.log(2.0) + _stable.log_sigmoid(_checks.finite("u", u))
 
 
-def js_divergence_grad(u):
+def js_divergence_grad(u: ArrayLike) -> Array:
     """F'(u) = sigmoid(-u).
 
     >>> js_divergence_grad([np.log(3.0)])
@@ -71,7 +74,7 @@ def js_divergence_grad(u):
     return _stable.sigmoid(-_checks.finite("u", u))
 
 
-def alpha_divergence(u, *, alpha, max_exponent):
+def alpha_divergence(u: ArrayLike, *, alpha: float, max_exponent: float) -> Array:
     """F(u) = (t^(alpha - 1) - 1) / (alpha - 1), t = e^u; u itself at alpha = 1.
 
     alpha          1: reverse KL; 0: forward KL; TRL: 0.5, and 1 wherever |alpha - 1| < 1e-6
@@ -86,7 +89,7 @@ def alpha_divergence(u, *, alpha, max_exponent):
     return np.expm1(np.minimum((alpha - 1.0) * u, max_exponent)) / (alpha - 1.0)
 
 
-def alpha_divergence_grad(u, *, alpha, max_exponent):
+def alpha_divergence_grad(u: ArrayLike, *, alpha: float, max_exponent: float) -> Array:
     """F'(u) = t^(alpha - 1); 0 beyond the cut-off, where F is flat.
 
     >>> alpha_divergence_grad([np.log(4.0)], alpha=0.5, max_exponent=80.0)

@@ -13,12 +13,17 @@ Masks     state_mask counts the states: the tokens, and where there is room for 
 In the loss of `ppo` all of this is constant, so nothing here has a gradient.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def advantages(rewards, values, state_mask, *, gamma, lam):
+def advantages(
+    rewards: ArrayLike, values: ArrayLike, state_mask: ArrayLike, *, gamma: float, lam: float
+) -> Array:
     """Compute A_t, the (gamma lam)-discounted sum of the TD errors from t on.
 
     rewards      (B, T)  `ppo.token_rewards`
@@ -42,7 +47,7 @@ def advantages(rewards, values, state_mask, *, gamma, lam):
     return a
 
 
-def returns(advantages, values, state_mask):
+def returns(advantages: ArrayLike, values: ArrayLike, state_mask: ArrayLike) -> Array:
     """R_t = A_t + V_t, what the critic learns; of the advantages before they are whitened.
 
     >>> returns([[0.125, 0.75]], [[0.5, 0.25]], [[1, 1]])
@@ -53,7 +58,9 @@ def returns(advantages, values, state_mask):
     return _checks.counted("advantages", advantages, mask) + values
 
 
-def whiten(x, mask, *, ddof, eps, shift_mean=True):
+def whiten(
+    x: ArrayLike, mask: ArrayLike, *, ddof: float, eps: float, shift_mean: bool = True
+) -> Array:
     """(x - mean) / sqrt(var + eps) over all that counts in the batch.
 
     x            (B, T)
@@ -79,7 +86,7 @@ def whiten(x, mask, *, ddof, eps, shift_mean=True):
     return whitened if shift_mean else mask * (whitened + mean)
 
 
-def ones_first(name, mask):
+def ones_first(name: str, mask: ArrayLike) -> Array:
     """A mask without holes, as float64: what counts stands on the left, the padding on the right.
 
     >>> ones_first("completion_mask", [[0, 1]])

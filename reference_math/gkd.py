@@ -18,12 +18,17 @@ TRL's GKDTrainer never passes its `temperature` on: it samples at 0.9 and compar
 of the student's own answers it divides by num_items_in_batch, counted on the data set's answers.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, kl, logprobs, sft
+from reference_math._types import Array, ArrayLike
 
 
-def divergence(student_logits, teacher_logits, *, beta, temperature=1.0):
+def divergence(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, beta: float, temperature: float = 1.0
+) -> Array:
     """D of each position.
 
     student_logits, teacher_logits   (..., V)
@@ -45,7 +50,9 @@ def divergence(student_logits, teacher_logits, *, beta, temperature=1.0):
     return of_teacher * kl.exact(log_p, log_m) + of_student * kl.exact(log_q, log_m)
 
 
-def divergence_grad(student_logits, teacher_logits, *, beta, temperature=1.0):
+def divergence_grad(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, beta: float, temperature: float = 1.0
+) -> Array:
     """d D / d(student_logits), (..., V); the teacher is constant.  It sums to 0 over V.
 
     beta = 0:  (Q - P) / temperature
@@ -65,7 +72,7 @@ def divergence_grad(student_logits, teacher_logits, *, beta, temperature=1.0):
     return of_student * kl.exact_grad(log_q, mixed(log_q, log_p, beta)) / temperature
 
 
-def shares(beta):
+def shares(beta: float) -> tuple[float, float]:
     """Weights of KL(P || M) and KL(Q || M) in D: (beta, 1 - beta).
 
     At beta = 0 they are (1, 0), at beta = 1 (0, 1): D is the other KL alone there.
@@ -77,7 +84,7 @@ def shares(beta):
     return (1.0 - beta, beta) if beta in (0, 1) else (beta, 1.0 - beta)
 
 
-def mixed(log_q, log_p, beta):
+def mixed(log_q: ArrayLike, log_p: ArrayLike, beta: float) -> Array:
     """log M, (..., V), of log Q and log P; at beta = 0 it is log Q, at beta = 1 log P.
 
     >>> np.exp(mixed(np.log([0.75, 0.25]), np.log([0.5, 0.5]), 0.5))
@@ -88,14 +95,14 @@ def mixed(log_q, log_p, beta):
 
 
 def loss(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    temperature=1.0,
-    num_items_in_batch=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    num_items_in_batch: float | None = None,
+) -> float:
     """The mean over the tokens that count, a float; none counts: 0.
 
     student_logits, teacher_logits   (B, T, V)
@@ -114,14 +121,14 @@ def loss(
 
 
 def loss_grad(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    temperature=1.0,
-    num_items_in_batch=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """d loss / d(student_logits), (B, T, V).
 
     >>> student, teacher = [[[np.log(3.0), 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]

@@ -14,22 +14,25 @@ The epsilons bound the log-ratio, not the ratio as in `grpo`.  Without a clip th
 (`ratios`, "sequence"); GSPO clips the mean, GMPO each token before the mean.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, kl, ratios, reductions
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    epsilon_low,
-    epsilon_high,
-    beta=0.0,
-    ref_per_token_logps=None,
-):
+    epsilon_low: float,
+    epsilon_high: float,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps       (B, T)
@@ -59,16 +62,16 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    epsilon_low,
-    epsilon_high,
-    beta=0.0,
-    ref_per_token_logps=None,
-):
+    epsilon_low: float,
+    epsilon_high: float,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T): -A w / (B n) on every token that is not clipped.
 
     w is one number a completion, so a clipped token still scales the push of the others.

@@ -14,29 +14,34 @@ TRL       AsyncGRPOTrainer is reduction "bnpo" over the micro-batch of all its p
           sampler's log-probabilities for the old ones; its advantages have ddof 0 and eps 1e-8.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo_terms, ratios
+from reference_math._types import Array, ArrayLike, BoolArray
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    epsilon_low,
-    epsilon_high,
-    delta=None,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    epsilon_low: float,
+    epsilon_high: float,
+    delta: float | None = None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps             (B, T)  log-probability of each sampled token under the policy
@@ -57,9 +62,13 @@ def loss(
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
+    clip: dict[str, Any] = {
+        "epsilon_low": epsilon_low,
+        "epsilon_high": epsilon_high,
+        "delta": delta,
+    }
     c = per_token_loss(s, advantages, **clip)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
@@ -67,23 +76,23 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    epsilon_low,
-    epsilon_high,
-    delta=None,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    epsilon_low: float,
+    epsilon_high: float,
+    delta: float | None = None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(epsilon_low=0.2, epsilon_high=0.2)
@@ -93,16 +102,27 @@ def loss_grad(
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": delta}
+    clip: dict[str, Any] = {
+        "epsilon_low": epsilon_low,
+        "epsilon_high": epsilon_high,
+        "delta": delta,
+    }
     dc = per_token_loss_grad(s, advantages, **clip)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+def per_token_loss(
+    log_weights: Array,
+    advantages: ArrayLike,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    delta: float | None,
+) -> Array:
     """Minimum of the clipped and the unclipped surrogate: no gradient beyond the clip.
 
     log_weights    (B, T) or (B, 1)
@@ -125,7 +145,14 @@ def per_token_loss(log_weights, advantages, *, epsilon_low, epsilon_high, delta)
     return -np.minimum(np.minimum(w, delta) * a, np.clip(w, low, high) * a)
 
 
-def per_token_loss_grad(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+def per_token_loss_grad(
+    log_weights: Array,
+    advantages: ArrayLike,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    delta: float | None,
+) -> Array:
     """d per_token_loss / d(log_weights): -A w where the chosen branch is not clipped, else 0.
 
     dw/ds = w; min and clip pass it on or stop it. A ratio exactly at a bound still passes, as in
@@ -144,7 +171,14 @@ def per_token_loss_grad(log_weights, advantages, *, epsilon_low, epsilon_high, d
     return -a * ratios.ratio_grad(log_weights) * passes
 
 
-def clipped(log_weights, advantages, *, epsilon_low, epsilon_high, delta):
+def clipped(
+    log_weights: Array,
+    advantages: ArrayLike,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    delta: float | None,
+) -> tuple[BoolArray, BoolArray]:
     """Where the clip bites: (low, high), two boolean arrays. Their token means are TRL's clip_ratio.
 
     low     the ratio fell below 1 - epsilon_low and A < 0

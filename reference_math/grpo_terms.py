@@ -14,25 +14,28 @@ Proof     tests/laws/test_grpo_terms.py, tests/parity/test_grpo.py
 Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, kl_term, ratios, reductions
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    surrogate,
-    log_weights,
-    per_token_logps,
-    completion_mask,
+    surrogate: ArrayLike,
+    log_weights: ArrayLike,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> float:
     """The loss of one micro-batch, a float. The trainer divides it by the accumulation steps.
 
     surrogate               (B, T) or (B, 1)  c
@@ -65,20 +68,20 @@ def loss(
 
 
 def loss_grad(
-    dc_dlogps,
-    dc_dlog_weights,
-    log_weights,
-    per_token_logps,
-    completion_mask,
+    dc_dlogps: ArrayLike,
+    dc_dlog_weights: ArrayLike,
+    log_weights: ArrayLike,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T).
 
     A log-probability acts on two paths, and their gradients add: directly (l itself in cispo and

@@ -12,9 +12,15 @@ Shapes    B completions, T tokens each.
 Where TRL overflows (see `ratios`, `kl_term`) the parts do not.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, cispo, entropy_control, grpo, off_policy, sapo, vespo
+from reference_math._types import Array, ArrayLike
 
 # loss_type: (the module of its surrogate, its reduction, the surrogate's options and TRL's name)
 CLIP = {"epsilon_low": "epsilon_low", "epsilon_high": "epsilon_high", "delta": "delta"}
@@ -53,7 +59,13 @@ DEFAULTS = {
 }
 
 
-def loss(batch, *, loss_type, gradient_accumulation_steps=1, **config):
+def loss(
+    batch: Mapping[str, ArrayLike],
+    *,
+    loss_type: str,
+    gradient_accumulation_steps: int = 1,
+    **config: Any,
+) -> float:
     """The loss of one micro-batch, a float.
 
     batch       a dict of what the trainer hands its loss, arrays
@@ -82,7 +94,13 @@ def loss(batch, *, loss_type, gradient_accumulation_steps=1, **config):
     return float(value / gradient_accumulation_steps)
 
 
-def loss_grad(batch, *, loss_type, gradient_accumulation_steps=1, **config):
+def loss_grad(
+    batch: Mapping[str, ArrayLike],
+    *,
+    loss_type: str,
+    gradient_accumulation_steps: int = 1,
+    **config: Any,
+) -> tuple[Array, Array]:
     """(d loss / d(per_token_logps), d loss / d(entropies)), each (B, T); the arguments of `loss`.
 
     >>> batch = dict(per_token_logps=[[-1.0]], advantages=[3.0], completion_mask=[[1]])

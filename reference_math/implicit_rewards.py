@@ -10,10 +10,13 @@ Shapes    N answers, B pairs.    TRL logs the plain rewards whatever the loss: n
           f-divergence nor its length normalisation enters them.
 """
 
+from __future__ import annotations
+
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def rewards(logps, ref_logps, *, beta):
+def rewards(logps: ArrayLike, ref_logps: ArrayLike, *, beta: float) -> Array:
     """beta (log p - log p_ref) of each answer.
 
     logps, ref_logps   (N,)  summed over the answer's tokens
@@ -27,7 +30,7 @@ def rewards(logps, ref_logps, *, beta):
     return beta * (logps - _checks.finite("ref_logps", ref_logps, shape=logps.shape))
 
 
-def margins(chosen_rewards, rejected_rewards):
+def margins(chosen_rewards: ArrayLike, rejected_rewards: ArrayLike) -> Array:
     """By how much the chosen answer is preferred, (B,).
 
     >>> margins([0.5, 0.5], [0.25, 0.5])
@@ -37,7 +40,7 @@ def margins(chosen_rewards, rejected_rewards):
     return chosen - _checks.finite("rejected_rewards", rejected_rewards, shape=chosen.shape)
 
 
-def accuracies(chosen_rewards, rejected_rewards):
+def accuracies(chosen_rewards: ArrayLike, rejected_rewards: ArrayLike) -> Array:
     """1 where the chosen answer is preferred, (B,); a tie is a miss, so training starts at 0.
 
     >>> accuracies([0.5, 0.5], [0.25, 0.5])

@@ -16,17 +16,26 @@ Use       as `factor` of a loss; vespo takes it as a factor of its own w instead
 In ms-swift, AReaL and OpenRLHF it is their geometric mean: `geometric` here.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, ratios
+from reference_math._types import Array, ArrayLike
 
 MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL's
 GEOMETRIC = ("geometric_truncate", "geometric_mask", "geometric_gate")
 
 
 def ratio(
-    old_per_token_logps, sampling_per_token_logps, completion_mask, *, mode, clip_min, clip_max
-):
+    old_per_token_logps: ArrayLike,
+    sampling_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    mode: str,
+    clip_min: float | None,
+    clip_max: float | None,
+) -> Array:
     """The bounded importance ratio.
 
     truncate    outside [clip_min, clip_max] the ratio is the nearer end

@@ -18,20 +18,23 @@ TRL    Keeps sum |a| at 1e-8 or above before it divides; here the weight is 1 + 
        with a top-k `server_distillation.loss` on tokens that a local teacher scores.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, sft
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    gamma,
-    num_items_in_batch=None,
-):
+    gamma: float,
+    num_items_in_batch: float | None = None,
+) -> float:
     """The loss of one micro-batch, a float; no token counts: 0.
 
     per_token_logps           (B, T)  of each sampled token under the student
@@ -52,14 +55,14 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    gamma,
-    num_items_in_batch=None,
-):
+    gamma: float,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """d loss / d(per_token_logps) = -w a / N, (B, T); w and a are constant: the loss is linear.
 
     >>> logps, teacher = np.log([[0.5, 0.5]]), np.log([[0.25, 0.25]])
@@ -76,7 +79,7 @@ def loss_grad(
     return -share * prefix_weights(a, gamma=gamma) * a
 
 
-def prefix_weights(advantages, *, gamma):
+def prefix_weights(advantages: ArrayLike, *, gamma: float) -> Array:
     """w of each token: 1 + gamma before the first that differs, down to 1 after the last.
 
     advantages   (B, T)  a, 0 where nothing counts

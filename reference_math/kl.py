@@ -17,13 +17,16 @@ Which way round    log r = ref - policy, always.  All three look at KL(policy ||
     k3    KL                    grad KL(reference || policy): right value, the other push
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, logprobs
 from reference_math._stable import exp_minus_tangent
+from reference_math._types import Array, ArrayLike
 
 
-def k1(per_token_logps, ref_per_token_logps):
+def k1(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """Unbiased, but of either sign:   k1 = -log r.
 
     per_token_logps       (B, T)  log p_policy of each sampled token
@@ -36,7 +39,7 @@ def k1(per_token_logps, ref_per_token_logps):
     return -_log_r(per_token_logps, ref_per_token_logps)
 
 
-def k1_grad(per_token_logps, ref_per_token_logps):
+def k1_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """d k1 / d(per_token_logps) = 1.
 
     >>> k1_grad(np.log([[0.5]]), np.log([[0.25]]))
@@ -45,7 +48,7 @@ def k1_grad(per_token_logps, ref_per_token_logps):
     return np.ones_like(_log_r(per_token_logps, ref_per_token_logps))
 
 
-def k2(per_token_logps, ref_per_token_logps):
+def k2(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """Never negative, biased:   k2 = (log r)^2 / 2.  Shapes as in `k1`.
 
     >>> k2(np.log([[0.5]]), np.log([[0.25]])).round(4)   # (ln 2)^2 / 2
@@ -54,7 +57,7 @@ def k2(per_token_logps, ref_per_token_logps):
     return _log_r(per_token_logps, ref_per_token_logps) ** 2 / 2.0
 
 
-def k2_grad(per_token_logps, ref_per_token_logps):
+def k2_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """d k2 / d(per_token_logps) = -log r, since d(log r) = -d(per_token_logps).
 
     >>> k2_grad(np.log([[0.5]]), np.log([[0.25]])).round(4)   # ln 2
@@ -63,7 +66,7 @@ def k2_grad(per_token_logps, ref_per_token_logps):
     return -_log_r(per_token_logps, ref_per_token_logps)
 
 
-def k3(per_token_logps, ref_per_token_logps):
+def k3(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """Unbiased and never negative: E_policy[k3] = KL(policy || reference).
 
     k3 = r - 1 - log r        r = p_ref(token) / p_policy(token)
@@ -81,7 +84,7 @@ def k3(per_token_logps, ref_per_token_logps):
     return exp_minus_tangent(_log_r(per_token_logps, ref_per_token_logps))
 
 
-def k3_grad(per_token_logps, ref_per_token_logps):
+def k3_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
     """d k3 / d(per_token_logps) = 1 - r.  (dr = r d(log r), d(log r) = -d(per_token_logps))
 
     >>> k3_grad(np.log([[0.5]]), np.log([[0.25]])).round(4)   # 1 - 1/2
@@ -91,7 +94,7 @@ def k3_grad(per_token_logps, ref_per_token_logps):
         return -np.expm1(_log_r(per_token_logps, ref_per_token_logps))
 
 
-def exact(logits, ref_logits, *, temperature=1.0):
+def exact(logits: ArrayLike, ref_logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     """KL(policy || reference) = sum_v p_v (log p_v - log q_v), over the whole vocabulary.
 
     logits        (..., V)  of the policy
@@ -111,7 +114,7 @@ def exact(logits, ref_logits, *, temperature=1.0):
     return np.where(log_r < 1.0, near, np.exp(log_q) - p * (1.0 + log_r)).sum(axis=-1)
 
 
-def exact_grad(logits, ref_logits, *, temperature=1.0):
+def exact_grad(logits: ArrayLike, ref_logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     """d KL / d(logits) = p_v (log p_v - log q_v - KL) / tau.
 
     dKL = sum (log p - log q + 1) dp;  dp_v = p_v (dz_v - sum_u p_u dz_u) / tau;  the 1 cancels.

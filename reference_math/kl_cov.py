@@ -16,23 +16,26 @@ it is pushed.  The covariance finds those; a share of 2e-4 to 2e-3 is usual.  Th
 verl's default of kl_coef is 0.1 in its configuration and 1 in its code; its docstring is Clip-Cov's.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, ratios, reductions
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    share,
-    kl_coef,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    share: float,
+    kl_coef: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps         (B, T)  log-probability of each sampled token under the policy
@@ -56,17 +59,17 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    share,
-    kl_coef,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    share: float,
+    kl_coef: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> Array:
     """d loss / d(per_token_logps) = -w A + kl_coef sign(log w) of the chosen; the choice is constant.
 
     >>> logps, old, ones = np.log([[0.9, 0.1]]), np.log([[0.45, 0.1]]), [[1, 1]]
@@ -81,7 +84,9 @@ def loss_grad(
     return weights * (kl_coef * chosen * np.sign(s) - ratios.ratio_grad(s) * a)
 
 
-def covariances(per_token_logps, advantages, completion_mask):
+def covariances(
+    per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike
+) -> Array:
     """cov of each token, 0 in the padding; their mean is the covariance of A and log p.
 
     >>> covariances([[-1.0, -3.0]], [[1.0, 0.0]], [[1, 1]])
@@ -94,7 +99,7 @@ def covariances(per_token_logps, advantages, completion_mask):
     return mask * (a - (mask * a).sum() / n) * (logps - logps.sum() / n)
 
 
-def top_share(covariances, completion_mask, *, share):
+def top_share(covariances: ArrayLike, completion_mask: ArrayLike, *, share: float) -> Array:
     """1 for the tokens of the greatest covariances, (B, T); of equal ones, the earlier.
 
     >>> top_share(np.array([[0.1, 0.9, 0.3, 7.0]]), [[1, 1, 1, 0]], share=0.7)      # 2 of 3

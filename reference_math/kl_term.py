@@ -17,15 +17,20 @@ p_ref / p_old; TRL evaluates 0 * inf = NaN. Here the exponents are added first; 
 saturates at e^700, its gradient 0 beyond.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import ratios
 from reference_math._stable import exp_minus_tangent
+from reference_math._types import Array, ArrayLike
 
 LIMIT = np.exp(ratios.MAX_LOG_RATIO)
 
 
-def per_token_kl(per_token_logps, ref_per_token_logps, log_weights):
+def per_token_kl(
+    per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike, log_weights: ArrayLike
+) -> Array:
     """K of each token.
 
     per_token_logps       (B, T)  log p of each sampled token
@@ -49,7 +54,9 @@ def per_token_kl(per_token_logps, ref_per_token_logps, log_weights):
     return np.minimum(np.where(d < 1.0, near, far), LIMIT)
 
 
-def per_token_kl_grad(per_token_logps, ref_per_token_logps, log_weights):
+def per_token_kl_grad(
+    per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike, log_weights: ArrayLike
+) -> tuple[Array, Array]:
     """The two paths of the gradient: (dK/d(per_token_logps) at a fixed w, dK/d(log_weights)).
 
     d falls as log p rises: w d(k3) = w (1 - e^d).   dw/ds = w, so dK/ds = K.

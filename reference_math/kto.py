@@ -16,13 +16,16 @@ KL until the two agree, and the clamp lifts it. The gradient never flows through
 the local micro-batch's, gathered over processes.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
 from reference_math._stable import sigmoid
+from reference_math._types import Array, ArrayLike, IntArray
 
 
-def kl_partners(num_examples, *, batch_size):
+def kl_partners(num_examples: int, *, batch_size: int) -> IntArray:
     """Index of the answer that is paired with each prompt for the KL baseline.
 
     It is the previous example's answer within the same micro-batch; the first example takes the last
@@ -41,7 +44,7 @@ def kl_partners(num_examples, *, batch_size):
     return np.where(i % batch_size == 0, last, i - 1)
 
 
-def kl_baseline(kl_logps, ref_kl_logps):
+def kl_baseline(kl_logps: ArrayLike, ref_kl_logps: ArrayLike) -> float:
     """z, a float >= 0: the mean log-ratio of the mismatched pairs; of none: 0.
 
     kl_logps, ref_kl_logps   (B,)  log p and log p_ref of answer partners[i] after prompt i
@@ -54,7 +57,16 @@ def kl_baseline(kl_logps, ref_kl_logps):
     return max(0.0, float((logps - ref_logps).sum()) / max(len(logps), 1))
 
 
-def loss(logps, ref_logps, label, *, kl, beta, desirable_weight=1.0, undesirable_weight=1.0):
+def loss(
+    logps: ArrayLike,
+    ref_logps: ArrayLike,
+    label: ArrayLike,
+    *,
+    kl: float,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> float:
     """The loss of one batch, a float.  No answers: 0.
 
     logps, ref_logps     (B,)  of whole answers
@@ -74,7 +86,16 @@ def loss(logps, ref_logps, label, *, kl, beta, desirable_weight=1.0, undesirable
     return float((weights * sigmoid(-h)).sum()) / max(len(h), 1)
 
 
-def loss_grad(logps, ref_logps, label, *, kl, beta, desirable_weight=1.0, undesirable_weight=1.0):
+def loss_grad(
+    logps: ArrayLike,
+    ref_logps: ArrayLike,
+    label: ArrayLike,
+    *,
+    kl: float,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Array:
     """d loss / d logps, (B,): -+lambda beta v (1 - v) / B; largest at u = z, and gone far from it.
 
     >>> loss_grad([-1.0, -1.0], [-1.0, -1.0], [1, 0], kl=0.0, beta=0.8)   # 0.8 / 4 / 2

@@ -9,20 +9,23 @@ Proof     tests/laws/test_label_smoothing.py, tests/parity/test_sft.py
 Shapes    B sequences, T positions, V tokens of vocabulary.    Losses in nats.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, logprobs, sft
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    logits,
-    tokens,
-    completion_mask,
+    logits: ArrayLike,
+    tokens: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    label_smoothing_factor,
-    reduction,
-    num_items_in_batch=None,
-):
+    label_smoothing_factor: float,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> float:
     """Cross-entropy against (1 - eps) 1[v = token] + eps / V.
 
     logits                   (B, T, V)
@@ -46,14 +49,14 @@ def loss(
 
 
 def loss_grad(
-    logits,
-    tokens,
-    completion_mask,
+    logits: ArrayLike,
+    tokens: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    label_smoothing_factor,
-    reduction,
-    num_items_in_batch=None,
-):
+    label_smoothing_factor: float,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """dL/d(logits) = w (p - target)  (B, T, V): zero where p is the smoothed target.
 
     The cross-entropy's gradient, linear in the target: w (p - 1[token]) and w (p - 1/V) mixed.

@@ -11,12 +11,15 @@ Shapes    B sequences, T positions, V tokens of vocabulary.    Natural logs; ent
 Chain     An objective gives dL/d(per_token_logps); `logits_grad` carries it to the logits.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def log_softmax(logits, *, temperature=1.0):
+def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     """Log-probability of every token of the vocabulary.
 
     Nothing overflows at any finite logit, and a token with p = 1 - 1e-20 keeps log p = -1e-20:
@@ -40,7 +43,9 @@ def log_softmax(logits, *, temperature=1.0):
     return z - np.log1p(others.sum(axis=-1, keepdims=True))
 
 
-def log_softmax_grad(logits, grad_log_probs, *, temperature=1.0):
+def log_softmax_grad(
+    logits: ArrayLike, grad_log_probs: ArrayLike, *, temperature: float = 1.0
+) -> Array:
     """dL/d(logits), given dL/d(log_softmax) = g:   (g_v - p_v sum_u g_u) / tau.
 
     d(log p_u)/d(z_v) = (1[u = v] - p_v) / tau, summed over u with the weights g_u.
@@ -53,7 +58,7 @@ def log_softmax_grad(logits, grad_log_probs, *, temperature=1.0):
     return (g - np.exp(log_probs) * g.sum(axis=-1, keepdims=True)) / temperature
 
 
-def per_token_logps(logits, tokens, *, temperature=1.0):
+def per_token_logps(logits: ArrayLike, tokens: ArrayLike, *, temperature: float = 1.0) -> Array:
     """Log-probability of each token that stands in the text.
 
     logits        (B, T, V)  logits[b, t] predict tokens[b, t]
@@ -68,7 +73,9 @@ def per_token_logps(logits, tokens, *, temperature=1.0):
     return np.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 
-def logits_grad(logits, tokens, grad_logps, *, temperature=1.0):
+def logits_grad(
+    logits: ArrayLike, tokens: ArrayLike, grad_logps: ArrayLike, *, temperature: float = 1.0
+) -> Array:
     """dL/d(logits), given dL/d(per_token_logps) = g:   g (1[v = token] - p_v) / tau.
 
     grad_logps    (B, T)     any objective's gradient, 0 where masked
@@ -86,7 +93,7 @@ def logits_grad(logits, tokens, grad_logps, *, temperature=1.0):
     return g * direction / temperature
 
 
-def entropy(logits, *, temperature=1.0):
+def entropy(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     """Entropy of the distribution at each position, from 0 (certain) to ln V (uniform), in nats.
 
     logits        (..., V)
@@ -99,7 +106,7 @@ def entropy(logits, *, temperature=1.0):
     return -(np.exp(log_probs) * log_probs).sum(axis=-1)
 
 
-def entropy_grad(logits, grad_entropy, *, temperature=1.0):
+def entropy_grad(logits: ArrayLike, grad_entropy: ArrayLike, *, temperature: float = 1.0) -> Array:
     """dL/d(logits), given dL/d(entropy) = g:   -g p_v (log p_v + H) / tau.
 
     dH = -sum (log p + 1) dp;  dp_v = p_v (dz_v - sum_u p_u dz_u) / tau;  the 1 cancels.
@@ -117,7 +124,7 @@ def entropy_grad(logits, grad_entropy, *, temperature=1.0):
     return -g * p * (log_probs + h) / temperature
 
 
-def log_sum_sq_probs(logits, *, temperature=1.0):
+def log_sum_sq_probs(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     """log sum_v p_v^2: the log of how often two draws agree (WPO's normaliser).
 
     logits        (..., V)

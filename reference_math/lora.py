@@ -10,12 +10,15 @@ Shapes    x (..., in); weight W (out, in); lora_A (r, in); lora_B (out, r): W st
 Dropout   PEFT drops entries of x before A, in training only and 0 by default; it is not here.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math._checks import finite, number
+from reference_math._types import Array, ArrayLike
 
 
-def scaling(r, lora_alpha, *, use_rslora):
+def scaling(r: float, lora_alpha: float, *, use_rslora: bool) -> float:
     """The factor before B A: alpha / r, or alpha / sqrt(r) for rsLoRA.
 
     With 1/r the update of a trained adapter shrinks as the rank grows; with 1/sqrt(r) it
@@ -29,7 +32,7 @@ def scaling(r, lora_alpha, *, use_rslora):
     return lora_alpha / np.sqrt(r).item() if use_rslora else lora_alpha / r
 
 
-def delta_weight(lora_A, lora_B, *, scaling):
+def delta_weight(lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
     """The update as one matrix, of rank at most r: scaling * B A.
 
     lora_A    (r, in)     lora_B   (out, r)
@@ -43,7 +46,15 @@ def delta_weight(lora_A, lora_B, *, scaling):
     return number("scaling", scaling) * (lora_B @ lora_A)
 
 
-def forward(x, weight, lora_A, lora_B, *, scaling, bias=None):
+def forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    *,
+    scaling: float,
+    bias: ArrayLike | None = None,
+) -> Array:
     """y = x W^T + bias + scaling * (x A^T) B^T       equation 3 of the paper
 
     x         (..., in)   weight   (out, in)   lora_A   (r, in)   lora_B   (out, r)
@@ -58,7 +69,15 @@ def forward(x, weight, lora_A, lora_B, *, scaling, bias=None):
     return y if bias is None else y + finite("bias", bias, shape=(len(weight),))
 
 
-def forward_grad(x, weight, lora_A, lora_B, grad_y, *, scaling):
+def forward_grad(
+    x: ArrayLike,
+    weight: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    grad_y: ArrayLike,
+    *,
+    scaling: float,
+) -> tuple[Array, Array, Array]:
     """Gradients of `forward` to x, A and B; W is frozen and gets none.
 
     grad_y    (..., out)  the loss's gradient to y
@@ -84,7 +103,7 @@ def forward_grad(x, weight, lora_A, lora_B, grad_y, *, scaling):
     return grad_x, grad_A, grad_B
 
 
-def merge(weight, lora_A, lora_B, *, scaling):
+def merge(weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
     """W + scaling * B A: the same layer without the two extra products.
 
     >>> merge(np.eye(2), [[1.0, 2.0]], [[3.0], [0.0]], scaling=2.0)
@@ -95,7 +114,7 @@ def merge(weight, lora_A, lora_B, *, scaling):
     return finite("weight", weight, shape=delta.shape) + delta
 
 
-def unmerge(merged, lora_A, lora_B, *, scaling):
+def unmerge(merged: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
     """W back from `merge`'s result, up to one rounding: not always to the last bit.
 
     >>> unmerge([[7.0, 12.0], [0.0, 1.0]], [[1.0, 2.0]], [[3.0], [0.0]], scaling=2.0)

@@ -15,13 +15,18 @@ put the main part of W into B A and freeze what remains: the layer is unchanged 
 not, so a saved adapter fits only the residual it was made with.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import lora
 from reference_math._checks import finite, number
+from reference_math._types import Array, ArrayLike
 
 
-def default(rng, r, in_features, out_features):
+def default(
+    rng: np.random.Generator, r: int, in_features: int, out_features: int
+) -> tuple[Array, Array]:
     """A uniform on ±1/sqrt(in), B zero: Kaiming's bound with a = sqrt(5), as nn.Linear.
 
     returns   (lora_A (r, in), lora_B (out, r))
@@ -35,7 +40,9 @@ def default(rng, r, in_features, out_features):
     return rng.uniform(-bound, bound, (r, in_features)), np.zeros((out_features, r))
 
 
-def gaussian(rng, r, in_features, out_features):
+def gaussian(
+    rng: np.random.Generator, r: int, in_features: int, out_features: int
+) -> tuple[Array, Array]:
     """A normal with standard deviation 1/r, B zero.
 
     returns   (lora_A (r, in), lora_B (out, r))
@@ -48,7 +55,7 @@ def gaussian(rng, r, in_features, out_features):
     return rng.normal(0.0, 1 / r, (r, in_features)), np.zeros((out_features, r))
 
 
-def pissa(weight, r, *, scaling):
+def pissa(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, Array]:
     """The r largest singular directions of W become the adapter, the rest stays frozen.
 
     W = U S V^T:   A = sqrt(S_r / s) V_r^T,   B = U_r sqrt(S_r / s),   residual = W - s B A
@@ -69,7 +76,7 @@ def pissa(weight, r, *, scaling):
     return lora_A, lora_B, lora.unmerge(weight, lora_A, lora_B, scaling=scaling)
 
 
-def olora(weight, r, *, scaling):
+def olora(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, Array]:
     """The first r columns of W's QR decomposition become the adapter: B orthonormal.
 
     W = Q R:   B = Q[:, :r],   A = R[:r],   residual = W - s B A
@@ -91,7 +98,9 @@ def olora(weight, r, *, scaling):
     return lora_A, lora_B, lora.unmerge(weight, lora_A, lora_B, scaling=scaling)
 
 
-def orthogonal(rng, r, in_features, out_features):
+def orthogonal(
+    rng: np.random.Generator, r: int, in_features: int, out_features: int
+) -> tuple[Array, Array]:
     """Both factors random with B A = 0: they use different rows of one orthogonal matrix.
 
     With Q from QR of a normal (r, r):  A = (G1 Q_odd)^T / 10,  B = G2^T Q_even / 10.

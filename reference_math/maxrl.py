@@ -15,12 +15,15 @@ gradient goes to that of log P(right) as the group grows.  A group of N has the 
 sum_k (1 - P(right))^(k - 1) grad P(right).  Where no answer is right the advantages are 0.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, advantages
+from reference_math._types import Array, Rewards
 
 
-def advantage(rewards, num_generations, *, eps):
+def advantage(rewards: Rewards, num_generations: int, *, eps: float) -> Array:
     """The advantage of each completion.
 
     rewards           (B,)    one a completion, at least 0; None or NaN = missing

@@ -20,23 +20,26 @@ policy's gradient gains sum_{i <= t} gamma^t dr_t, which is 0 on average while w
 no longer so once w moves.  And its mask is input_ids != -100, which is always so: padding counts.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, gkd, grpo, logprobs
+from reference_math._types import Array, ArrayLike
 
 DISCOUNT_FROM = ("token", "start")
 
 
 def advantages(
-    per_token_logps,
-    teacher_per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    gamma,
-    length_normalization,
-    single_step_decomposition,
-    discount_from="token",
-):
+    gamma: float,
+    length_normalization: bool,
+    single_step_decomposition: bool,
+    discount_from: str = "token",
+) -> Array:
     """A_t, (B, T): constants of the loss, one a token.
 
     per_token_logps             (B, T)  log Q of the sampled tokens
@@ -76,18 +79,18 @@ def advantages(
 
 
 def loss(
-    student_logits,
-    teacher_logits,
-    tokens,
-    old_per_token_logps,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    tokens: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    clip,
-    gamma,
-    length_normalization,
-    single_step_decomposition,
-    discount_from="token",
-):
+    clip: float,
+    gamma: float,
+    length_normalization: bool,
+    single_step_decomposition: bool,
+    discount_from: str = "token",
+) -> float:
     """`grpo.loss` of these advantages, plus KL(Q || P) where it is decomposed; means over tokens.
 
     student_logits, teacher_logits   (B, T, V)
@@ -115,18 +118,18 @@ def loss(
 
 
 def loss_grad(
-    student_logits,
-    teacher_logits,
-    tokens,
-    old_per_token_logps,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    tokens: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    clip,
-    gamma,
-    length_normalization,
-    single_step_decomposition,
-    discount_from="token",
-):
+    clip: float,
+    gamma: float,
+    length_normalization: bool,
+    single_step_decomposition: bool,
+    discount_from: str = "token",
+) -> Array:
     """d loss / d(student_logits), (B, T, V), the advantages held constant (TRL: they are not).
 
     >>> z, even = [[[np.log(3.0), 0.0]]], [[[0.0, 0.0]]]

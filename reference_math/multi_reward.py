@@ -10,14 +10,25 @@ Missing   a function that returned None or NaN for a completion. A completion th
           could score is missing itself: NaN in the sum, 0 in the advantages.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from reference_math import _checks, advantages
+from reference_math._types import Array, ArrayLike
 
 SCALE_REWARDS = ("group", "batch", "none")
 
 
-def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
+def weighted_sum(
+    rewards_per_func: ArrayLike | Sequence[Sequence[float | None]],
+    reward_weights: ArrayLike,
+    num_generations: int,
+    *,
+    missing: str,
+) -> Array:
     """r_i = sum_k w_k R_ik, NaN for a completion that no function could score.
 
     rewards_per_func  (B, K)  None or NaN = missing
@@ -43,8 +54,15 @@ def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
 
 
 def sum_then_normalize(
-    rewards_per_func, reward_weights, num_generations, *, scale_rewards, missing, ddof, eps
-):
+    rewards_per_func: ArrayLike | Sequence[Sequence[float | None]],
+    reward_weights: ArrayLike,
+    num_generations: int,
+    *,
+    scale_rewards: str | bool,
+    missing: str,
+    ddof: float,
+    eps: float,
+) -> Array:
     """Sum the rewards first, then take the advantage: a function with large rewards dominates.
 
     scale_rewards   "group", "batch" or "none": `advantages.group`, `.batch` or `.dr_grpo`
@@ -63,7 +81,14 @@ def sum_then_normalize(
     return scaled(rewards, num_generations, ddof=ddof, eps=eps)
 
 
-def normalize_then_sum(rewards_per_func, reward_weights, num_generations, *, ddof, eps):
+def normalize_then_sum(
+    rewards_per_func: ArrayLike | Sequence[Sequence[float | None]],
+    reward_weights: ArrayLike,
+    num_generations: int,
+    *,
+    ddof: float,
+    eps: float,
+) -> Array:
     """GDPO: take each function's group advantage first, then sum and whiten: no function dominates.
 
     A = whiten( sum_k w_k (R_ik - mean_group R_k) / (std_group R_k + eps) )

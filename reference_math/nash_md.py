@@ -20,14 +20,17 @@ under which the game is the ordinary one.  It samples at temperature 0.9 and tak
 does not divide by the accumulation steps: see `online_dpo`.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _stable, logprobs
+from reference_math._types import Array, ArrayLike
 
 KL_LEVELS = ("sequence", "token")
 
 
-def mixture_log_probs(logits, ref_logits, *, mixture_coef):
+def mixture_log_probs(logits: ArrayLike, ref_logits: ArrayLike, *, mixture_coef: float) -> Array:
     """log of the geometric mixture that the rival samples from: c ref + (1 - c) policy, normalised.
 
     logits, ref_logits   (..., V)
@@ -43,7 +46,7 @@ def mixture_log_probs(logits, ref_logits, *, mixture_coef):
     return logprobs.log_softmax(c * ref_logits + (1.0 - c) * logits)
 
 
-def win_probability(rewards, mixture_rewards):
+def win_probability(rewards: ArrayLike, mixture_rewards: ArrayLike) -> Array:
     """P of Bradley and Terry: sigmoid of the difference, (B,).  The paper asks a preference model.
 
     >>> win_probability([np.log(3.0)], [0.0]).round(4)
@@ -55,7 +58,15 @@ def win_probability(rewards, mixture_rewards):
     )
 
 
-def loss(per_token_logps, ref_per_token_logps, win_probability, completion_mask, *, beta, kl_level):
+def loss(
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    win_probability: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta: float,
+    kl_level: str,
+) -> float:
     """The surrogate of one micro-batch, a float; no completions: 0.
 
     per_token_logps       (B, T)  of the policy, on its own completions
@@ -75,8 +86,14 @@ def loss(per_token_logps, ref_per_token_logps, win_probability, completion_mask,
 
 
 def loss_grad(
-    per_token_logps, ref_per_token_logps, win_probability, completion_mask, *, beta, kl_level
-):
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    win_probability: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta: float,
+    kl_level: str,
+) -> Array:
     """d loss / d(per_token_logps) = (beta log-ratio - (P - 1/2)) / B: all but log p is constant.
 
     >>> logps, ref = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])

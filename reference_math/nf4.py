@@ -10,9 +10,12 @@ Floats    The format is defined in float32, so a weight is rounded to float32 fi
           step rounds as bitsandbytes' CPU kernel does. Gradients: qlora.py.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math._checks import array, finite, one_of
+from reference_math._types import ArrayLike, ByteArray, Float32Array
 
 CODEBOOK = np.array(
     # 8 quantiles of a normal below zero, 0, and 7 above, scaled to [-1, 1]; 0 has to be exact
@@ -27,7 +30,7 @@ BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 TINY = np.float32(1e-38)  # bitsandbytes' floor under a scale before it divides
 
 
-def quantize(weight, *, blocksize):
+def quantize(weight: ArrayLike, *, blocksize: int) -> tuple[ByteArray, Float32Array]:
     """The nearest codebook value of each weight divided by its block's largest magnitude.
 
     weight    any shape   rounded to float32
@@ -47,7 +50,9 @@ def quantize(weight, *, blocksize):
     return pack(np.searchsorted(MIDPOINTS, unit, side="left")), absmax  # left: a tie goes down
 
 
-def dequantize(packed, absmax, shape, *, blocksize):
+def dequantize(
+    packed: ArrayLike, absmax: ArrayLike, shape: tuple[int, int], *, blocksize: int
+) -> Float32Array:
     """codebook[index] * absmax of its block, in float32.
 
     packed    (ceil(n/2),) uint8        absmax    (ceil(n/blocksize),) float32
@@ -64,7 +69,7 @@ def dequantize(packed, absmax, shape, *, blocksize):
     return (values * np.repeat(absmax, blocksize)[:n]).reshape(shape)
 
 
-def pack(indices):
+def pack(indices: ArrayLike) -> ByteArray:
     """Two indices a byte, the first in the high half; an odd end is filled with 7, i.e. 0.0.
 
     indices   (n,) integers 0..15
@@ -82,7 +87,7 @@ def pack(indices):
     return even[0::2] << 4 | even[1::2]
 
 
-def unpack(packed, n):
+def unpack(packed: ArrayLike, n: int) -> ByteArray:
     """The first n indices that `pack` stored.
 
     packed    (ceil(n/2),) uint8
@@ -95,7 +100,7 @@ def unpack(packed, n):
     return np.stack([packed >> 4, packed & 15], axis=1).ravel()[:n]
 
 
-def normalize(flat, blocksize):
+def normalize(flat: Float32Array, blocksize: int) -> tuple[Float32Array, Float32Array]:
     """Each float32 divided by its block's largest magnitude, and those magnitudes.
 
     flat      (n,) float32

@@ -9,12 +9,22 @@ Proof     tests/laws/test_off_policy.py, tests/parity/test_off_policy.py
 Shapes    B completions, T tokens each.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, ratios
+from reference_math._types import Array, ArrayLike
 
 
-def keep_mask(advantages, per_token_logps, sampling_per_token_logps, completion_mask, *, threshold):
+def keep_mask(
+    advantages: ArrayLike,
+    per_token_logps: ArrayLike,
+    sampling_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    threshold: float,
+) -> Array:
     """1 = keep: A >= 0, or the mean over the tokens of log p_sampling - log p is <= threshold.
 
     That mean estimates KL(sampler || policy). As a `factor` of a loss it has no gradient.

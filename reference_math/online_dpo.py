@@ -16,14 +16,17 @@ divides by the gradient accumulation steps: with four, the gradient is four time
 the logged loss is right.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, dpo
+from reference_math._types import Array, ArrayLike, IntArray
 
 LOSS_TYPES = ("sigmoid", "ipo")
 
 
-def penalized_rewards(rewards, ended, *, missing_eos_penalty):
+def penalized_rewards(rewards: ArrayLike, ended: ArrayLike, *, missing_eos_penalty: float) -> Array:
     """The reward less a penalty where the answer was cut off before its end-of-sequence token.
 
     rewards               (2B,)
@@ -38,7 +41,7 @@ def penalized_rewards(rewards, ended, *, missing_eos_penalty):
     return rewards - penalty * (1.0 - _checks.mask01("ended", ended, shape=rewards.shape))
 
 
-def better_first(rewards):
+def better_first(rewards: ArrayLike) -> IntArray:
     """(2B,) indices of the better answers, then of the worse: a tie goes to the first answer.
 
     >>> better_first([1.0, 2.0, 3.0,    0.0, 2.0, 9.0])
@@ -50,14 +53,14 @@ def better_first(rewards):
 
 
 def loss(
-    per_token_logps,
-    ref_per_token_logps,
-    rewards,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    loss_type="sigmoid",
-):
+    beta: float,
+    loss_type: str = "sigmoid",
+) -> float:
     """The loss of one micro-batch, a float; no prompts: 0.
 
     per_token_logps       (2B, T)  of the policy, which sampled them
@@ -79,14 +82,14 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    ref_per_token_logps,
-    rewards,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    loss_type="sigmoid",
-):
+    beta: float,
+    loss_type: str = "sigmoid",
+) -> Array:
     """d loss / d(per_token_logps), (2B, T): `dpo`'s slope on every token of an answer, over B.
 
     >>> logps, ref, ones = np.log([[0.5], [0.25]]), np.log([[0.25], [0.5]]), [[1], [1]]

@@ -14,12 +14,15 @@ variance of the policy gradient smallest. Where no token counts the advantage is
 group of one; verl gives a group of one its reward.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, advantages
+from reference_math._types import Array, ArrayLike, Rewards
 
 
-def advantage(rewards, num_generations, completion_mask):
+def advantage(rewards: Rewards, num_generations: int, completion_mask: ArrayLike) -> Array:
     """The advantage of each completion.
 
     rewards           (B,)    one a completion; None or NaN = missing

@@ -9,12 +9,28 @@ Shapes    param, grad, m, v: one shape, any. The steps count from 1 in adamw_ste
           update) and from 0 in the schedules (the factor of the first update is step 0's).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from reference_math._checks import finite, number, same_shape
+from reference_math._types import Array, ArrayLike
 
 
-def adamw_step(param, grad, m, v, *, step, lr, betas, eps, weight_decay):
+def adamw_step(
+    param: ArrayLike,
+    grad: ArrayLike,
+    m: ArrayLike,
+    v: ArrayLike,
+    *,
+    step: float,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> tuple[Array, Array, Array]:
     """One update of torch.optim.AdamW. m and v start as zeros.
 
     theta *= 1 - lr * weight_decay            decay: on the parameter, not through the gradient
@@ -51,7 +67,7 @@ def adamw_step(param, grad, m, v, *, step, lr, betas, eps, weight_decay):
     return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
 
 
-def clip_grad_norm(grads, max_norm):
+def clip_grad_norm(grads: Sequence[Array], max_norm: float) -> tuple[list[Array], float]:
     """All gradients shrunk by one factor, so that together their L2 norm is at most max_norm.
 
     factor = min(1, max_norm / (norm + 1e-6))
@@ -72,7 +88,7 @@ def clip_grad_norm(grads, max_norm):
     return [g * min(1.0, max_norm / (norm + 1e-6)) for g in grads], norm
 
 
-def linear_schedule(step, *, num_warmup_steps, num_training_steps):
+def linear_schedule(step: float, *, num_warmup_steps: int, num_training_steps: int) -> float:
     """The learning rate's factor: up from 0 over the warm-up, then straight down to 0.
 
     With a warm-up the first update has the rate 0: it changes nothing.
@@ -86,7 +102,9 @@ def linear_schedule(step, *, num_warmup_steps, num_training_steps):
     return max(0.0, total - step) / max(1.0, total - warmup)
 
 
-def cosine_schedule(step, *, num_warmup_steps, num_training_steps, num_cycles=0.5):
+def cosine_schedule(
+    step: float, *, num_warmup_steps: int, num_training_steps: int, num_cycles: float = 0.5
+) -> float:
     """The same warm-up, then (1 + cos(2 pi num_cycles progress)) / 2: half a wave down to 0.
 
     Past the end it stays where it ended. transformers goes on along the wave, so that there the

@@ -13,15 +13,20 @@ TRL       ORPOTrainer (trl.experimental) takes the nll over the prompt, too (`nl
           above -e^-700, an empty answer's above all, counts as -e^-700 and gets no gradient.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _renamed, dpo, sft
 from reference_math._stable import log1mexp, log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike
 
 _SUREST = -np.exp(-700.0)  # one step further and 1 / (1 - p) leaves float64
 
 
-def pair_loss(chosen_mean_logps, rejected_mean_logps, *, beta):
+def pair_loss(
+    chosen_mean_logps: ArrayLike, rejected_mean_logps: ArrayLike, *, beta: float
+) -> Array:
     """-beta log sigmoid(h), h the log of the odds ratio, (B,).
 
     chosen_mean_logps, rejected_mean_logps   (B,)  mean log-probability of the answer's tokens, <= 0
@@ -34,7 +39,9 @@ def pair_loss(chosen_mean_logps, rejected_mean_logps, *, beta):
     return -_checks.number("beta", beta, at_least=0) * log_sigmoid(h)
 
 
-def pair_loss_grad(chosen_mean_logps, rejected_mean_logps, *, beta):
+def pair_loss_grad(
+    chosen_mean_logps: ArrayLike, rejected_mean_logps: ArrayLike, *, beta: float
+) -> tuple[Array, Array]:
     """(d/d chosen, d/d rejected) = (-, +) beta sigmoid(-h) / (1 - p), each (B,).
 
     d log odds / d log p = 1 + p / (1 - p) = 1 / (1 - p): the surer the answer, the harder the push.
@@ -47,7 +54,13 @@ def pair_loss_grad(chosen_mean_logps, rejected_mean_logps, *, beta):
     return -slope * d_chosen, slope * d_rejected
 
 
-def loss(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
+def loss(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta: float = 0.1,
+    nll_mask: ArrayLike | None = None,
+) -> float:
     """The loss of one batch, a float.
 
     per_token_logps   (2B, T)
@@ -62,7 +75,13 @@ def loss(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
     return _both(per_token_logps, completion_mask, beta, nll_mask)[0]
 
 
-def loss_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
+def loss_grad(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    beta: float = 0.1,
+    nll_mask: ArrayLike | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> loss_grad(np.log([[0.5], [0.5]]), [[1], [1]], beta=1.0).tolist()   # nll: -1; odds: -+1
@@ -74,7 +93,7 @@ def loss_grad(per_token_logps, completion_mask, *, beta=0.1, nll_mask=None):
 loss_and_grad = _renamed.both(loss, loss_grad)
 
 
-def mean_weights(completion_mask):
+def mean_weights(completion_mask: Array) -> Array:
     """What each token weighs in its answer's mean log-probability, (2B, T): 1 / its tokens.
 
     An empty answer has no weights: its mean is 0 (TRL: NaN).

@@ -13,12 +13,15 @@ TRL       get_soft_overlong_punishment, from token ids; `rewards.overlong_reward
           with a price that `rewards.combine` can weigh.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def soft_punishment(lengths, *, max_length, cache):
+def soft_punishment(lengths: ArrayLike, *, max_length: float, cache: float) -> Array:
     """The price of each completion's length, (B,), between -1 and 0.
 
     lengths      (B,)  tokens of each completion

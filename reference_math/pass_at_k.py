@@ -14,12 +14,15 @@ With it REINFORCE climbs E[max_j r_j], which for rewards of 0 and 1 is pass@k.  
 where another is right, too, has advantage 0.  verl divides by the std of the group by default.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, advantages
+from reference_math._types import Array, Rewards
 
 
-def advantage(rewards, num_generations):
+def advantage(rewards: Rewards, num_generations: int) -> Array:
     """The advantage of each completion, never negative.
 
     rewards           (B,)    one a completion; None or NaN = missing
@@ -37,7 +40,7 @@ def advantage(rewards, num_generations):
     return np.where(known == best, lead, 0.0).reshape(-1)
 
 
-def scaled(rewards, num_generations, *, ddof, eps):
+def scaled(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
     """`advantage`, divided by the standard deviation of the group's rewards.
 
     ddof   0 or 1. verl: 1

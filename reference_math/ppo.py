@@ -18,14 +18,17 @@ discounted once more, and less what the critic says of that state; a full row ha
 there the score is the last token's.  `score_at` has both.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, gae, grpo, kl
+from reference_math._types import Array, ArrayLike
 
 SCORE_AT = ("last_token", "next_state")
 
 
-def state_mask(completion_mask):
+def state_mask(completion_mask: ArrayLike) -> Array:
     """Mask of the states that have a value: before each token, and after the last if there is room.
 
     >>> state_mask([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
@@ -38,15 +41,15 @@ def state_mask(completion_mask):
 
 
 def token_rewards(
-    scores,
-    per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    scores: ArrayLike,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    kl_coef,
-    kl_estimator,
-    score_at,
-):
+    kl_coef: float,
+    kl_estimator: str,
+    score_at: str,
+) -> Array:
     """Compute the reward per token: -kl_coef KL everywhere, plus the score at one position.
 
     scores                (B,)    of the reward model, any missing_eos_penalty taken off
@@ -79,7 +82,14 @@ def token_rewards(
     return last * scores[:, None] - kl_coef * getattr(kl, kl_estimator)(logps, ref_logps)
 
 
-def policy_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, cliprange):
+def policy_loss(
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    cliprange: float,
+) -> float:
     """The clipped surrogate of `grpo`, one advantage a token, mean over the micro-batch's tokens.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])               # w = 2 and 1
@@ -91,8 +101,13 @@ def policy_loss(per_token_logps, old_per_token_logps, advantages, completion_mas
 
 
 def policy_loss_grad(
-    per_token_logps, old_per_token_logps, advantages, completion_mask, *, cliprange
-):
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    cliprange: float,
+) -> Array:
     """d policy_loss / d(per_token_logps), (B, T): -A w / tokens, 0 where clipped.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
@@ -103,7 +118,14 @@ def policy_loss_grad(
     return grpo.loss_grad(*tokens, **_surrogate(cliprange))
 
 
-def value_loss(values, old_values, returns, state_mask, *, cliprange_value):
+def value_loss(
+    values: ArrayLike,
+    old_values: ArrayLike,
+    returns: ArrayLike,
+    state_mask: ArrayLike,
+    *,
+    cliprange_value: float,
+) -> float:
     """Half the mean of the larger of two squared errors, with and without the clip of the value.
 
     values            (B, T)  of the critic now
@@ -121,7 +143,14 @@ def value_loss(values, old_values, returns, state_mask, *, cliprange_value):
     return float(0.5 * worse.sum() / max(mask.sum(), 1.0))  # where nothing counts, all are 0
 
 
-def value_loss_grad(values, old_values, returns, state_mask, *, cliprange_value):
+def value_loss_grad(
+    values: ArrayLike,
+    old_values: ArrayLike,
+    returns: ArrayLike,
+    state_mask: ArrayLike,
+    *,
+    cliprange_value: float,
+) -> Array:
     """d value_loss / d(values), (B, T): (V - R) / states; 0 where the clipped square is the worse.
 
     V' does not move with V outside the clip, and is V inside it.  At a tie V counts (torch: half).

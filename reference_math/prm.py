@@ -15,22 +15,27 @@ TRL       PRMTrainer, last in 1.13.0, on transformers' ForTokenClassification. I
           accumulated micro-batches transformers 5.17 adds their means up: k times the gradient.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from reference_math import _checks, logprobs, sft
+from reference_math._types import Array, ArrayLike
 
 IGNORED = -100  # the label of a token that is not judged
 
 
 def tokenize_row(
-    prompt_ids,
-    steps_ids,
-    labels,
+    prompt_ids: Sequence[int],
+    steps_ids: Sequence[Sequence[int]],
+    labels: Sequence[bool],
     *,
-    separator_ids,
-    bos_token_id=None,
-    train_on_last_step_only=False,
-    max_completion_length=None,
-    max_length=None,
-):
+    separator_ids: Sequence[int],
+    bos_token_id: int | None = None,
+    train_on_last_step_only: bool = False,
+    max_completion_length: int | None = None,
+    max_length: int | None = None,
+) -> tuple[list[int], list[int]]:
     """One answer as (input_ids, labels), two lists of one length.
 
     prompt_ids              token ids
@@ -60,7 +65,7 @@ def tokenize_row(
     return (prompt + tokens)[:max_length], ([IGNORED] * len(prompt) + marks)[:max_length]
 
 
-def loss(logits, labels, *, num_items_in_batch=None):
+def loss(logits: ArrayLike, labels: ArrayLike, *, num_items_in_batch: float | None = None) -> float:
     """The loss of one batch, a float; nothing labelled: 0 (transformers: NaN).
 
     logits               (B, T, C)
@@ -76,7 +81,9 @@ def loss(logits, labels, *, num_items_in_batch=None):
     return float(sft.nll(logprobs.per_token_logps(logits, tokens), **weighting))
 
 
-def loss_grad(logits, labels, *, num_items_in_batch=None):
+def loss_grad(
+    logits: ArrayLike, labels: ArrayLike, *, num_items_in_batch: float | None = None
+) -> Array:
     """d loss / d logits, (B, T, C): w (p - 1[label]) where labelled, 0 elsewhere.
 
     >>> ln_3 = 1.09861229

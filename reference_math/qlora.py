@@ -11,10 +11,24 @@ Shapes    as in lora.py and nf4.py; `shape` is the weight's (out, in). Where the
 y = x dequantize(packed, absmax)^T + scaling * (x A^T) B^T
 """
 
+from __future__ import annotations
+
 from reference_math import lora, nf4
+from reference_math._types import Array, ArrayLike, ByteArray, Float32Array
 
 
-def forward(x, packed, absmax, lora_A, lora_B, *, shape, blocksize, scaling, bias=None):
+def forward(
+    x: ArrayLike,
+    packed: ArrayLike,
+    absmax: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    *,
+    shape: tuple[int, int],
+    blocksize: int,
+    scaling: float,
+    bias: ArrayLike | None = None,
+) -> Array:
     """The weight read back from 4 bits, then LoRA's forward.
 
     x         (..., in)      returns   (..., out)
@@ -28,7 +42,18 @@ def forward(x, packed, absmax, lora_A, lora_B, *, shape, blocksize, scaling, bia
     return lora.forward(x, weight, lora_A, lora_B, scaling=scaling, bias=bias)
 
 
-def forward_grad(x, packed, absmax, lora_A, lora_B, grad_y, *, shape, blocksize, scaling):
+def forward_grad(
+    x: ArrayLike,
+    packed: ArrayLike,
+    absmax: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    grad_y: ArrayLike,
+    *,
+    shape: tuple[int, int],
+    blocksize: int,
+    scaling: float,
+) -> tuple[Array, Array, Array]:
     """Gradients of `forward` to x, A and B. The 4-bit weight gets none, yet grad_x goes
     through its values: the layers below learn what the stored weight does, not the original.
 
@@ -45,7 +70,16 @@ def forward_grad(x, packed, absmax, lora_A, lora_B, grad_y, *, shape, blocksize,
     return lora.forward_grad(x, weight, lora_A, lora_B, grad_y, scaling=scaling)
 
 
-def merge(packed, absmax, lora_A, lora_B, *, shape, blocksize, scaling):
+def merge(
+    packed: ArrayLike,
+    absmax: ArrayLike,
+    lora_A: ArrayLike,
+    lora_B: ArrayLike,
+    *,
+    shape: tuple[int, int],
+    blocksize: int,
+    scaling: float,
+) -> tuple[ByteArray, Float32Array]:
     """The update added, and the sum quantised again: no longer the layer that was trained.
 
     The second rounding is as coarse as the first, so an update smaller than half a step of the

@@ -12,15 +12,23 @@ Ratios stay logarithms until the last moment, and `ratio` stops growing at e^700
 beyond). TRL's exp(log_ratio) is inf there, and then even a clipped token has a NaN gradient: 0 * inf.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 LEVELS = ("token", "sequence")
 MAX_LOG_RATIO = 700.0  # float64 ends at e^709.78: a factor of 17,000 is left for the advantages
 
 
-def log_weights(per_token_logps, old_per_token_logps, completion_mask, importance_sampling_level):
+def log_weights(
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    importance_sampling_level: str,
+) -> Array:
     """Log of the importance ratio.
 
     token       s_t = log p(y_t) - log p_old(y_t)
@@ -46,7 +54,9 @@ def log_weights(per_token_logps, old_per_token_logps, completion_mask, importanc
     return log_ratio.sum(axis=1, keepdims=True) / lengths(mask)
 
 
-def log_weights_grad(grad_log_weights, completion_mask, importance_sampling_level):
+def log_weights_grad(
+    grad_log_weights: ArrayLike, completion_mask: ArrayLike, importance_sampling_level: str
+) -> Array:
     """dL/d(per_token_logps), given dL/d(log_weights).
 
     token: s_t moves one for one with its own log-probability.  sequence: each of the n tokens moves
@@ -68,7 +78,7 @@ def log_weights_grad(grad_log_weights, completion_mask, importance_sampling_leve
     return mask * grad.sum(axis=1, keepdims=True) / lengths(mask)
 
 
-def ratio(log_weights):
+def ratio(log_weights: ArrayLike) -> Array:
     """w = e^s, saturating at e^700.
 
     >>> ratio(np.array([0.0, -1e4, 1e4])).round(3)
@@ -77,7 +87,7 @@ def ratio(log_weights):
     return np.exp(np.minimum(_checks.finite("log_weights", log_weights), MAX_LOG_RATIO))
 
 
-def ratio_grad(log_weights):
+def ratio_grad(log_weights: ArrayLike) -> Array:
     """dw/ds = w, and 0 where w has saturated.
 
     >>> ratio_grad(np.array([0.0, -1e4, 1e4]))
@@ -86,7 +96,7 @@ def ratio_grad(log_weights):
     return ratio(log_weights) * (np.asarray(log_weights) <= MAX_LOG_RATIO)
 
 
-def lengths(completion_mask):
+def lengths(completion_mask: Array) -> Array:
     """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0.
 
     >>> lengths(np.array([[1.0, 1.0], [0.0, 0.0]]))
@@ -96,7 +106,7 @@ def lengths(completion_mask):
     return np.maximum(completion_mask.sum(axis=1, keepdims=True), 1.0)
 
 
-def column(advantages, rows):
+def column(advantages: ArrayLike, rows: int) -> Array:
     """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays.
 
     >>> column([1.0, -1.0], 2)

@@ -13,16 +13,23 @@ Proof     tests/laws/test_reductions.py, tests/parity/test_grpo.py
 Shapes    B completions of a micro-batch, T tokens each; n_b of them count.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, ratios
+from reference_math._types import Array, ArrayLike
 
 REDUCTIONS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 
 def token_weights(
-    completion_mask, *, reduction, max_completion_length=None, tokens_per_micro_batch=None
-):
+    completion_mask: ArrayLike,
+    *,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> Array:
     """The weight of each token in the loss of one micro-batch.
 
     grpo      1 / (B n_b)         each completion weighs the same: a token in a long one less
@@ -71,13 +78,13 @@ def token_weights(
 
 
 def reduce(
-    per_token_loss,
-    completion_mask,
+    per_token_loss: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> float:
     """Weighted sum of the per-token losses, a float; the options are those of `token_weights`.
 
     per_token_loss   (B, T), or (B, 1) at sequence level: the same for every token of a row

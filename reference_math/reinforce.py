@@ -13,12 +13,15 @@ The value means nothing (it is no reward); only its gradient does. It is right o
 the completions come from the policy as it is now.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, ratios
+from reference_math._types import Array, ArrayLike
 
 
-def loss(per_token_logps, advantages, completion_mask):
+def loss(per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike) -> float:
     """The loss of one batch, a float.
 
     per_token_logps   (B, T)  log-probability of each sampled token
@@ -34,7 +37,9 @@ def loss(per_token_logps, advantages, completion_mask):
     return float(np.sum(loss_grad(per_token_logps, advantages, completion_mask) * logps))
 
 
-def loss_grad(per_token_logps, advantages, completion_mask):
+def loss_grad(
+    per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike
+) -> Array:
     """d loss / d(per_token_logps) = -A / B on every token that counts: the loss is linear.
 
     >>> loss_grad(np.log([[0.5, 0.5], [0.5, 0.1]]), [1.0, -1.0], [[1, 1], [1, 0]])

@@ -13,12 +13,15 @@ A baseline that costs one greedy answer per prompt instead of a value network.  
 the sampled answer, so the policy gradient stays unbiased, with a single sampled answer, too.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike, Rewards
 
 
-def advantage(rewards, greedy_rewards, num_generations):
+def advantage(rewards: Rewards, greedy_rewards: ArrayLike, num_generations: int) -> Array:
     """The advantage of each completion.
 
     rewards           (B,)    one a completion; None or NaN = missing

@@ -13,13 +13,16 @@ TRL       RewardTrainer. Ouyang et al. take all K (K - 1) / 2 pairs of one promp
           element; TRL takes pairs as they come. Its accuracy leaves the margin out.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
 from reference_math._stable import log_sigmoid, sigmoid
+from reference_math._types import Array, ArrayLike, IntArray
 
 
-def scored_positions(input_ids, *, pad_token_id):
+def scored_positions(input_ids: ArrayLike, *, pad_token_id: int) -> IntArray:
     """Which token's output is the answer's score: the last that is not padding, on either side.
 
     A tokenizer that pads with its end-of-sequence token hides that token: the one before is scored.
@@ -37,7 +40,13 @@ def scored_positions(input_ids, *, pad_token_id):
     return text.shape[1] - 1 - text[:, ::-1].argmax(axis=1)
 
 
-def loss(chosen_rewards, rejected_rewards, *, margin=None, center_rewards_coefficient=None):
+def loss(
+    chosen_rewards: ArrayLike,
+    rejected_rewards: ArrayLike,
+    *,
+    margin: ArrayLike | None = None,
+    center_rewards_coefficient: float | None = None,
+) -> float:
     """The loss of one batch, a float; no pairs: 0 (TRL stops).
 
     chosen_rewards, rejected_rewards   (B,)
@@ -53,7 +62,13 @@ def loss(chosen_rewards, rejected_rewards, *, margin=None, center_rewards_coeffi
     return float((-log_sigmoid(x) + c * total**2).sum()) / max(len(x), 1)
 
 
-def loss_grad(chosen_rewards, rejected_rewards, *, margin=None, center_rewards_coefficient=None):
+def loss_grad(
+    chosen_rewards: ArrayLike,
+    rejected_rewards: ArrayLike,
+    *,
+    margin: ArrayLike | None = None,
+    center_rewards_coefficient: float | None = None,
+) -> tuple[Array, Array]:
     """(d/d chosen, d/d rejected), each (B,): -+sigmoid(-x) / B for the pair, 2 c (sum) / B for both.
 
     >>> loss_grad([1.0], [1.0])

@@ -16,20 +16,25 @@ The ratio is of the whole completion, the product of all its tokens: ten tokens 
 outside a clip of 0.2 already. It saturates at e^700, its gradient 0 beyond; see `ratios`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo
+from reference_math._types import Array, ArrayLike
 
 
 def penalized_rewards(
-    rewards,
-    old_per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    rewards: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    reward_clip_range=None,
-):
+    beta: float,
+    reward_clip_range: tuple[float, float] | None = None,
+) -> Array:
     """Subtract the KL penalty from the reward: r - beta sum_t (log p_old - log p_ref).
 
     rewards               (B,)    None or NaN = missing, and stays NaN
@@ -54,7 +59,15 @@ def penalized_rewards(
     return rewards - beta * (old_logps - ref_logps).sum(axis=1)
 
 
-def loss(per_token_logps, old_logps, advantages, completion_mask, *, epsilon_low, epsilon_high):
+def loss(
+    per_token_logps: ArrayLike,
+    old_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+) -> float:
     """The loss of one batch, a float.
 
     per_token_logps   (B, T)  log-probability of each sampled token under the policy
@@ -68,13 +81,19 @@ def loss(per_token_logps, old_logps, advantages, completion_mask, *, epsilon_low
     -1.2
     """
     s, _ = _log_ratio(per_token_logps, old_logps, completion_mask)
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
+    clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     return float(np.sum(grpo.per_token_loss(s, advantages, **clip))) / max(len(s), 1)
 
 
 def loss_grad(
-    per_token_logps, old_logps, advantages, completion_mask, *, epsilon_low, epsilon_high
-):
+    per_token_logps: ArrayLike,
+    old_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+) -> Array:
     """d loss / d(per_token_logps): each token moves s one for one, so all of a row share -A w / B.
 
     returns   (B, T)
@@ -84,7 +103,7 @@ def loss_grad(
     array([[-1., -1.]])
     """
     s, mask = _log_ratio(per_token_logps, old_logps, completion_mask)
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
+    clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     return mask * grpo.per_token_loss_grad(s, advantages, **clip) / max(len(s), 1)
 
 

@@ -17,23 +17,28 @@ too far the way they are pushed.  IcePop proper is GRPO with `importance_samplin
 SkyRL names the band by 1 - clip_low and 1 + clip_high and leaves its two ends out.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, importance_sampling, ratios, reductions
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    sampling_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    sampling_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    clip_min,
-    clip_max,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    clip_min: float | None,
+    clip_max: float | None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps            (B, T)  log-probability of each sampled token under the policy
@@ -49,7 +54,7 @@ def loss(
     1.7329
     """
     args = per_token_logps, sampling_per_token_logps, advantages, completion_mask
-    options = {"clip_min": clip_min, "clip_max": clip_max, "reduction": reduction}
+    options: dict[str, Any] = {"clip_min": clip_min, "clip_max": clip_max, "reduction": reduction}
     options |= {"max_completion_length": max_completion_length}
     options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
     grad = loss_grad(*args, **options)
@@ -58,17 +63,17 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    sampling_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    sampling_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    clip_min,
-    clip_max,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-):
+    clip_min: float | None,
+    clip_max: float | None,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); the weight is constant: the loss is linear in log p.
 
     >>> logps, sampling = np.log([[0.5, 0.5]]), np.log([[0.1, 0.4]])
@@ -85,6 +90,6 @@ def loss_grad(
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask)
     sampling = _checks.counted("sampling_per_token_logps", sampling_per_token_logps, mask)
-    bounds = {"clip_min": clip_min, "clip_max": clip_max}
+    bounds: dict[str, Any] = {"clip_min": clip_min, "clip_max": clip_max}
     w = importance_sampling.ratio(logps, sampling, mask, mode="token_mask", **bounds)
     return -share * w * ratios.column(advantages, len(mask))

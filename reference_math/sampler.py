@@ -11,10 +11,13 @@ A trainer that divides by the sampler's log-probs needs those of the distributio
 sampled: "processed". vLLM reports "raw" ones, of the model's own logits, unless told.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import logprobs, sampling
 from reference_math._checks import array, number, one_of
+from reference_math._types import Array, ArrayLike
 
 VLLM_LEAST_TEMPERATURE = 0.01  # vLLM raises any smaller one to this, except 0, which is greedy
 FILTERS = {
@@ -24,16 +27,16 @@ FILTERS = {
 
 
 def process(
-    logits,
-    input_ids,
+    logits: ArrayLike,
+    input_ids: ArrayLike,
     *,
-    order,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-):
+    order: str,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> Array:
     """The penalty, the temperature, then the three filters in the order of the library.
 
     order     "transformers"   top-k, top-p, min-p; the temperature must be > 0
@@ -67,17 +70,17 @@ def process(
 
 
 def reported_logps(
-    logits,
-    input_ids,
+    logits: ArrayLike,
+    input_ids: ArrayLike,
     *,
-    order,
-    logprobs_mode,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-):
+    order: str,
+    logprobs_mode: str,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> Array:
     """The log-probs over the vocabulary that the sampler hands back beside its token.
 
     logprobs_mode   "raw_logprobs"        of the logits as they came: vLLM's default

@@ -10,12 +10,15 @@ Order     sampler.py puts them in the order of transformers or vLLM.
 Gradient  none: a draw is not differentiated. The loss's log-probs are in logprobs.py.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math._checks import array, number, token_ids
+from reference_math._types import Array, ArrayLike
 
 
-def temperature(logits, tau):
+def temperature(logits: ArrayLike, tau: float) -> Array:
     """z / tau: below 1 sharper, above 1 flatter.
 
     >>> temperature([[1.0, 2.0]], 0.5)
@@ -24,7 +27,7 @@ def temperature(logits, tau):
     return _logits(logits) / number("temperature", tau, above=0)
 
 
-def repetition_penalty(logits, input_ids, penalty):
+def repetition_penalty(logits: ArrayLike, input_ids: ArrayLike, penalty: float) -> Array:
     """Each token that occurs in input_ids, prompt and completion, is made less likely, once.
 
     z / penalty for z > 0, z * penalty for z <= 0       penalty > 1 discourages
@@ -43,7 +46,7 @@ def repetition_penalty(logits, input_ids, penalty):
     return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def top_k(logits, k):
+def top_k(logits: ArrayLike, k: int) -> Array:
     """The k largest logits stay, and every tie with the k-th of them.
 
     >>> top_k([[3.0, 1.0, 2.0, 2.0]], 2)
@@ -56,7 +59,7 @@ def top_k(logits, k):
     return np.where(logits < kth, -np.inf, logits)
 
 
-def top_p(logits, p):
+def top_p(logits: ArrayLike, p: float) -> Array:
     """The fewest tokens whose probabilities reach p stay; the likeliest always does.
 
     Counted from below, as the libraries do: a token goes if it and all less likely ones sum to
@@ -79,7 +82,7 @@ def top_p(logits, p):
     return np.where(removed, -np.inf, logits)
 
 
-def min_p(logits, p):
+def min_p(logits: ArrayLike, p: float) -> Array:
     """Tokens less likely than p times the likeliest go.
 
     >>> min_p(np.log([[0.5, 0.3, 0.2]]), 0.5).round(1)

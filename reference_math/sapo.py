@@ -9,29 +9,34 @@ Proof     tests/laws/test_sapo.py, tests/parity/test_grpo.py
 Shapes    as in `grpo`. At w = 1 the gradient is that of every other member of the family: -A.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo_terms, ratios
 from reference_math._stable import sigmoid
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    temperature_pos,
-    temperature_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    temperature_pos: float,
+    temperature_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> float:
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with two
     temperatures instead of epsilon_low, epsilon_high and delta.
 
@@ -44,7 +49,7 @@ def loss(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     c = per_token_loss(s, advantages, **gate)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
@@ -52,22 +57,22 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    temperature_pos,
-    temperature_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    temperature_pos: float,
+    temperature_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(temperature_pos=1.0, temperature_neg=1.05)
@@ -79,14 +84,16 @@ def loss_grad(
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     dc = per_token_loss_grad(s, advantages, **gate)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(log_weights, advantages, *, temperature_pos, temperature_neg):
+def per_token_loss(
+    log_weights: ArrayLike, advantages: ArrayLike, *, temperature_pos: float, temperature_neg: float
+) -> Array:
     """c of each token (or row).
 
     log_weights       (B, T) or (B, 1)
@@ -101,7 +108,9 @@ def per_token_loss(log_weights, advantages, *, temperature_pos, temperature_neg)
     return -4.0 / tau * sigmoid(gate) * a
 
 
-def per_token_loss_grad(log_weights, advantages, *, temperature_pos, temperature_neg):
+def per_token_loss_grad(
+    log_weights: ArrayLike, advantages: ArrayLike, *, temperature_pos: float, temperature_neg: float
+) -> Array:
     """d per_token_loss / d(log_weights) = -4 sigmoid(x) sigmoid(-x) w A,  x = tau (w - 1).
 
     sigmoid' = sigmoid(x) sigmoid(-x);  dx/dw = tau cancels 1/tau;  dw/ds = w.

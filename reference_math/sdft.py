@@ -14,21 +14,24 @@ w = p / p_old corrects for a student that has moved since it sampled; it is cons
 before it takes the rest, here the rest is summed by itself.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, gkd, logprobs, ratios, reductions
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    alpha,
-    is_weights=1.0,
-    topk=None,
-    add_tail=False,
-):
+    alpha: float,
+    is_weights: ArrayLike = 1.0,
+    topk: int | None = None,
+    add_tail: bool = False,
+) -> float:
     """The mean over the completions of their mean over tokens, a float.
 
     student_logits    (B, T, V)  of the model without the demonstration
@@ -51,15 +54,15 @@ def loss(
 
 
 def loss_grad(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    alpha,
-    is_weights=1.0,
-    topk=None,
-    add_tail=False,
-):
+    alpha: float,
+    is_weights: ArrayLike = 1.0,
+    topk: int | None = None,
+    add_tail: bool = False,
+) -> Array:
     """d loss / d(student_logits), (B, T, V); the choice of the k tokens is constant.
 
     The logit of the bucket is the log-sum-exp of the rest: its gradient is shared in proportion to e^z.
@@ -76,7 +79,9 @@ def loss_grad(
     return weights[..., None] * np.einsum("btk,btkv->btv", grad, share)
 
 
-def on_topk(logits, student_logits, *, topk=None, add_tail=False):
+def on_topk(
+    logits: ArrayLike, student_logits: ArrayLike, *, topk: int | None = None, add_tail: bool = False
+) -> tuple[Array, Array]:
     """Logits of the student's k likeliest tokens, and of one bucket for all others.
 
     logits           (B, T, V)  the student's own, or the teacher's
@@ -108,7 +113,13 @@ def on_topk(logits, student_logits, *, topk=None, add_tail=False):
     return np.concatenate([top, tail], axis=-1), slope
 
 
-def clipped_ratio(per_token_logps, old_per_token_logps, completion_mask, *, clip):
+def clipped_ratio(
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    clip: float,
+) -> Array:
     """min(p / p_old, clip) of the sampled tokens, (B, T), a constant of the loss.
 
     TRL keeps the log-ratio within 20 first, so its smallest ratio is e^-20.

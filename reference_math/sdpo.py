@@ -19,28 +19,33 @@ TRL    By default w = 1, clip = 2 and one sampled token, where the paper compare
        Its loss_type "dapo" (default) is bnpo here: the micro-batch's own tokens.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo, reductions, sdft
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    distillation_weight,
-    is_clip,
-    importance_sampling_level,
-    epsilon_low,
-    epsilon_high,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    has_teacher=None,
-):
+    distillation_weight: float,
+    is_clip: float | None,
+    importance_sampling_level: str,
+    epsilon_low: float,
+    epsilon_high: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    has_teacher: ArrayLike | None = None,
+) -> float:
     """The loss of one micro-batch, a float.
 
     per_token_logps           (B, T)  of each sampled token under the policy
@@ -64,7 +69,10 @@ def loss(
     -1.2402
     """
     w = _checks.number("distillation_weight", distillation_weight, at_least=0, at_most=1)
-    options = {"importance_sampling_level": importance_sampling_level, "reduction": reduction}
+    options: dict[str, Any] = {
+        "importance_sampling_level": importance_sampling_level,
+        "reduction": reduction,
+    }
     options |= {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high}
     options |= {"max_completion_length": max_completion_length}
     options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
@@ -78,22 +86,22 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    distillation_weight,
-    is_clip,
-    importance_sampling_level,
-    epsilon_low,
-    epsilon_high,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    has_teacher=None,
-):
+    distillation_weight: float,
+    is_clip: float | None,
+    importance_sampling_level: str,
+    epsilon_low: float,
+    epsilon_high: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    has_teacher: ArrayLike | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); rho and the log-ratio to the teacher are constant.
 
     >>> logps, teacher, options = np.log([[0.5]]), np.log([[0.25]]), {"is_clip": None}
@@ -104,7 +112,10 @@ def loss_grad(
     array([[-0.6534]])
     """
     w = _checks.number("distillation_weight", distillation_weight, at_least=0, at_most=1)
-    options = {"importance_sampling_level": importance_sampling_level, "reduction": reduction}
+    options: dict[str, Any] = {
+        "importance_sampling_level": importance_sampling_level,
+        "reduction": reduction,
+    }
     options |= {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high}
     options |= {"max_completion_length": max_completion_length}
     options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
@@ -117,13 +128,13 @@ def loss_grad(
 
 
 def distillation_grad(
-    per_token_logps,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    completion_mask,
-    is_clip,
-    has_teacher=None,
-):
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    teacher_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    is_clip: float | None,
+    has_teacher: ArrayLike | None = None,
+) -> Array:
     """Gradient of the second part, (B, T); the part itself is this times log p: it is linear in log p.
 
     >>> logps, old, teacher = np.log([[0.5, 0.5]]), np.log([[0.1, 0.5]]), np.log([[0.25, 0.5]])

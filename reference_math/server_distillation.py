@@ -22,26 +22,29 @@ TRL    beta = 0 takes the teacher's k likeliest tokens; any other beta its likel
        teacher's rest is what is missing from 1, and at least 1e-7 here as there.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, gkd, sft
 from reference_math._stable import log1mexp
+from reference_math._types import Array, ArrayLike, IntArray
 
 SMALLEST_REST = 1e-7  # a teacher's candidates sum to 1 but for float32's rounding
 ABSENT = -1e300  # the logit of what is not there: its probability is 0, and its logarithm finite
 
 
 def loss(
-    student_logits,
-    support_ids,
-    teacher_support_logps,
-    completion_mask,
+    student_logits: ArrayLike,
+    support_ids: ArrayLike,
+    teacher_support_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    add_tail,
-    temperature=1.0,
-    num_items_in_batch=None,
-):
+    beta: float,
+    add_tail: bool,
+    temperature: float = 1.0,
+    num_items_in_batch: float | None = None,
+) -> float:
     """The mean over the tokens that count, a float; none counts: 0.
 
     student_logits          (B, T, V)
@@ -66,16 +69,16 @@ def loss(
 
 
 def loss_grad(
-    student_logits,
-    support_ids,
-    teacher_support_logps,
-    completion_mask,
+    student_logits: ArrayLike,
+    support_ids: ArrayLike,
+    teacher_support_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    beta,
-    add_tail,
-    temperature=1.0,
-    num_items_in_batch=None,
-):
+    beta: float,
+    add_tail: bool,
+    temperature: float = 1.0,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """d loss / d(student_logits), (B, T, V); the choice of the candidates is constant.
 
     The bucket's logit is the log-sum-exp of the others: its gradient is shared in proportion to e^z.
@@ -90,7 +93,9 @@ def loss_grad(
     return np.einsum("btk,btkv->btv", grad, slope) / temperature
 
 
-def narrow_support(topk_ids, topk_logps, tokens, *, beta):
+def narrow_support(
+    topk_ids: ArrayLike, topk_logps: ArrayLike, tokens: ArrayLike, *, beta: float
+) -> tuple[IntArray, Array]:
     """The candidates that TRL takes for this beta, and the teacher's log-probabilities of them.
 
     topk_ids     (B, T, K)  what the teacher scored, the likeliest first; -1 = none

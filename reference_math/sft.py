@@ -10,12 +10,15 @@ Shapes    B sequences, T positions, V tokens of vocabulary.    Losses in nats.
 Masks     1 = counts.  completion_mask stands over the predicted tokens; `loss_mask` shifts it there.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def loss_mask(completion_mask, assistant_mask=None):
+def loss_mask(completion_mask: ArrayLike, assistant_mask: ArrayLike | None = None) -> Array:
     """Which predictions count, from the masks over input_ids: all masks AND-ed, shifted by one.
 
     The first token of a sequence is never predicted, so its column goes.
@@ -33,7 +36,9 @@ def loss_mask(completion_mask, assistant_mask=None):
     return mask[:, 1:]
 
 
-def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
+def token_weights(
+    completion_mask: ArrayLike, *, reduction: str, num_items_in_batch: float | None = None
+) -> Array:
     """Weight of each token in the loss, by the name of the reduction.
 
     global_token   1 / num_items_in_batch: every token of the optimizer step the same, however it
@@ -65,7 +70,13 @@ def token_weights(completion_mask, *, reduction, num_items_in_batch=None):
     return mask / np.maximum(total, 1.0)
 
 
-def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def nll(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> float:
     """Negative log-likelihood of the counted tokens.
 
     per_token_logps   (B, T)
@@ -80,7 +91,13 @@ def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None)
     return -float((weights * logps).sum())
 
 
-def nll_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def nll_grad(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """d nll / d(per_token_logps) = -w  (B, T): the same for every counted token.
 
     >>> nll_grad(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token")
@@ -89,7 +106,13 @@ def nll_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=
     return -_inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)[1]
 
 
-def dft(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def dft(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> float:
     """Dynamic fine-tuning: nll with each token weighted by its own probability, held constant.
 
     Unlikely tokens, whose nll gradient on the logits is the largest, no longer dominate.
@@ -102,7 +125,13 @@ def dft(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None)
     return -float((weights * np.exp(logps) * logps).sum())
 
 
-def dft_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def dft_grad(
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    *,
+    reduction: str,
+    num_items_in_batch: float | None = None,
+) -> Array:
     """The gradient that trains, -w p  (B, T): that of -sum w p, not of the value shown.
 
     sg[p] is a constant, so d(-sg[p] log p) = -p d(log p); differencing `dft` would add -p log p.
@@ -114,7 +143,7 @@ def dft_grad(per_token_logps, completion_mask, *, reduction, num_items_in_batch=
     return -weights * np.exp(logps)
 
 
-def mean_entropy(entropy, completion_mask):
+def mean_entropy(entropy: ArrayLike, completion_mask: ArrayLike) -> float:
     """Mean entropy of the counted positions, in nats; 0 if nothing counts.
 
     TRL logs the unweighted mean of this over micro-batches, not over tokens.
@@ -128,7 +157,7 @@ def mean_entropy(entropy, completion_mask):
     return float(_checks.counted("entropy", entropy, counts).sum() / max(counts.sum(), 1.0))
 
 
-def mean_token_accuracy(logits, tokens, completion_mask):
+def mean_token_accuracy(logits: ArrayLike, tokens: ArrayLike, completion_mask: ArrayLike) -> float:
     """How often the likeliest token is the one demonstrated; of a tie the smaller id is it.
 
     logits (B, T, V), tokens (B, T), completion_mask (B, T) -> a float; 0 if nothing counts

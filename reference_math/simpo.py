@@ -11,10 +11,20 @@ TRL       CPOTrainer, loss_type="simpo" (trl.experimental): its defaults beta 0.
           a margin of 5 nats a token, and cpo_alpha = 1 adds an nll that is not the paper's.
 """
 
+from __future__ import annotations
+
 from reference_math import _checks, cpo
+from reference_math._types import Array, ArrayLike
 
 
-def pair_loss(chosen_rewards, rejected_rewards, *, beta, simpo_gamma, label_smoothing=0.0):
+def pair_loss(
+    chosen_rewards: ArrayLike,
+    rejected_rewards: ArrayLike,
+    *,
+    beta: float,
+    simpo_gamma: float,
+    label_smoothing: float = 0.0,
+) -> Array:
     """-log sigmoid(beta (chosen - rejected) - gamma), (B,); smoothed as in `cpo`.
 
     chosen_rewards, rejected_rewards   (B,)  mean log-probability of the answer's tokens; AlphaPO's
@@ -29,7 +39,14 @@ def pair_loss(chosen_rewards, rejected_rewards, *, beta, simpo_gamma, label_smoo
     return cpo.pair_loss(chosen, rejected, beta=beta, label_smoothing=label_smoothing)
 
 
-def pair_loss_grad(chosen_rewards, rejected_rewards, *, beta, simpo_gamma, label_smoothing=0.0):
+def pair_loss_grad(
+    chosen_rewards: ArrayLike,
+    rejected_rewards: ArrayLike,
+    *,
+    beta: float,
+    simpo_gamma: float,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Array]:
     """(d/d chosen, d/d rejected), each (B,): `cpo`'s, beyond the margin.
 
     >>> pair_loss_grad([-1.0], [-1.5], beta=2.0, simpo_gamma=1.0)

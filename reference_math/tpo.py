@@ -15,23 +15,26 @@ Shapes    B triples, T positions: 3B rows, the chosen answers, the rejected ones
     tpo-l     sigmoid of d - gamma / beta                                   d of mean log p
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, _renamed, dpo, ratios, sft
+from reference_math._types import Array, ArrayLike
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "tpo-l")
 
 
 def loss(
-    per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    beta=0.01,
-    tpo_alpha=1.0,
-    label_smoothing=0.0,
-    tpo_l_gamma=0.5,
-):
+    loss_type: str = "sigmoid",
+    beta: float = 0.01,
+    tpo_alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    tpo_l_gamma: float = 0.5,
+) -> float:
     """The loss of one micro-batch, a float; the defaults are TRL's.
 
     per_token_logps   (3B, T)
@@ -50,15 +53,15 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    loss_type="sigmoid",
-    beta=0.01,
-    tpo_alpha=1.0,
-    label_smoothing=0.0,
-    tpo_l_gamma=0.5,
-):
+    loss_type: str = "sigmoid",
+    beta: float = 0.01,
+    tpo_alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    tpo_l_gamma: float = 0.5,
+) -> Array:
     """d loss / d(per_token_logps), (3B, T); the arguments of `loss`.
 
     >>> logps = np.log([[0.5], [0.25], [0.5]])

@@ -19,12 +19,17 @@ divergence, on probabilities that it does not normalise again.  By default ("obs
 logits one position late: never those that predict the answer's first token.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, logprobs
+from reference_math._types import Array, ArrayLike
 
 
-def loss(student_logits, teacher_logits, *, temperature=1.0):
+def loss(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, temperature: float = 1.0
+) -> float:
     """The mean of D over the positions, a float; no positions: 0.
 
     student_logits   (T, V)
@@ -39,7 +44,9 @@ def loss(student_logits, teacher_logits, *, temperature=1.0):
     return float(np.abs(q - p).sum()) / max(len(q), 1)
 
 
-def loss_grad(student_logits, teacher_logits, *, temperature=1.0):
+def loss_grad(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, *, temperature: float = 1.0
+) -> Array:
     """d loss / d(student_logits), (T, V): Q_v (s_v - sum_u Q_u s_u) / (temperature T).
 
     s_v = sign(Q_(i) - P_(i)) at token v's rank i: a small step does not change the ranks.  Equal

@@ -9,33 +9,38 @@ Proof     tests/laws/test_vespo.py, tests/parity/test_grpo.py
 Shapes    as in `grpo`. Never overflows: log w is held in [log 1e-8, 20], as is each of its factors.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from reference_math import _checks, grpo_terms, ratios
+from reference_math._types import Array, ArrayLike
 
 LOWEST, HIGHEST = np.log(1e-8), 20.0
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    importance_sampling_ratio=None,
-    k_pos,
-    lambda_pos,
-    k_neg,
-    lambda_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    importance_sampling_ratio: ArrayLike | None = None,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> float:
     """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with k_pos ...
     lambda_neg instead of epsilon_low, epsilon_high and delta.
 
@@ -53,7 +58,7 @@ def loss(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     c = per_token_loss(logps, log_w, advantages, **gamma)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
@@ -61,25 +66,25 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    advantages: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    importance_sampling_level,
-    importance_sampling_ratio=None,
-    k_pos,
-    lambda_pos,
-    k_neg,
-    lambda_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    importance_sampling_ratio: ArrayLike | None = None,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: float | None = None,
+    factor: ArrayLike = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: ArrayLike | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Array:
     """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, gamma = np.log([[0.5, 0.5]]), dict(k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0)
@@ -92,14 +97,23 @@ def loss_grad(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     dc = per_token_loss_grad(log_w, advantages, **gamma)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):
+def per_token_loss(
+    per_token_logps: ArrayLike,
+    log_w: Array,
+    advantages: ArrayLike,
+    *,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+) -> Array:
     """c of each token: (B, T) log-probabilities times the (B, 1) of `per_token_loss_grad`.
 
     >>> gamma = dict(k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0)
@@ -110,7 +124,15 @@ def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_n
     return per_token_loss_grad(log_w, advantages, **gamma) * per_token_logps
 
 
-def per_token_loss_grad(log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):
+def per_token_loss_grad(
+    log_w: Array,
+    advantages: ArrayLike,
+    *,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+) -> Array:
     """dc / d(per_token_logps) = -phi A: c is linear in log p, and phi carries no gradient.
 
     log_w               (B, 1)  of `sequence_log_ratio`
@@ -127,7 +149,7 @@ def per_token_loss_grad(log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_n
     return -np.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg)) * a
 
 
-def phi(log_w, k, lam):
+def phi(log_w: Array, k: float, lam: float) -> Array:
     """The gamma weight: 1 at w = 1, largest at w = k / lambda.
 
     >>> phi(np.log([1.0, 2.0]), 2.0, 3.0).round(4)                    # 1, 2^2 e^-3
@@ -138,8 +160,11 @@ def phi(log_w, k, lam):
 
 
 def sequence_log_ratio(
-    per_token_logps, old_per_token_logps, completion_mask, importance_sampling_ratio=None
-):
+    per_token_logps: ArrayLike,
+    old_per_token_logps: ArrayLike,
+    completion_mask: ArrayLike,
+    importance_sampling_ratio: ArrayLike | None = None,
+) -> Array:
     """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])

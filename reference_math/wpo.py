@@ -9,12 +9,17 @@ Proof     tests/laws/test_wpo.py, tests/parity/test_dpo.py
 Shapes    B pairs, T positions.  In (2B, T) the B chosen rows stand first, then the B rejected.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks
+from reference_math._types import Array, ArrayLike
 
 
-def pair_weights(per_token_logps, log_sum_sq_probs, completion_mask):
+def pair_weights(
+    per_token_logps: ArrayLike, log_sum_sq_probs: ArrayLike, completion_mask: ArrayLike
+) -> Array:
     """Weight of each pair's loss; a constant without gradient.
 
     Dividing by sum p^2 (the chance that two draws agree) keeps flat distributions from getting low

@@ -15,21 +15,24 @@ TRL's alpha is 1e-5 by default, and one number or a list, one an epoch.  Its mic
 divided by the accumulation steps: see `online_dpo`.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from reference_math import _checks, dpo, online_dpo
+from reference_math._types import Array, ArrayLike
 
 
 def loss(
-    per_token_logps,
-    ref_per_token_logps,
-    rewards,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    alpha,
-    beta,
-    loss_type="sigmoid",
-):
+    alpha: float,
+    beta: float,
+    loss_type: str = "sigmoid",
+) -> float:
     """The loss of one micro-batch, a float; the arguments of `online_dpo.loss`, and
 
     alpha   >= 0  how much exploration; 0 is online DPO against the reference's answers
@@ -47,15 +50,15 @@ def loss(
 
 
 def loss_grad(
-    per_token_logps,
-    ref_per_token_logps,
-    rewards,
-    completion_mask,
+    per_token_logps: ArrayLike,
+    ref_per_token_logps: ArrayLike,
+    rewards: ArrayLike,
+    completion_mask: ArrayLike,
     *,
-    alpha,
-    beta,
-    loss_type="sigmoid",
-):
+    alpha: float,
+    beta: float,
+    loss_type: str = "sigmoid",
+) -> Array:
     """d loss / d(per_token_logps), (2B, T): the bonus adds alpha / B to the reference's answers.
 
     >>> logps, ref, ones = np.log([[0.5], [0.25]]), np.log([[0.25], [0.5]]), [[1], [1]]

@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MATHS = ROOT / "reference_math"
 # Nothing is computed there. The rows of `conventions` are readings of papers and of other libraries:
 # no law can confirm one; parity holds TRL's to the installed release (tests/laws/test_conventions.py).
-NO_MATHS = {"__init__", "_index", "_renamed", "catalogue", "conventions"}
+NO_MATHS = {"__init__", "_index", "_renamed", "_types", "catalogue", "conventions"}
 CONTRACT = ROOT / "tests" / "laws" / "test_contract.py"  # of every loss of the catalogue
 LISTED = ROOT / "tests" / "mutants.toml"
 RESULT = ROOT / "build" / "mutants.json"
@@ -164,6 +164,8 @@ def mutants(module):
 
     def visit(parent, function):
         for field, value in ast.iter_fields(parent):
+            if field in ("annotation", "returns"):
+                continue  # a type computes nothing
             for i, node in enumerate(value if isinstance(value, list) else [value]):
                 if not isinstance(node, ast.AST) or isinstance(node, ast.Raise | ast.JoinedStr):
                     continue  # the text of an error message is no maths

@@ -191,7 +191,7 @@ def test_the_ends_of_a_range_are_allowed(loss):
 @EACH
 def test_loss_and_gradient_take_the_same_arguments_with_the_same_defaults(objective):
     one, other = (catalogue.function(objective.loss + end) for end in ("", "_grad"))
-    assert inspect.signature(one) == inspect.signature(other)
+    assert inspect.signature(one).parameters == inspect.signature(other).parameters
 
 
 @EACH

@@ -18,11 +18,14 @@ NO_TWIN |= {"dpo.pair", "dpo.margin", "dpo.chosen_mask"}  # input checks, and a 
 
 
 def functions(module):
-    """{name: its parameters} of what a module offers.  A twin's dtype is its own."""
+    """{name: its parameters, without types} of what a module offers.  A twin's dtype is its own."""
     found = inspect.getmembers(module, inspect.isfunction)
     own = {n: f for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")}
     parameters = {n: inspect.signature(f).parameters for n, f in own.items()}
-    return {n: [p for p in ps.values() if p.name != "dtype"] for n, ps in parameters.items()}
+    return {
+        n: [p.replace(annotation=p.empty) for p in ps.values() if p.name != "dtype"]
+        for n, ps in parameters.items()
+    }
 
 
 def both(name):
