@@ -21,7 +21,7 @@ import torch
 from lab import install, memory, pace, recipes, runs, vllm
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
-MEMORY_GB = {"tiny": 2, "laptop": 8}  # peaks of their stages, rounded up
+MEMORY_GB = {"tiny": 2, "laptop": 8}  # peaks of their stages, with room
 DISK_GB = 2.0  # for the runs and executed lessons of a chain, with room
 
 

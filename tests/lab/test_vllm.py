@@ -57,6 +57,9 @@ ENGINE = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 25
 COMPILED = {"enforce_eager": False}
 # vLLM's kernels for adapters on a GPU (vllm/lora/ops/triton_ops) know 16 bits alone.
 ADAPTER_DTYPE = "float32" if ON_CPU else "bfloat16"
+# Nats a token that a float32 engine's rounding may make, on average and at most. On a GPU its attention
+# multiplies in TF32: three times what an H200 showed (tests/parity/gpu/h200-engine.json).
+MEAN_GAP, MOST_GAP = (1e-5, 2e-5) if ON_CPU else (2e-3, 1.2e-2)
 ROUNDED = 0 if ON_CPU else 0.02  # in 16 bits a sample can fall on the other side of a rounding
 
 
@@ -363,7 +366,8 @@ def test_the_gap_is_bfloat16_rounding_in_a_bfloat16_engine(run):
     # The limit is three times what the trainer's own weights, rounded to bfloat16, are apart.
     assert 10 * lab_vllm.ROUNDING_GAP[torch.float32] < record["max_gap"] < 0.05
     assert record["max_gap"] / 10 < max(record["gap"]) <= record["max_gap"]
-    assert min(record["gap"]) > 10 * max(run("qlora")["gap"])  # the engine did run in bfloat16
+    # The engine did run in bfloat16: 8 significant bits, where a float32 engine has 24, or 11 in TF32.
+    assert min(record["gap"]) > (10 if ON_CPU else 2) * max(run("qlora")["gap"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -457,7 +461,7 @@ def test_max_gap_none_shows_the_gap_grow_and_goes_on(tiny):
     built.train()
     lab_vllm.release(built)
     first, second, third = logged(built, "sampling/gap_mean")
-    assert first < lab_vllm.ROUNDING_GAP[torch.float32] < second < third
+    assert first < MEAN_GAP < second < third
 
 
 class NumbersAlone(lab_vllm.Generation):
@@ -554,7 +558,7 @@ def test_the_saved_adapter_loads_with_plain_peft_and_merged_is_served_by_plain_v
         ]
     )
     lab_vllm.release(llm)
-    torch.testing.assert_close(served, expected.cpu(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(served, expected.cpu(), rtol=0, atol=MOST_GAP)
 
 
 def test_an_adapter_of_an_earlier_stage_arrives_in_float32(tiny):
