@@ -14,6 +14,7 @@ Lesson    notebooks/09_a_real_model.ipynb        Proof    tests/lab/test_three_w
 import argparse
 import gc
 import json
+import textwrap
 import time
 from pathlib import Path
 
@@ -251,6 +252,14 @@ def expect():
     )
 
 
+def counts(ways):
+    """{a way's name in short lines: (instructions kept, of how many)}, for `lab.plots.bars`."""
+    return {
+        textwrap.fill(WAYS[stage], 18): (way["kept"]["successes"], way["n"])
+        for stage, way in ways.items()
+    }
+
+
 def draw(found, where):
     """The README's picture of a recorded run: what each way learnt, and GRPO's steps."""
     import matplotlib.pyplot as plt
@@ -259,13 +268,9 @@ def draw(found, where):
 
     with plt.rc_context({"svg.hashsalt": "three ways", "svg.fonttype": "none"}):
         _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2))
-        n = found["ways"]["base"]["n"]
-        kept = {
-            WAYS[s].replace(" + ", "\n+ "): m["kept"]["successes"] for s, m in found["ways"].items()
-        }
-        bars_of = {way: (successes, n) for way, successes in kept.items()}
-        title = f"{n} held-out instructions, all rules kept"
-        plots.bars(bars_of, title, "share, 95% interval", ax=left)
+        kept = counts(found["ways"])
+        title = f"{found['ways']['base']['n']} held-out instructions, all rules kept"
+        plots.bars(kept, title, "share, 95% interval", ax=left)
         curve = found["grpo_share_kept_by_step"]
         steps = range(1, len(curve) + 1)
         plots.lines(steps, {"": curve}, "GRPO: the 32 completions of a step", ax=right)
