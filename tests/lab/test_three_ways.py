@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import chain, completions, instructions, model, recipes, three_ways
+from lab import chain, completions, evaluate, instructions, model, recipes, three_ways
 from lab.completions import Completion
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +111,14 @@ def test_the_kept_run_is_whole_and_what_is_claimed_of_it_holds():
     """The claims of the README and of lesson 09, on the figures that came with the kit."""
     ways = three_ways.measured()["ways"]
     assert list(ways) == list(three_ways.WAYS) and {way["n"] for way in ways.values()} == {400}
-    before, after = ways["base"]["kept"]["ci95"], ways["grpo"]["kept"]["ci95"]
-    assert before[1] < 0.05 and after[0] > before[1]
+    assert ways["base"]["kept"]["ci95"][1] < 0.05
+    for how in ("kept", "greedy"):
+        at = {stage: way[how]["ci95"] for stage, way in ways.items()}
+        assert at["base"][1] < min(at["sft"][0], at["dpo"][0])
+        assert max(at["sft"][1], at["dpo"][1]) < at["grpo"][0]
+        assert at["sft"][0] < at["dpo"][1] and at["dpo"][0] < at["sft"][1]  # not ordered
+    topic = {stage: round(way["topic"] * way["n"]) for stage, way in ways.items()}
+    assert evaluate.wilson(topic["grpo"], 400)[1] < evaluate.wilson(topic["base"], 400)[0]
     assert len(three_ways.measured()["grpo_share_kept_by_step"]) == 48
 
 
