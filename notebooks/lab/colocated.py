@@ -106,11 +106,11 @@ class Generation(vllm_generation.VLLMGeneration):
 
     def _noted(self, weights):
         for name, weight in weights:
-            # On a GPU the engine would sample from them, and its sampler ends the whole process.
+            # A GPU engine would sample from NaN, and its sampler ends the whole process.
             if not torch.isfinite(weight).all():
                 raise SamplerGap(
-                    f"sync {self.syncs}: {name} holds values that are not numbers; the engine keeps the "
-                    "weights it had. Likely causes: a learning rate that is too high, float16 without "
+                    f"sync {self.syncs}: {name} holds values that are not finite, and is not sent. "
+                    "Likely causes: a learning rate that is too high, float16 without "
                     "loss scaling. What to do: go on from an earlier checkpoint with a lower rate."
                 )
             self.sent.append(name)
