@@ -1,13 +1,16 @@
 """Input validation for the twins. Only shapes are checked: reading values would synchronise with the
 GPU; `reference_math` checks the values."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from reference_math._checks import groups, number, one_of  # noqa: F401  numbers and names, no arrays
 from reference_math.torch.logprobs import precision
 
 
-def counted(name, x, completion_mask):
+def counted(name: str, x: Tensor, completion_mask: Tensor) -> Tensor:
     """x (B, T) where the mask is 1 and 0 elsewhere, in float32 at least.
 
     What stands in the padding is never read, NaN or not, and gets no gradient.
@@ -18,17 +21,17 @@ def counted(name, x, completion_mask):
     return torch.where(completion_mask == 1, lifted(x), 0.0)
 
 
-def lifted(x):
+def lifted(x: Tensor) -> Tensor:
     """x in float32 at least. Lift once: two casts would round a bfloat16 gradient twice."""
     return x.to(precision(x))
 
 
-def count(completion_mask, **dim):
+def count(completion_mask: Tensor, **dim: Any) -> Tensor:
     """Number of tokens that count. A sum in bfloat16 would be off from 257 tokens on."""
     return completion_mask.sum(dtype=precision(completion_mask), **dim)
 
 
-def ndim(name, x, axes):
+def ndim(name: str, x: Tensor, axes: int) -> Tensor:
     """x, if it has that many axes."""
     if x.ndim != axes:
         raise ValueError(f"{name} must have {axes} axes, got shape {tuple(x.shape)}")

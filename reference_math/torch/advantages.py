@@ -7,37 +7,40 @@ Dtypes    float64 stays; everything else is computed in float32. Equal rewards g
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks
 from reference_math.torch.logprobs import precision
 
 
-def group(rewards, num_generations, *, ddof, eps):
+def group(rewards: Tensor, num_generations: int, *, ddof: float, eps: float) -> Tensor:
     """GRPO: the reward less the group's mean, in units of the group's std.  (B,) -> (B,)"""
     deviations = centered(_grouped(rewards, num_generations), axis=1)
     return standardized(deviations, std(deviations, axis=1, ddof=ddof), eps=eps).reshape(-1)
 
 
-def batch(rewards, num_generations, *, ddof, eps):
+def batch(rewards: Tensor, num_generations: int, *, ddof: float, eps: float) -> Tensor:
     """The mean is still the group's, the std is that of all the rewards of the batch."""
     grouped = _grouped(rewards, num_generations)
     scale = std(centered(grouped, axis=None), axis=None, ddof=ddof)
     return standardized(centered(grouped, axis=1), scale, eps=eps).reshape(-1)
 
 
-def dr_grpo(rewards, num_generations):
+def dr_grpo(rewards: Tensor, num_generations: int) -> Tensor:
     """Dr. GRPO: the reward less the group's mean, and no std."""
     return centered(_grouped(rewards, num_generations), axis=1).nan_to_num().reshape(-1)
 
 
-def leave_one_out(rewards, num_generations):
+def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
     """RLOO: the reward less the mean of the others."""
     deviations = centered(_grouped(rewards, num_generations), axis=1)
     n = (~deviations.isnan()).sum(dim=1, keepdim=True)
     return (deviations * n / (n - 1).clamp(min=1)).nan_to_num().reshape(-1)
 
 
-def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
+def leave_one_out_scaled(
+    rewards: Tensor, num_generations: int, *, ddof: float, eps: float
+) -> Tensor:
     """NeMo-RL: the others' mean is the baseline, the others' std the unit."""
     grouped, eps = _grouped(rewards, num_generations), _checks.number("eps", eps, at_least=0)
     own = torch.eye(num_generations, dtype=torch.bool, device=grouped.device)
@@ -47,13 +50,13 @@ def leave_one_out_scaled(rewards, num_generations, *, ddof, eps):
     return torch.where(scale > 0, baselined / (scale + eps), baselined)
 
 
-def whiten(values, *, ddof, eps):
+def whiten(values: Tensor, *, ddof: float, eps: float) -> Tensor:
     """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed."""
     deviations = centered(_rewards("values", values), axis=None)
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
 
 
-def centered(x, axis):
+def centered(x: Tensor, axis: int | None) -> Tensor:
     """x less its mean over what is there; NaN stays NaN; equal values give exact zeros."""
     if x.numel() == 0:
         return x
@@ -63,7 +66,7 @@ def centered(x, axis):
     return x - x.nansum(dim=dims, keepdim=True) / count.clamp(min=1)
 
 
-def std(deviations, axis, *, ddof):
+def std(deviations: Tensor, axis: int | None, *, ddof: float) -> Tensor:
     """Root of the mean square of what is there; 0 for one value alone, whatever ddof."""
     ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
     dims = tuple(range(deviations.ndim)) if axis is None else axis
@@ -72,7 +75,7 @@ def std(deviations, axis, *, ddof):
     return (squares / (count - ddof).clamp(min=1)).sqrt()
 
 
-def standardized(deviations, scale, *, eps):
+def standardized(deviations: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0."""
     scale = scale + _checks.number("eps", eps, at_least=0)
     deviations = deviations.nan_to_num()

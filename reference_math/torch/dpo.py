@@ -8,13 +8,16 @@ Dtypes    float64 stays; float32 and below are summed in float32.
 """
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from reference_math.torch import _checks
 from reference_math.torch.logprobs import precision
 
 
-def sequence_weights(completion_mask, *, ld_alpha=None, dtype=torch.float32):
+def sequence_weights(
+    completion_mask: Tensor, *, ld_alpha: float | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """What each token weighs in its answer's log-probability: (2B, T) -> (2B, T)."""
     if completion_mask.ndim != 2 or len(completion_mask) % 2:
         raise ValueError(
@@ -28,7 +31,9 @@ def sequence_weights(completion_mask, *, ld_alpha=None, dtype=torch.float32):
     return weights.where(weights.cumsum(dim=1) <= shared, weights * ld_alpha)
 
 
-def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
+def sequence_logps(
+    per_token_logps: Tensor, completion_mask: Tensor, *, ld_alpha: float | None = None
+) -> Tensor:
     """Log-probability of each answer: (2B, T) -> (2B,).  Empty: log 1 = 0."""
     if per_token_logps.shape != completion_mask.shape:
         raise ValueError(
@@ -41,17 +46,17 @@ def sequence_logps(per_token_logps, completion_mask, *, ld_alpha=None):
     return (weights * per_token_logps.to(dtype).masked_fill(completion_mask == 0, 0.0)).sum(dim=1)
 
 
-def sigmoid(chosen_logratios, rejected_logratios, *, beta):
+def sigmoid(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
     """-log sigmoid(beta (chosen - rejected)), (B,)."""
     return -logsigmoid(_margin(chosen_logratios, rejected_logratios, beta))
 
 
-def hinge(chosen_logratios, rejected_logratios, *, beta):
+def hinge(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
     """max(0, 1 - beta (chosen - rejected)), (B,)."""
     return torch.relu(1 - _margin(chosen_logratios, rejected_logratios, beta))
 
 
-def ipo(chosen_logratios, rejected_logratios, *, beta):
+def ipo(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
     """(chosen - rejected - 1/(2 beta))^2, (B,); TRL hands it log-ratios a token."""
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")

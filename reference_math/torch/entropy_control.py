@@ -5,11 +5,15 @@ Twin of   reference_math.entropy_control     Proof   tests/parity/test_entropy_c
 Shapes    B completions, T tokens each.
 """
 
+from torch import Tensor
+
 from reference_math.entropy_control import next_coef  # noqa: F401  numbers, no tensors
 from reference_math.torch import _checks
 
 
-def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
+def high_entropy_mask(
+    entropies: Tensor, completion_mask: Tensor, *, top_entropy_quantile: float
+) -> Tensor:
     """1 = at or above the (1 - top_entropy_quantile) quantile of the batch's tokens, (B, T).
 
     By a sort, since torch.quantile refuses more than 16 million tokens.
@@ -27,7 +31,7 @@ def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
     return mask * (entropies >= bar).to(entropies.dtype)
 
 
-def bonus(entropies, completion_mask):
+def bonus(entropies: Tensor, completion_mask: Tensor) -> Tensor:
     """The mean entropy of the tokens that count, a 0-d tensor; 0 when none does."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     return _checks.counted("entropies", entropies, mask).sum() / _checks.count(mask).clamp(min=1)

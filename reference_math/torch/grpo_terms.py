@@ -5,23 +5,25 @@ Twin of   reference_math.grpo_terms     Proof   tests/parity/test_grpo.py
 Shapes    B completions, T tokens each; anything (B, 1) holds for its whole row.
 """
 
+from torch import Tensor
+
 from reference_math.torch import _checks, kl_term, reductions
 
 
 def loss(
-    surrogate,
-    log_weights,
-    per_token_logps,
-    completion_mask,
+    surrogate: Tensor,
+    log_weights: Tensor,
+    per_token_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: Tensor | float | None = None,
+    factor: Tensor | float = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: Tensor | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Tensor:
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     weights = reductions.token_weights(
         completion_mask,

@@ -8,6 +8,7 @@ Shapes    B completions, T tokens each.
 import math
 
 import torch
+from torch import Tensor
 
 from reference_math.importance_sampling import GEOMETRIC, MODES
 from reference_math.torch import _checks, ratios
@@ -15,8 +16,14 @@ from reference_math.torch import _checks, ratios
 
 @torch.no_grad()
 def ratio(
-    old_per_token_logps, sampling_per_token_logps, completion_mask, *, mode, clip_min, clip_max
-):
+    old_per_token_logps: Tensor,
+    sampling_per_token_logps: Tensor,
+    completion_mask: Tensor,
+    *,
+    mode: str,
+    clip_min: float | None,
+    clip_max: float | None,
+) -> Tensor:
     """p_old / p_sampling, bounded: (B, T) with 1 on padding, or (B, 1) of a whole completion."""
     level, outside = _checks.one_of("mode", mode, MODES + GEOMETRIC).split("_")
     mask = _checks.ndim("completion_mask", completion_mask, 2)

@@ -7,21 +7,22 @@ Dtypes    float64 stays; float32 and below are computed and returned in float32.
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.torch.logprobs import precision
 
 
-def k1(per_token_logps, ref_per_token_logps):
+def k1(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
     """Unbiased, but of either sign:   k1 = -log r = log p_policy - log p_ref."""
     return -_log_r(per_token_logps, ref_per_token_logps)
 
 
-def k2(per_token_logps, ref_per_token_logps):
+def k2(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
     """Never negative, biased:   k2 = (log r)^2 / 2."""
     return _log_r(per_token_logps, ref_per_token_logps) ** 2 / 2
 
 
-def k3(per_token_logps, ref_per_token_logps):
+def k3(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
     """Unbiased and never negative:   k3 = r - 1 - log r.
 
     Near r = 1 the Taylor series, as in the numpy twin: in float32 exp(x) - 1 - x keeps no digit
@@ -35,7 +36,7 @@ def k3(per_token_logps, ref_per_token_logps):
     return torch.where(log_r.abs() < 0.1, near**2 / 2 * series, torch.expm1(log_r) - log_r)
 
 
-def exact(logits, ref_logits, *, temperature=1.0):
+def exact(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """KL(policy || reference) over the whole vocabulary: (..., V) twice -> (...)."""
     if logits.shape != ref_logits.shape:
         raise ValueError(

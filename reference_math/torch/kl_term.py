@@ -8,11 +8,14 @@ Shapes    (B, T) log-probabilities in float32 or float64; log_weights (B, T), (B
 import math
 
 import torch
+from torch import Tensor
 
 from reference_math.torch import kl, ratios
 
 
-def per_token_kl(per_token_logps, ref_per_token_logps, log_weights):
+def per_token_kl(
+    per_token_logps: Tensor, ref_per_token_logps: Tensor, log_weights: Tensor | float
+) -> Tensor:
     """w k3, its exponents added before they are raised: e^(s + d) - w (1 + d) where d is large."""
     d = ref_per_token_logps - per_token_logps
     s = torch.as_tensor(log_weights, dtype=d.dtype, device=d.device)

@@ -13,12 +13,15 @@ Dtypes    as in reference_math.torch.logprobs; gradients of the head are summed 
 """
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reference_math.torch import logprobs
 
 
-def per_token_logps(hidden_states, weight, tokens, *, temperature=1.0):
+def per_token_logps(
+    hidden_states: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float = 1.0
+) -> Tensor:
     """What logprobs.per_token_logps says of logits = hidden_states @ weight.T.
 
     hidden_states   (B, T, D)  hidden_states[b, t] predict tokens[b, t]
@@ -29,7 +32,9 @@ def per_token_logps(hidden_states, weight, tokens, *, temperature=1.0):
     return _apply(hidden_states, weight, tokens, temperature, False)[0].view(tokens.shape)
 
 
-def per_token_logps_and_entropy(hidden_states, weight, tokens, *, temperature=1.0):
+def per_token_logps_and_entropy(
+    hidden_states: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Both in one pass: ((B, T), (B, T))."""
     both = _apply(hidden_states, weight, tokens, temperature, True)
     return tuple(x.view(tokens.shape) for x in both)

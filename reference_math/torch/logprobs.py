@@ -13,6 +13,7 @@ Dtypes    float64 stays; float32 and below are computed and returned in float32.
 """
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
@@ -21,7 +22,7 @@ CHUNK = {"cpu": 2**20}
 CHUNK_ELSEWHERE = 2**25
 
 
-def per_token_logps(logits, tokens, *, temperature=1.0):
+def per_token_logps(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Log-probability of each token that stands in the text.
 
     logits        (B, T, V)  logits[b, t] predict tokens[b, t]; a view is not copied
@@ -32,13 +33,15 @@ def per_token_logps(logits, tokens, *, temperature=1.0):
     return _LogpsAndEntropy.apply(logits, tokens, temperature, False)[0]
 
 
-def entropy(logits, *, temperature=1.0):
+def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """How undecided the model is at each position: (B, T, V) -> (B, T), in nats."""
     tokens = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
     return per_token_logps_and_entropy(logits, tokens, temperature=temperature)[1]
 
 
-def per_token_logps_and_entropy(logits, tokens, *, temperature=1.0):
+def per_token_logps_and_entropy(
+    logits: Tensor, tokens: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Both in one pass over the logits, forward and backward: ((B, T), (B, T))."""
     _check(logits, tokens, temperature)
     return _LogpsAndEntropy.apply(logits, tokens, temperature, True)
@@ -70,7 +73,7 @@ class _LogpsAndEntropy(torch.autograd.Function):
         return grad, None, None, None
 
 
-def chunk_values(z, tokens, with_entropy):
+def chunk_values(z: Tensor, tokens: Tensor, with_entropy: bool) -> Tensor:
     """One chunk's values, by the chain rule: is it this token, and if not, which of the others?
 
     log p = log sigmoid(-odds), odds = log sum_others e^z - z: a sure token keeps its log p of
@@ -93,7 +96,13 @@ def chunk_values(z, tokens, with_entropy):
     return torch.cat([logps, entropy], dim=-1).T
 
 
-def chunk_grad(z, tokens, values, grad_logps, grad_entropy):
+def chunk_grad(
+    z: Tensor,
+    tokens: Tensor,
+    values: Tensor,
+    grad_logps: Tensor | None,
+    grad_entropy: Tensor | None,
+) -> Tensor:
     """dL/dz = g (1[v = token] - p) - h p (log p + H), the two gradients of the numpy twin.
 
     z                          (N, V)  as above
@@ -113,7 +122,7 @@ def chunk_grad(z, tokens, values, grad_logps, grad_entropy):
     return grad.scatter_(-1, tokens[:, None], at_token)
 
 
-def chunk_direction(z, tokens, logps):
+def chunk_direction(z: Tensor, tokens: Tensor, logps: Tensor) -> Tensor:
     """d log p / dz = 1[v = token] - p, from what `chunk_values` without the entropy left of z.
 
     There the token stands at -inf: a softmax over the others, of whom p takes the share 1 - p(token).
@@ -133,12 +142,12 @@ def _chunks(logits):
     return [(b, slice(t, t + size)) for b in range(B) for t in range(0, T, size)]
 
 
-def chunk_size(device, vocab_size):
+def chunk_size(device: torch.device, vocab_size: int) -> int:
     """How many positions to take at a time."""
     return max(1, CHUNK.get(device.type, CHUNK_ELSEWHERE) // vocab_size)
 
 
-def precision(x):
+def precision(x: Tensor) -> torch.dtype:
     """float64 or float32: what x is computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 

@@ -6,19 +6,28 @@ Shapes    x (..., in); weight (out, in); lora_A (r, in); lora_B (out, r); bias (
 """
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from reference_math.lora import scaling
 
 __all__ = ["delta_weight", "forward", "merge", "scaling", "unmerge"]
 
 
-def delta_weight(lora_A, lora_B, *, scaling):
+def delta_weight(lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
     """scaling * B A, of W's shape (out, in)."""
     _same_rank(lora_A, lora_B)
     return scaling * (lora_B @ lora_A)
 
 
-def forward(x, weight, lora_A, lora_B, *, scaling, bias=None):
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    *,
+    scaling: float,
+    bias: Tensor | None = None,
+) -> Tensor:
     """y = x W^T + bias + scaling * (x A^T) B^T, (..., out).
 
     The two thin products, never B A itself: r (in + out) numbers instead of in * out.
@@ -27,12 +36,12 @@ def forward(x, weight, lora_A, lora_B, *, scaling, bias=None):
     return F.linear(x, weight, bias) + scaling * F.linear(F.linear(x, lora_A), lora_B)
 
 
-def merge(weight, lora_A, lora_B, *, scaling):
+def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
     """W + scaling * B A. In bfloat16 most of a small update is rounded away: merge in float32."""
     return weight + delta_weight(lora_A, lora_B, scaling=scaling)
 
 
-def unmerge(merged, lora_A, lora_B, *, scaling):
+def unmerge(merged: Tensor, lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
     """W back, up to one rounding of the dtype."""
     return merged - delta_weight(lora_A, lora_B, scaling=scaling)
 

@@ -5,14 +5,23 @@ Twin of   reference_math.multi_reward     Proof   tests/parity/test_advantages.p
 Shapes    B completions in groups of num_generations, K reward functions; NaN = missing.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from reference_math.multi_reward import SCALE_REWARDS
 from reference_math.torch import _checks, advantages
 from reference_math.torch.logprobs import precision
 
 
-def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
+def weighted_sum(
+    rewards_per_func: Tensor,
+    reward_weights: Tensor | Sequence[float],
+    num_generations: int,
+    *,
+    missing: str,
+) -> Tensor:
     """r_i = sum_k w_k R_ik, NaN for a completion that no function could score.  (B, K) -> (B,)"""
     _checks.one_of("missing", missing, ("zero", "mean"))
     grouped, weights = _grouped(rewards_per_func, reward_weights, num_generations)
@@ -24,8 +33,15 @@ def weighted_sum(rewards_per_func, reward_weights, num_generations, *, missing):
 
 
 def sum_then_normalize(
-    rewards_per_func, reward_weights, num_generations, *, scale_rewards, missing, ddof, eps
-):
+    rewards_per_func: Tensor,
+    reward_weights: Tensor | Sequence[float],
+    num_generations: int,
+    *,
+    scale_rewards: str | bool,
+    missing: str,
+    ddof: float,
+    eps: float,
+) -> Tensor:
     """One reward a completion first, then its advantage."""
     _checks.one_of("scale_rewards", scale_rewards, SCALE_REWARDS)
     rewards = weighted_sum(rewards_per_func, reward_weights, num_generations, missing=missing)
@@ -35,7 +51,14 @@ def sum_then_normalize(
     return scaled(rewards, num_generations, ddof=ddof, eps=eps)
 
 
-def normalize_then_sum(rewards_per_func, reward_weights, num_generations, *, ddof, eps):
+def normalize_then_sum(
+    rewards_per_func: Tensor,
+    reward_weights: Tensor | Sequence[float],
+    num_generations: int,
+    *,
+    ddof: float,
+    eps: float,
+) -> Tensor:
     """GDPO: each function's own group advantage first; sum; whiten."""
     grouped, weights = _grouped(rewards_per_func, reward_weights, num_generations)
     deviations = advantages.centered(grouped, axis=1)

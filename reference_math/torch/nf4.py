@@ -5,9 +5,11 @@ Twin of   reference_math.nf4     Proof   tests/parity/test_nf4.py: the same bits
 Shapes    as there: packed (ceil(n/2),) uint8, absmax (ceil(n/blocksize),) float32.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
+from torch import Tensor
 
 from reference_math import nf4
 
@@ -15,7 +17,7 @@ CODEBOOK = torch.from_numpy(nf4.CODEBOOK)
 MIDPOINTS = torch.from_numpy(nf4.MIDPOINTS)
 
 
-def quantize(weight, *, blocksize):
+def quantize(weight: Tensor, *, blocksize: int) -> tuple[Tensor, Tensor]:
     """(packed, absmax) of a weight of any shape and floating dtype."""
     _known(blocksize)
     flat = weight.detach().reshape(-1).float()
@@ -25,7 +27,14 @@ def quantize(weight, *, blocksize):
     return pack(torch.bucketize(unit, MIDPOINTS.to(unit.device))), absmax
 
 
-def dequantize(packed, absmax, shape, *, blocksize, dtype=torch.float32):
+def dequantize(
+    packed: Tensor,
+    absmax: Tensor,
+    shape: Sequence[int],
+    *,
+    blocksize: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """codebook[index] * absmax of its block: the product in float32, then rounded to dtype."""
     _known(blocksize)
     n = prod(shape)
@@ -36,7 +45,15 @@ def dequantize(packed, absmax, shape, *, blocksize, dtype=torch.float32):
     return (values * scales).to(dtype).reshape(shape)
 
 
-def linear(x, packed, absmax, shape, *, blocksize, bias=None):
+def linear(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    shape: Sequence[int],
+    *,
+    blocksize: int,
+    bias: Tensor | None = None,
+) -> Tensor:
     """x W^T + bias with W read from its 4 bits, in x's dtype: (..., in) -> (..., out).
 
     Autograd would keep the whole dequantised W for the backward pass; this reads it again there,
@@ -58,20 +75,20 @@ class _Linear(torch.autograd.Function):
         return grad_y @ dequantize(*ctx.saved_tensors, **ctx.stored), None, None, None, None
 
 
-def pack(indices):
+def pack(indices: Tensor) -> Tensor:
     """Two indices 0..15 a byte, the first in the high half; an odd end is filled with 7."""
     even = torch.nn.functional.pad(indices, (0, indices.numel() % 2), value=7).to(torch.uint8)
     return even[0::2] << 4 | even[1::2]
 
 
-def unpack(packed, n):
+def unpack(packed: Tensor, n: int) -> Tensor:
     """The first n indices."""
     if packed.shape != (-(-n // 2),):
         raise ValueError(f"packed must have {-(-n // 2)} bytes, got {tuple(packed.shape)}")
     return torch.stack([packed >> 4, packed & 15], dim=1).reshape(-1)[:n]
 
 
-def normalize(flat, blocksize):
+def normalize(flat: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
     """Each float32 over its block's largest magnitude, rounded as bitsandbytes rounds."""
     full = flat.numel() - flat.numel() % blocksize
     blocks, tail = flat[:full].reshape(-1, blocksize), flat[full:]

@@ -6,12 +6,20 @@ Shapes    B completions, T tokens each.
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks, ratios
 
 
 @torch.no_grad()
-def keep_mask(advantages, per_token_logps, sampling_per_token_logps, completion_mask, *, threshold):
+def keep_mask(
+    advantages: Tensor,
+    per_token_logps: Tensor,
+    sampling_per_token_logps: Tensor,
+    completion_mask: Tensor,
+    *,
+    threshold: float,
+) -> Tensor:
     """1 = keep: A >= 0, or the mean of log p_sampling - log p is <= threshold.  (B, 1) or (B, T)"""
     threshold = _checks.number("threshold", threshold)
     mask = _checks.ndim("completion_mask", completion_mask, 2)

@@ -8,12 +8,18 @@ Dtypes    float64 stays; bfloat16 and float16 are lifted to float32, where a rat
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.ratios import LEVELS
 from reference_math.torch import _checks
 
 
-def log_weights(per_token_logps, old_per_token_logps, completion_mask, importance_sampling_level):
+def log_weights(
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    completion_mask: Tensor,
+    importance_sampling_level: str,
+) -> Tensor:
     """Log of the importance ratio; at sequence level the mean over the tokens that count."""
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
     mask = _checks.ndim("completion_mask", completion_mask, 2)
@@ -24,22 +30,22 @@ def log_weights(per_token_logps, old_per_token_logps, completion_mask, importanc
     return log_ratio.sum(dim=1, keepdim=True) / lengths(mask)
 
 
-def ratio(log_weights):
+def ratio(log_weights: Tensor) -> Tensor:
     """w = e^s, saturating far below the dtype's end, with no gradient beyond."""
     return log_weights.clamp(max=max_log_ratio(log_weights.dtype)).exp()
 
 
-def max_log_ratio(dtype):
+def max_log_ratio(dtype: torch.dtype) -> float:
     """700 in float64, 80 in float32: a factor of thousands is left for the advantages."""
     return 700.0 if dtype == torch.float64 else 80.0
 
 
-def lengths(completion_mask):
+def lengths(completion_mask: Tensor) -> Tensor:
     """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0."""
     return _checks.count(completion_mask, dim=1, keepdim=True).clamp(min=1)
 
 
-def column(advantages, rows):
+def column(advantages: Tensor, rows: int) -> Tensor:
     """Advantages beside (B, T) tokens, in float32 at least: (B,) becomes (B, 1); (B, T) stays."""
     if advantages.ndim not in (1, 2) or len(advantages) != rows:
         raise ValueError(

@@ -6,19 +6,20 @@ Shapes    B completions of a micro-batch, T tokens each.
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.reductions import REDUCTIONS
 from reference_math.torch import _checks, ratios
 
 
 def token_weights(
-    completion_mask,
+    completion_mask: Tensor,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    dtype=torch.float32,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: Tensor | float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """The weight of each token in the loss of one micro-batch, (B, T); see the numpy twin."""
     _checks.one_of("reduction", reduction, REDUCTIONS)
     mask = _checks.ndim("completion_mask", completion_mask, 2).to(dtype)
@@ -35,14 +36,14 @@ def token_weights(
 
 
 def reduce(
-    per_token_loss,
-    completion_mask,
+    per_token_loss: Tensor,
+    completion_mask: Tensor,
     *,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    dtype=None,
-):
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: Tensor | float | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Weighted sum of the per-token losses, a 0-d tensor; padding is never read."""
     weights = token_weights(
         completion_mask,

@@ -5,10 +5,12 @@ Twin of   reference_math.reinforce     Proof   tests/parity/test_rloo.py
 Shapes    B completions, T tokens each.
 """
 
+from torch import Tensor
+
 from reference_math.torch import _checks, ratios
 
 
-def loss(per_token_logps, advantages, completion_mask):
+def loss(per_token_logps: Tensor, advantages: Tensor, completion_mask: Tensor) -> Tensor:
     """-1/B sum_b A_b log p(completion_b), a 0-d tensor; its value means nothing."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask)

@@ -5,21 +5,24 @@ Twin of   reference_math.rloo     Proof   tests/parity/test_rloo.py
 Shapes    B completions, T tokens each.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks, grpo
 
 
 @torch.no_grad()
 def penalized_rewards(
-    rewards,
-    old_per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    rewards: Tensor,
+    old_per_token_logps: Tensor,
+    ref_per_token_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    reward_clip_range=None,
-):
+    beta: float,
+    reward_clip_range: tuple[float, float] | None = None,
+) -> Tensor:
     """r - beta sum_t (log p_old - log p_ref), (B,); NaN = missing stays NaN."""
     beta = _checks.number("beta", beta, at_least=0)
     mask = _checks.ndim("completion_mask", completion_mask, 2)
@@ -33,7 +36,15 @@ def penalized_rewards(
     return rewards - beta * gap.sum(dim=1)
 
 
-def loss(per_token_logps, old_logps, advantages, completion_mask, *, epsilon_low, epsilon_high):
+def loss(
+    per_token_logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+) -> Tensor:
     """The loss of one batch, a 0-d tensor; old_logps (B,) are of whole completions."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask).sum(dim=1)
@@ -41,6 +52,6 @@ def loss(per_token_logps, old_logps, advantages, completion_mask, *, epsilon_low
         raise ValueError(
             f"old_logps must have shape {tuple(logps.shape)}, got {tuple(old_logps.shape)}"
         )
-    clip = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
+    clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     c = grpo.per_token_loss((logps - old_logps)[:, None], advantages, **clip)
     return c.sum() / max(len(mask), 1)

@@ -5,42 +5,47 @@ Twin of   reference_math.sapo     Proof   tests/parity/test_grpo.py, tests/parit
 Shapes    as in `grpo`.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks, grpo_terms, ratios
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    importance_sampling_level,
-    temperature_pos,
-    temperature_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    temperature_pos: float,
+    temperature_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: Tensor | float | None = None,
+    factor: Tensor | float = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: Tensor | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Tensor:
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     c = per_token_loss(s, advantages, **gate)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(log_weights, advantages, *, temperature_pos, temperature_neg):
+def per_token_loss(
+    log_weights: Tensor, advantages: Tensor, *, temperature_pos: float, temperature_neg: float
+) -> Tensor:
     """-(4 / tau) sigmoid( tau (w - 1) ) A, the shape of log_weights or (B, T)."""
     a = ratios.column(advantages, len(log_weights))
     positive = _checks.number("temperature_pos", temperature_pos, above=0)

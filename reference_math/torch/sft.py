@@ -7,18 +7,25 @@ Dtypes    float64 stays; float32 and below are summed and returned in float32.
 """
 
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks
 from reference_math.torch.logprobs import precision
 
 
-def loss_mask(completion_mask, assistant_mask=None):
+def loss_mask(completion_mask: Tensor, assistant_mask: Tensor | None = None) -> Tensor:
     """Which predictions count: all masks AND-ed, shifted by one.  (B, T + 1) -> (B, T)."""
     mask = completion_mask if assistant_mask is None else completion_mask * assistant_mask
     return mask[:, 1:]
 
 
-def token_weights(completion_mask, *, reduction, num_items_in_batch=None, dtype=torch.float32):
+def token_weights(
+    completion_mask: Tensor,
+    *,
+    reduction: str,
+    num_items_in_batch: Tensor | float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """What one token's loss weighs in the whole, (B, T); see the numpy twin for the reductions."""
     if (reduction == "global_token") != (num_items_in_batch is not None):
         raise ValueError(
@@ -39,24 +46,36 @@ def token_weights(completion_mask, *, reduction, num_items_in_batch=None, dtype=
     return mask.to(dtype) / total.clamp(min=1).to(dtype)  # torch divides integers in float32
 
 
-def nll(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def nll(
+    per_token_logps: Tensor,
+    completion_mask: Tensor,
+    *,
+    reduction: str,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
     """Negative log-likelihood of the counted tokens, a 0-d tensor; 0 if nothing counts."""
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
     return -(weights * logps).sum()
 
 
-def dft(per_token_logps, completion_mask, *, reduction, num_items_in_batch=None):
+def dft(
+    per_token_logps: Tensor,
+    completion_mask: Tensor,
+    *,
+    reduction: str,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
     """nll with each token weighted by its own probability, held constant."""
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
     return -(weights * logps.detach().exp() * logps).sum()
 
 
-def mean_entropy(entropy, completion_mask):
+def mean_entropy(entropy: Tensor, completion_mask: Tensor) -> Tensor:
     """Mean entropy of the counted positions, a 0-d tensor; 0 if nothing counts."""
     return -nll(entropy, completion_mask, reduction="batch_token")
 
 
-def mean_token_accuracy(logits, tokens, completion_mask):
+def mean_token_accuracy(logits: Tensor, tokens: Tensor, completion_mask: Tensor) -> Tensor:
     """How often the likeliest token is the one demonstrated, a 0-d tensor.  (B, T, V), (B, T) x 2."""
     hits = (logits.argmax(dim=-1) == tokens).to(torch.float32)
     return -nll(hits, completion_mask, reduction="batch_token")

@@ -5,32 +5,35 @@ Twin of   reference_math.vespo     Proof   tests/parity/test_grpo.py, tests/pari
 Shapes    as in `grpo`.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from reference_math.torch import _checks, grpo_terms, ratios
 from reference_math.vespo import HIGHEST, LOWEST
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    importance_sampling_level,
-    importance_sampling_ratio=None,
-    k_pos,
-    lambda_pos,
-    k_neg,
-    lambda_neg,
-    reduction,
-    max_completion_length=None,
-    tokens_per_micro_batch=None,
-    factor=1.0,
-    beta=0.0,
-    ref_per_token_logps=None,
-    use_bias_correction_kl=None,
-):
+    importance_sampling_level: str,
+    importance_sampling_ratio: Tensor | None = None,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+    reduction: str,
+    max_completion_length: int | None = None,
+    tokens_per_micro_batch: Tensor | float | None = None,
+    factor: Tensor | float = 1.0,
+    beta: float = 0.0,
+    ref_per_token_logps: Tensor | None = None,
+    use_bias_correction_kl: bool | None = None,
+) -> Tensor:
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
@@ -39,29 +42,41 @@ def loss(
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     c = per_token_loss(logps, log_w, advantages, **gamma)
-    terms = {"reduction": reduction, "max_completion_length": max_completion_length}
+    terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
 
 
-def per_token_loss(per_token_logps, log_w, advantages, *, k_pos, lambda_pos, k_neg, lambda_neg):
+def per_token_loss(
+    per_token_logps: Tensor,
+    log_w: Tensor,
+    advantages: Tensor,
+    *,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+) -> Tensor:
     """-sg[ phi(w) ] A log p, (B, T)."""
     log_w, a = log_w.detach(), ratios.column(advantages, len(log_w))
     weight = torch.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg))
     return -weight * a * per_token_logps
 
 
-def phi(log_w, k, lam):
+def phi(log_w: Tensor, k: float, lam: float) -> Tensor:
     """The gamma weight: 1 at w = 1, largest at w = k / lambda."""
     k, lam = _checks.number("k", k, at_least=0), _checks.number("lambda", lam, above=0)
     return (k * log_w + lam * (1.0 - log_w.exp())).exp()
 
 
 def sequence_log_ratio(
-    per_token_logps, old_per_token_logps, completion_mask, importance_sampling_ratio=None
-):
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    completion_mask: Tensor,
+    importance_sampling_ratio: Tensor | None = None,
+) -> Tensor:
     """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded."""
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_weights(*tokens, "token")
