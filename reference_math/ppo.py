@@ -13,9 +13,9 @@ Shapes    B completions, T positions.  completion_mask (B, T): tokens first, the
 Steps     `token_rewards`; `gae.advantages` and `gae.returns`; `gae.whiten`; then `loss` on each
           micro-batch, the advantages, returns and old values held constant.
 
-TRL puts the score not on the last token but on the state after it, so it reaches every token
-discounted once more, and less what the critic says of that state; a full row has no such state, and
-there the score is the last token's.  `score_at` has both.
+TRL adds the score not at the last token but at the state after it. The score then reaches every token
+discounted once more, and reduced by the critic's value of that state. A full row has no such state:
+there TRL adds the score at the last token.  `score_at` has both.
 """
 
 from __future__ import annotations

@@ -31,13 +31,14 @@ class Stopped(RuntimeError):
 
 
 class Guards(TrainerCallback):
-    """Stops a run on what makes it worthless, and names trained weights that did not move.
+    """Stop a run that can no longer learn, and name trained weights that did not move.
 
-    patience    steps in a row that show it; what is not finite stops at once
+    patience    steps in a row that must show the fault; a loss or gradient that is not finite stops
+                the run at once
     groups      GRPO groups that must have shown it as well, where the evidence is about rewards: a
                 model that solves 2% of its problems gets 8 wrong answers in 85% of the groups, and
                 100 such groups in a row once in ten million runs
-    say         gets one line at the end for the weights that did not move
+    say         called with one line at the end for the weights that did not move
     limits      the limits of `lab.health.Limits`, by name
 
     Turns transformers' NaN filter off, which would log a NaN loss as 0.0, and logs before each

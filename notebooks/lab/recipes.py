@@ -1,4 +1,4 @@
-"""Recipes: one YAML a stage and profile, read by the notebook, the terminal and the cluster.
+"""Load recipes: one YAML file per stage and profile, for the notebook, the terminal and the cluster.
 
     recipes/sft_tiny.yaml   a CPU, minutes, the built-in model and task
     recipes/sft_laptop.yaml a CPU, an hour, SmolLM2-135M-Instruct from a wheel, instructions

@@ -15,7 +15,7 @@ INPUTS = (
 
 
 def grpo_batch(trainer, step):
-    """A dict that the run fills with the batch of its loss at optimizer step `step` (0 is the first).
+    """Return a dict; training fills it with the batch of optimizer step `step` (0 is the first).
 
     Of the whole generation, N completions in prompt-major groups:
     rewards             (N,)  summed over the reward functions, with their weights

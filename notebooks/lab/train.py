@@ -262,7 +262,7 @@ def await_manifest(recipe, every_s=1.0, at_most_s=3600):
 
 
 def make(recipe):
-    """Make one stage from its recipe, whatever stands; the stage before it must."""
+    """Train one stage from its recipe, even if a finished one is on disk. The stage before it must exist."""
     if recipe["stage"] == "base":
         if not is_chief():
             return await_manifest(recipe)

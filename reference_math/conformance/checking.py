@@ -1,4 +1,4 @@
-"""Is a loss of yours the one you think it is, and if not, which known convention makes it differ?"""
+"""Compare a loss function of yours with the reference, and name the convention that makes it differ."""
 
 import inspect
 from functools import partial, reduce
@@ -12,11 +12,11 @@ from reference_math.conformance.objectives import HELD, OBJECTIVES
 from reference_math.conformance.variants import optioned
 
 LIKE = ("grpo", "advantages")  # the objectives that have rows in the table of conventions
-BATCHES = 4  # random batches that all have to agree: no convention explains by chance
+BATCHES = 4  # random batches; all have to agree, so that no convention fits by chance
 
 
 class Verdict(NamedTuple):
-    """What `check` found.  Print it."""
+    """The result of `check`.  Print it."""
 
     agrees: bool
     value_error: float  # the largest difference over the largest number, of the worst batch

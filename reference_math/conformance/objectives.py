@@ -1,4 +1,4 @@
-"""What `check` can check: for each objective random inputs, the reference, and what may go wrong.
+"""The objectives that `check` knows: random inputs, the reference and the usual mistakes of each.
 
 An objective is a dict:
     inputs(rng, options)      named arrays; a loss is given them by these names
@@ -134,7 +134,11 @@ def _dpo_hyperparameters(options):
 
 
 def _odd(options):
-    """Swapped answers and a swapped reference are one: F(-u) = -F(u), and the loss has no side."""
+    """True if swapping chosen and rejected gives the same loss as swapping policy and reference.
+
+    Then the two mistakes cannot be told apart. It holds where F(-u) = -F(u) and the loss depends on
+    the margin alone.
+    """
     plain = options.get("f_divergence_type", "reverse_kl") == "reverse_kl"
     return plain and options.get("loss_type", "sigmoid") not in ("nca_pair", "apo_down", "sft")
 

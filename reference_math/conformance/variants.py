@@ -1,7 +1,7 @@
-"""What `check` changes in a reference: variants, and hyperparameters to fit.
+"""Variants of a reference that `check` tries, and hyperparameters that it fits.
 
-A variant takes a function (arrays, options) -> (value, gradient) to another of the same kind.  A
-gradient of None means: the slope of the value, nothing held constant.
+A variant turns a function (arrays, options) -> (value, gradient) into another of the same kind.  A
+gradient of None means that it is computed numerically from the value, with nothing held constant.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,9 @@ WRT = "per_token_logps"  # every loss's gradient is taken to it
 
 
 def given(change):
-    """f of changed arrays; change(arrays) says which and into what.  They stay constants.
+    """Call f on changed arrays: change(arrays) returns the new ones by name. They stay constants.
 
-    A slope is taken with HELD among the arrays: where what moves stood before it moved.
+    When the gradient is computed numerically, HELD holds the arrays as they were before the step.
     """
     return lambda f: (
         lambda arrays, options: f(arrays | change(arrays | arrays.get(HELD, {})), options)
@@ -25,7 +25,10 @@ def given(change):
 
 
 def moving(change):
-    """The same, where what is changed depends on the policy: only the value can be had from f."""
+    """Like `given`, for changes that depend on the policy's log-probs.
+
+    The gradient is then computed numerically from the value.
+    """
     return lambda f: lambda arrays, options: (f(arrays | change(arrays), options)[0], None)
 
 
@@ -34,7 +37,7 @@ def optioned(**changed):
 
 
 def times(factor):
-    """f times factor(arrays)."""
+    """Multiply f by factor(arrays)."""
 
     def variant(f):
         def scaled(arrays, options):
@@ -48,12 +51,12 @@ def times(factor):
 
 
 def undetached(f):
-    """What the reference holds constant moves with the policy."""
+    """Let the gradient flow through what the reference holds constant."""
     return lambda arrays, options: (f(arrays | {HELD: {}}, options)[0], None)
 
 
 def detached(f):
-    """The value of f, without any gradient."""
+    """Return the value of f with a gradient of zero."""
     return lambda arrays, options: (f(arrays, options)[0], np.zeros_like(arrays[WRT]))
 
 

@@ -1,9 +1,9 @@
-"""Token log-probabilities and entropy straight from the hidden states: the logits never exist whole.
+"""Compute token log-probabilities and entropy from hidden states, without a (B, T, V) tensor of logits.
 
-logits = hidden @ weight.T, one chunk of positions at a time; no (B, T, V) tensor.  The backward
-multiplies again instead of remembering: four products with the head where the naive form has three.
-Under a frozen head, as in LoRA, the log-probs' gradient needs no second look: the forward keeps its
-direction, (B, T, D), and there are two products as in the naive form.
+logits = hidden @ weight.T, one chunk of positions at a time.  The backward computes the logits again
+instead of storing them: four products with the head, where the naive form has three.  Under a frozen
+head, as in LoRA, the backward does not: the forward stores the direction of the gradient, (B, T, D),
+and there are two products, as in the naive form.
 
 Source    Wijmans et al. (Cut Cross-Entropy), arXiv 2411.09009, with positions cut and not tokens
 Proof     tests/parity/test_logprobs.py; memory and time: tests/benchmarks/README.md
