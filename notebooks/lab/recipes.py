@@ -8,7 +8,6 @@
 `args` holds TRL's own names and goes to SFTConfig, DPOConfig or GRPOConfig as it stands.
 """
 
-import ast
 import hashlib
 import inspect
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lab import standins
+from lab import sources, standins
 
 # In a checkout beside lab/; an installed wheel has them inside the package.
 FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "recipe_files"
@@ -27,11 +26,6 @@ FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 STAGES = ("base", "sft", "dpo", "grpo")
 PROFILES = ("tiny", "laptop", "t4", "a100")
 LONG = ("t4", "a100")  # profiles whose stages take longer than a lesson: trained only when asked to
-# The code that makes a stage of the tiny profile: a change here makes it anew.
-SOURCES = [
-    Path(__file__).parent / f"{name}.py"
-    for name in ("tasks", "model", "pairs", "train", "evaluate", "vllm", "colocated", "callbacks")
-]
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
 # lab.train holds their keys against the classes that take them (`known_fields`).
 KEYS = {
@@ -168,23 +162,11 @@ def settings(recipe):
 
 
 def fingerprint(recipe):
-    """A hash of all that makes a stage: its recipe, the stages before it, the code of the task.
+    """A hash of all that makes a stage anew: its recipe, the stages before it, the code that makes it.
 
-    Of the code what runs: a comment or a docstring changes nothing.
+    The code counts in the tiny profile, whose stages take minutes. A stage that takes an hour is not
+    thrown away for a changed line: its manifest keeps the hash of its code, and `lab.train.ensure`
+    says when the code of today is another.
     """
-    digest = hashlib.sha256(settings(recipe).encode())
-    if recipe["profile"] == "tiny":
-        for source in SOURCES:
-            digest.update(_what_runs(source.read_text()).encode())
-    return digest.hexdigest()[:16]
-
-
-def _what_runs(source):
-    """The code as Python reads it, without comments, docstrings and places."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            first.value.value = ""
-    return ast.dump(tree)
+    code = sources.of_a_stage() if recipe["profile"] == "tiny" else ""
+    return hashlib.sha256((settings(recipe) + code).encode()).hexdigest()[:16]

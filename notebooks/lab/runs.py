@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import recipes
+from lab import recipes, sources
 
 PACKAGES = ["torch", "transformers", "trl", "peft", "bitsandbytes", "vllm", "datasets"]
 PACKAGES += ["math-verify", "numpy", "trackio"]
@@ -101,6 +101,7 @@ def save_manifest(recipe, base_model, history, wall_s, scores):
         "base_model": base_model,
         "seed": recipe["seed"],
         "recipe_hash": recipes.fingerprint(recipe),
+        "code_hash": sources.of_a_stage(),
         "versions": versions(),
         "commit": commit(),
         "wall_s": round(wall_s, 1),

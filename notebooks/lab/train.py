@@ -32,6 +32,7 @@ from lab import (
     recipes,
     runs,
     smollm,
+    sources,
     tasks,
     validate,
     verified,
@@ -275,6 +276,16 @@ def make(recipe):
     return manifest
 
 
+def _other_code(manifest):
+    """What to say of a stage that stands, where other code made it: the tiny profile makes it anew."""
+    if manifest["profile"] == "tiny" or manifest.get("code_hash") == sources.of_a_stage():
+        return ""
+    return (
+        f", made by other code (commit {manifest['commit']}). To make it with today's: "
+        f"python -m lab.train {manifest['stage']}"
+    )
+
+
 def ensure(stage, of=None, seed=None, say=print, long_runs=None):
     """The manifest of a stage that is up to date: found if it stands, else made, parents first.
 
@@ -295,8 +306,9 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
     if before and not recipe.get("adapter"):
         ensure(before["stage"], before["profile"], before["seed"], say, long_runs)
     if runs.is_current(recipe):
-        say(f"{stage}: found in {runs.shown(runs.folder(recipe))}")
-        return runs.manifest(stage, recipe["profile"])
+        manifest = runs.manifest(stage, recipe["profile"])
+        say(f"{stage}: found in {runs.shown(runs.folder(recipe))}{_other_code(manifest)}")
+        return manifest
     if os.environ.get("LAB_READY") == "1" and ready.fits(recipe):
         return ready.restore(stage, recipe["seed"], say)
     say(f"{stage}: making it, from {before['stage'] if before else base_model(recipe)}")

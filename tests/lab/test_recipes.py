@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import yaml
-from lab import recipes, train
+from lab import recipes, sources, train
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import SFTConfig
@@ -128,15 +128,12 @@ def test_a_fingerprint_changes_with_the_stage_before(tmp_path, monkeypatch):
     assert [a == b for a, b in zip(before, after)] == [True, False, False, False]
 
 
-def test_a_fingerprint_changes_with_the_source_of_the_task(tmp_path, monkeypatch):
-    recipe = recipes.load("base", "tiny")
-    changed = tmp_path / "tasks.py"
-    before, code = recipes.fingerprint(recipe), recipes.SOURCES[0].read_text()
-    monkeypatch.setattr(recipes, "SOURCES", [changed, *recipes.SOURCES[1:]])
-    changed.write_text(code + "\n# a comment\n")
-    assert recipes.fingerprint(recipe) == before
-    changed.write_text(code + "\nANOTHER = 1\n")
-    assert recipes.fingerprint(recipe) != before
+def test_a_fingerprint_changes_with_the_code_where_a_stage_takes_minutes(monkeypatch):
+    stages = [recipes.load("sft", profile) for profile in ("tiny", "laptop", "t4")]
+    before = [recipes.fingerprint(recipe) for recipe in stages]
+    monkeypatch.setattr(sources, "of_a_stage", lambda: "other code")
+    after = [recipes.fingerprint(recipe) for recipe in stages]
+    assert [a == b for a, b in zip(before, after)] == [False, True, True]
 
 
 @pytest.mark.parametrize(
