@@ -42,4 +42,10 @@ def _warn(old, new, stacklevel=3):
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
 
 
-MODULES = {"dpo_loss": "dpo_trainer", "objective": "grpo_terms"}
+MODULES = {
+    "distillation": "gkd_chunked",
+    "dpo_loss": "dpo_trainer",
+    "objective": "grpo_terms",
+    "sampler": "sampling_order",
+    "sampling": "logits_filters",
+}

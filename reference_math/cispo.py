@@ -1,8 +1,10 @@
-"""CISPO: REINFORCE whose importance weight is capped and carries no gradient: no token is dropped.
+"""CISPO: REINFORCE with a capped importance weight without gradient, so that no token is dropped.
 
     c = -sg[ min(max(w, epsilon_min), epsilon_max) ] A log p
 
 Source    MiniMax-M1, arXiv 2506.13585, section 3.1; the single cap: ScaleRL, arXiv 2510.13786
+          ScaleRL also averages per prompt: `loss` of one prompt's completions with reduction "bnpo",
+          then the mean over the prompts; its advantages are `advantages.batch`
 Torch     reference_math.torch.cispo     Lesson   none
 Proof     tests/laws/test_cispo.py, tests/parity/test_grpo.py
 
@@ -49,7 +51,7 @@ def loss(
     1.3862943611198906
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
@@ -83,7 +85,7 @@ def loss_grad(
     array([[-0.2, -0.2]])
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
@@ -130,5 +132,5 @@ def per_token_loss_grad(
     """
     epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
     epsilon_min = _checks.number("epsilon_min", epsilon_min, at_least=0, at_most=epsilon_max)
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     return -np.clip(ratios.ratio(log_weights), epsilon_min, epsilon_max) * a

@@ -58,7 +58,9 @@ def keep_mask(
     low = _checks.number("cov_low", cov_low)
     high = _checks.number("cov_high", cov_high, at_least=low)
     cov = kl_cov.covariances(per_token_logps, advantages, completion_mask)
-    s = ratios.log_weights(per_token_logps, old_per_token_logps, completion_mask, "token")
+    s = ratios.log_importance_weights(
+        per_token_logps, old_per_token_logps, completion_mask, "token"
+    )
     clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     too_low, too_high = grpo.clipped(s, advantages, **clip)
     counted = np.asarray(completion_mask) == 1

@@ -1,8 +1,9 @@
-"""CPO: DPO against a uniform reference, which cancels, and fine-tuning on the chosen answer.
+"""CPO: DPO against a uniform reference, which cancels, plus fine-tuning on the chosen answer.
 
     h = beta (log p(chosen) - log p(rejected))        L = -log sigmoid(h) + nll(chosen)
 
-Source    Xu et al., arXiv 2401.08417, eq. 3;  label_smoothing: cDPO, as in TRL
+Source    Xu et al., arXiv 2401.08417, eq. 3
+          label_smoothing: cDPO, Mitchell's note with the code of arXiv 2305.18290, as in TRL
 Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_cpo.py, tests/parity/test_cpo_trainer.py
 
@@ -26,9 +27,11 @@ def pair_loss(
 ) -> Array:
     """-(1 - eps) log sigmoid(h) - eps log sigmoid(-h), h = beta (chosen - rejected), (B,).
 
-    chosen_scores, rejected_scores   (B,)  CPO: log p of the answer; SimPO, AlphaPO: made of its mean
+    chosen_scores, rejected_scores   (B,)  CPO: log p of the answer; SimPO, AlphaPO: a score made from
+                                     its mean log p; cDPO: the log-ratio log p - log p_ref
     beta                             >= 0
-    label_smoothing                  eps, 0 to 1; above 0, h rests at log((1 - eps) / eps)
+    label_smoothing                  eps, 0 to 1; for 0 < eps < 1 the minimum is at
+                                     h = log((1 - eps) / eps)
 
     >>> pair_loss([1.0], [1.0], beta=0.1).round(4)   # no preference yet: ln 2
     array([0.6931])

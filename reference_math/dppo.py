@@ -117,9 +117,9 @@ def loss_grad(
     keep = keep_mask(*tokens, advantages, completion_mask, **bounds)
     if truncation is not None:
         truncation = _checks.number("truncation", truncation, above=0)
-    w = ratios.ratio(ratios.log_weights(*tokens, completion_mask, "token"))
+    w = ratios.ratio(ratios.log_importance_weights(*tokens, completion_mask, "token"))
     w = np.minimum(w, np.inf if truncation is None else truncation)
-    return -share * keep * w * ratios.column(advantages, len(share))
+    return -share * keep * w * ratios.as_column(advantages, len(share))
 
 
 def keep_mask(
@@ -145,7 +145,7 @@ def keep_mask(
     high = _checks.number("delta_high", delta_high, at_least=0)
     low = _checks.number("delta_low", delta_low, at_least=0)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    a = ratios.column(advantages, len(mask))
+    a = ratios.as_column(advantages, len(mask))
     logps = _checks.counted("per_token_logps", per_token_logps, mask)
     old = _checks.counted("old_per_token_logps", old_per_token_logps, mask)
     far = np.abs(np.exp(logps) - np.exp(old)) if divergence == "tv" else binary_kl(logps, old)

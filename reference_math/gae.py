@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference_math import _checks
+from reference_math import _checks, _renamed
 from reference_math._types import Array, ArrayLike
 
 
@@ -58,7 +58,7 @@ def returns(advantages: ArrayLike, values: ArrayLike, state_mask: ArrayLike) -> 
     return _checks.counted("advantages", advantages, mask) + values
 
 
-def whiten(
+def masked_whiten(
     x: ArrayLike, mask: ArrayLike, *, ddof: float, eps: float, shift_mean: bool = True
 ) -> Array:
     """(x - mean) / sqrt(var + eps) over all that counts in the batch.
@@ -70,9 +70,9 @@ def whiten(
     shift_mean   False adds the mean back: whitened rewards keep their sign
     returns      (B, T)  0 elsewhere.  One number alone has no spread: it deviates by 0 (TRL: NaN)
 
-    >>> whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0)          # mean 2, std 1
+    >>> masked_whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0)          # mean 2, std 1
     array([[-1.,  1.,  0.]])
-    >>> whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0, shift_mean=False)
+    >>> masked_whiten([[1.0, 3.0, 9.0]], [[1, 1, 0]], ddof=0, eps=0.0, shift_mean=False)
     array([[1., 3., 0.]])
     """
     ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
@@ -98,3 +98,6 @@ def ones_first(name: str, mask: ArrayLike) -> Array:
     if (np.diff(mask, axis=1) > 0).any():
         raise ValueError(f"{name} must be ones, then zeros, in each row: pad on the right")
     return mask
+
+
+whiten = _renamed.function("whiten", masked_whiten)

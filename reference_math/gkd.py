@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference_math import _checks, kl, logprobs, sft
+from reference_math import _checks, _renamed, kl, logprobs, sft
 from reference_math._types import Array, ArrayLike
 
 
@@ -44,9 +44,9 @@ def divergence(
     >>> divergence(one_in_three, even, beta=0.5).round(4)
     array([0.0338])
     """
-    of_teacher, of_student = shares(beta)
+    of_teacher, of_student = kl_weights(beta)
     log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
-    log_m = mixed(log_q, log_p, beta)
+    log_m = log_mixture(log_q, log_p, beta)
     return of_teacher * kl.exact(log_p, log_m) + of_student * kl.exact(log_q, log_m)
 
 
@@ -65,29 +65,29 @@ def divergence_grad(
     >>> divergence_grad(one_in_three, even, beta=1.0).round(4)          # 3/4 (ln 3/2 - 0.1308)
     array([[ 0.206, -0.206]])
     """
-    of_student = shares(beta)[1]
+    of_student = kl_weights(beta)[1]
     log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
     if beta == 0:
         return (np.exp(log_q) - np.exp(log_p)) / temperature
-    return of_student * kl.exact_grad(log_q, mixed(log_q, log_p, beta)) / temperature
+    return of_student * kl.exact_grad(log_q, log_mixture(log_q, log_p, beta)) / temperature
 
 
-def shares(beta: float) -> tuple[float, float]:
+def kl_weights(beta: float) -> tuple[float, float]:
     """Weights of KL(P || M) and KL(Q || M) in D: (beta, 1 - beta).
 
     At beta = 0 they are (1, 0), at beta = 1 (0, 1): D is the other KL alone there.
 
-    >>> shares(0.25), shares(0), shares(1)
+    >>> kl_weights(0.25), kl_weights(0), kl_weights(1)
     ((0.25, 0.75), (1.0, 0.0), (0.0, 1.0))
     """
     beta = _checks.number("beta", beta, at_least=0, at_most=1)
     return (1.0 - beta, beta) if beta in (0, 1) else (beta, 1.0 - beta)
 
 
-def mixed(log_q: ArrayLike, log_p: ArrayLike, beta: float) -> Array:
+def log_mixture(log_q: ArrayLike, log_p: ArrayLike, beta: float) -> Array:
     """log M, (..., V), of log Q and log P; at beta = 0 it is log Q, at beta = 1 log P.
 
-    >>> np.exp(mixed(np.log([0.75, 0.25]), np.log([0.5, 0.5]), 0.5))
+    >>> np.exp(log_mixture(np.log([0.75, 0.25]), np.log([0.5, 0.5]), 0.5))
     array([0.625, 0.375])
     """
     with np.errstate(divide="ignore"):  # log 0 = -inf: nothing of the other one
@@ -154,3 +154,7 @@ def _batch(student_logits, teacher_logits, completion_mask, num_items_in_batch):
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     student = _checks.counted_logits("student_logits", student_logits, mask)
     return weights, student, _checks.counted_logits("teacher_logits", teacher_logits, mask)
+
+
+shares = _renamed.function("shares", kl_weights)
+mixed = _renamed.function("mixed", log_mixture)

@@ -95,11 +95,13 @@ def _clipped(per_token_logps, old_per_token_logps, advantages, completion_mask, 
     for name, epsilon in (("epsilon_low", low), ("epsilon_high", high)):
         if not epsilon >= 0:
             raise ValueError(f"{name} must be >= 0 (inf for no clip), got {epsilon!r}")
-    s = ratios.log_weights(per_token_logps, old_per_token_logps, completion_mask, "token")
-    a = ratios.column(_checks.finite("advantages", advantages, shape=(len(s),)), len(s))
+    s = ratios.log_importance_weights(
+        per_token_logps, old_per_token_logps, completion_mask, "token"
+    )
+    a = ratios.as_column(_checks.finite("advantages", advantages, shape=(len(s),)), len(s))
     clipped = np.where(a > 0, np.minimum(s, high), np.maximum(s, -low))
     weights = reductions.token_weights(completion_mask, reduction="grpo")
-    mean = ratios.log_weights(clipped, np.zeros_like(s), completion_mask, "sequence")
+    mean = ratios.log_importance_weights(clipped, np.zeros_like(s), completion_mask, "sequence")
     return mean, s == clipped, a, weights
 
 

@@ -8,7 +8,7 @@ Source    Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3 (one epsilon)
 Torch     reference_math.torch.grpo     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_grpo.py, tests/parity/test_grpo.py, tests/parity/test_async_grpo.py
 
-Shapes    B completions, T tokens each. log_weights s come from `ratios.log_weights`:
+Shapes    B completions, T tokens each. log_weights s come from `ratios.log_importance_weights`:
           (B, T) at token level, (B, 1) at sequence level.
 TRL       AsyncGRPOTrainer is reduction "bnpo" over the micro-batch of all its processes, with the
           sampler's log-probabilities for the old ones; its advantages have ddof 0 and eps 1e-8.
@@ -61,7 +61,7 @@ def loss(
     -2.2
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     clip: dict[str, Any] = {
         "epsilon_low": epsilon_low,
         "epsilon_high": epsilon_high,
@@ -101,7 +101,7 @@ def loss_grad(
     array([[ 0., -1.]])
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     clip: dict[str, Any] = {
         "epsilon_low": epsilon_low,
         "epsilon_high": epsilon_high,
@@ -141,7 +141,7 @@ def per_token_loss(
     array([[0.8, 1. , 2. ]])
     """
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
-    w, a = ratios.ratio(log_weights), ratios.column(advantages, len(log_weights))
+    w, a = ratios.ratio(log_weights), ratios.as_column(advantages, len(log_weights))
     return -np.minimum(np.minimum(w, delta) * a, np.clip(w, low, high) * a)
 
 
@@ -165,7 +165,7 @@ def per_token_loss_grad(
     array([[0., 1., 0.]])
     """
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
-    w, a = ratios.ratio(log_weights), ratios.column(advantages, len(log_weights))
+    w, a = ratios.ratio(log_weights), ratios.as_column(advantages, len(log_weights))
     first = np.minimum(w, delta) * a <= np.clip(w, low, high) * a
     passes = np.where(first, w <= delta, (low <= w) & (w <= high))
     return -a * ratios.ratio_grad(log_weights) * passes
@@ -190,7 +190,7 @@ def clipped(
     """
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
     w = np.minimum(ratios.ratio(log_weights), delta)
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     return (w < low) & (a < 0), (w > high) & (a > 0)
 
 

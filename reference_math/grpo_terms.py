@@ -39,7 +39,7 @@ def loss(
     """The loss of one micro-batch, a float. The trainer divides it by the accumulation steps.
 
     surrogate               (B, T) or (B, 1)  c
-    log_weights             (B, T) or (B, 1)  of `ratios.log_weights`, for the KL's correction
+    log_weights             (B, T) or (B, 1)  of `ratios.log_importance_weights`, for the KL's correction
     per_token_logps         (B, T)
     completion_mask         (B, T)  1 = counts
     reduction, max_completion_length, tokens_per_micro_batch   of `reductions.token_weights`
@@ -102,7 +102,7 @@ def loss_grad(
         direct = direct + beta * weights * dk_dlogps
         through_ratio = through_ratio + beta * weights * dk_ds * use_bias_correction_kl
     level = "sequence" if np.shape(log_weights)[1] == 1 else "token"  # the same thing when T = 1
-    return direct + ratios.log_weights_grad(through_ratio, completion_mask, level)
+    return direct + ratios.log_importance_weights_grad(through_ratio, completion_mask, level)
 
 
 def _weights_and_factor(completion_mask, factor, reduction, max_length, tokens_per_micro_batch):

@@ -94,7 +94,7 @@ def covariances(
     """
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask)
-    a = np.broadcast_to(ratios.column(advantages, len(mask)), mask.shape)
+    a = np.broadcast_to(ratios.as_column(advantages, len(mask)), mask.shape)
     n = max(mask.sum(), 1.0)
     return mask * (a - (mask * a).sum() / n) * (logps - logps.sum() / n)
 
@@ -132,7 +132,9 @@ def _inputs(
         max_completion_length=length,
         tokens_per_micro_batch=tokens,
     )
-    s = ratios.log_weights(per_token_logps, old_per_token_logps, completion_mask, "token")
-    a = ratios.column(advantages, len(s))
+    s = ratios.log_importance_weights(
+        per_token_logps, old_per_token_logps, completion_mask, "token"
+    )
+    a = ratios.as_column(advantages, len(s))
     cov = covariances(per_token_logps, advantages, completion_mask)
     return weights, s, a, top_share(cov, completion_mask, share=share)

@@ -35,7 +35,7 @@ def per_token_kl(
 
     per_token_logps       (B, T)  log p of each sampled token
     ref_per_token_logps   (B, T)  log p_ref
-    log_weights           (B, T) or (B, 1)  s of `ratios.log_weights`; 0.0 for plain k3
+    log_weights           (B, T) or (B, 1)  s of `ratios.log_importance_weights`; 0.0 for plain k3
     returns               (B, T)  never negative
 
     >>> logps, ref = np.log([[0.5]]), np.log([[0.25]])

@@ -48,5 +48,5 @@ def keep_mask(
     scored = mask * ~np.isnan(sampling)
     sampling = _checks.counted("sampling_per_token_logps", sampling, scored)
     gap = np.sum(scored * (sampling - logps), axis=1, keepdims=True) / ratios.lengths(mask)
-    keep = (ratios.column(advantages, len(mask)) >= 0) | (gap <= threshold)
+    keep = (ratios.as_column(advantages, len(mask)) >= 0) | (gap <= threshold)
     return keep.astype(float)

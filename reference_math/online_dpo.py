@@ -20,20 +20,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference_math import _checks, dpo
+from reference_math import _checks, _renamed, dpo
 from reference_math._types import Array, ArrayLike, IntArray
 
 LOSS_TYPES = ("sigmoid", "ipo")
 
 
-def penalized_rewards(rewards: ArrayLike, ended: ArrayLike, *, missing_eos_penalty: float) -> Array:
+def eos_penalized_rewards(
+    rewards: ArrayLike, ended: ArrayLike, *, missing_eos_penalty: float
+) -> Array:
     """The reward less a penalty where the answer was cut off before its end-of-sequence token.
 
     rewards               (2B,)
     ended                 (2B,)  1 = holds the end-of-sequence token
     missing_eos_penalty   >= 0
 
-    >>> penalized_rewards([1.0, 1.0], [1, 0], missing_eos_penalty=5.0)
+    >>> eos_penalized_rewards([1.0, 1.0], [1, 0], missing_eos_penalty=5.0)
     array([ 1., -4.])
     """
     penalty = _checks.number("missing_eos_penalty", missing_eos_penalty, at_least=0)
@@ -117,3 +119,6 @@ def _half(rewards):
     if len(rewards) % 2:
         raise ValueError(f"rewards must be 2B, the B first answers' before, got {len(rewards)}")
     return len(rewards) // 2
+
+
+penalized_rewards = _renamed.function("penalized_rewards", eos_penalized_rewards)

@@ -10,7 +10,7 @@ Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_ppo.py, tests/parity/test_ppo.py (TRL 1.12.0, the last that had it)
 
 Shapes    B completions, T positions.  completion_mask (B, T): tokens first, then padding.
-Steps     `token_rewards`; `gae.advantages` and `gae.returns`; `gae.whiten`; then `loss` on each
+Steps     `token_rewards`; `gae.advantages` and `gae.returns`; `gae.masked_whiten`; then `loss` on each
           micro-batch, the advantages, returns and old values held constant.
 
 TRL adds the score not at the last token but at the state after it. The score then reaches every token

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference_math import _checks
+from reference_math import _checks, _renamed
 from reference_math._types import Array, ArrayLike
 
 LEVELS = ("token", "sequence")
 MAX_LOG_RATIO = 700.0  # float64 ends at e^709.78: a factor of 17,000 is left for the advantages
 
 
-def log_weights(
+def log_importance_weights(
     per_token_logps: ArrayLike,
     old_per_token_logps: ArrayLike,
     completion_mask: ArrayLike,
@@ -40,9 +40,9 @@ def log_weights(
     returns               (B, T) at "token", padding 0;  (B, 1) at "sequence"
 
     >>> logps, old = np.log([[0.5, 0.2]]), np.log([[0.25, 0.1]])
-    >>> np.exp(log_weights(logps, old, [[1, 0]], "token"))
+    >>> np.exp(log_importance_weights(logps, old, [[1, 0]], "token"))
     array([[2., 1.]])
-    >>> np.exp(log_weights(logps, old, [[1, 1]], "sequence"))
+    >>> np.exp(log_importance_weights(logps, old, [[1, 1]], "sequence"))
     array([[2.]])
     """
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
@@ -54,7 +54,7 @@ def log_weights(
     return log_ratio.sum(axis=1, keepdims=True) / lengths(mask)
 
 
-def log_weights_grad(
+def log_importance_weights_grad(
     grad_log_weights: ArrayLike, completion_mask: ArrayLike, importance_sampling_level: str
 ) -> Array:
     """dL/d(per_token_logps), given dL/d(log_weights).
@@ -65,9 +65,9 @@ def log_weights_grad(
     grad_log_weights   (B, T)  the part of each token's loss
     returns            (B, T)
 
-    >>> log_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "token")
+    >>> log_importance_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "token")
     array([[3., 1., 0.]])
-    >>> log_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "sequence")
+    >>> log_importance_weights_grad([[3.0, 1.0, 5.0]], [[1, 1, 0]], "sequence")
     array([[2., 2., 0.]])
     """
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
@@ -106,10 +106,10 @@ def lengths(completion_mask: Array) -> Array:
     return np.maximum(completion_mask.sum(axis=1, keepdims=True), 1.0)
 
 
-def column(advantages: ArrayLike, rows: int) -> Array:
+def as_column(advantages: ArrayLike, rows: int) -> Array:
     """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays.
 
-    >>> column([1.0, -1.0], 2)
+    >>> as_column([1.0, -1.0], 2)
     array([[ 1.],
            [-1.]])
     """
@@ -120,3 +120,8 @@ def column(advantages: ArrayLike, rows: int) -> Array:
             f"got {advantages.shape}"
         )
     return advantages[:, None] if advantages.ndim == 1 else advantages
+
+
+column = _renamed.function("column", as_column)
+log_weights = _renamed.function("log_weights", log_importance_weights)
+log_weights_grad = _renamed.function("log_weights_grad", log_importance_weights_grad)

@@ -30,13 +30,16 @@ def token_weights(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> Array:
-    """The weight of each token in the loss of one micro-batch.
+    """Compute the weight of each token in the loss of one micro-batch.
 
     grpo      1 / (B n_b)         each completion weighs the same: a token in a long one less
     bnpo      1 / sum_b n_b       each token weighs the same, by the count of this micro-batch
     dr_grpo   1 / (B L)           each token weighs the same, by a constant
     dapo      1 / N               each token weighs the same, by the count of the global batch
     luspo     1 / B               a completion is the sum of its tokens: a long one weighs more
+
+    `sft.token_weights` has three of them under the names of SFT: grpo is sequence, bnpo is
+    batch_token, dapo is global_token with num_items_in_batch = tokens_per_micro_batch.
 
     completion_mask          (B, T)  1 = counts
     reduction                one of the five

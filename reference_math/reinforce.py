@@ -48,4 +48,4 @@ def loss_grad(
     """
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     _checks.counted("per_token_logps", per_token_logps, mask)  # its values do not matter
-    return mask * -ratios.column(advantages, len(mask)) / max(len(mask), 1)
+    return mask * -ratios.as_column(advantages, len(mask)) / max(len(mask), 1)

@@ -9,7 +9,7 @@ Torch     reference_math.torch.rloo     Lesson   notebooks/05_gallery.ipynb
 Proof     tests/laws/test_rloo.py, tests/parity/test_rloo.py
 
 Shapes    B completions, T tokens each.
-Steps     `penalized_rewards`, then `advantages.leave_one_out` (and `advantages.whiten` for TRL's
+Steps     `kl_penalized_rewards`, then `advantages.leave_one_out` (and `advantages.whiten` for TRL's
           normalize_advantages), then `loss`.
 
 The ratio is of the whole completion, the product of all its tokens: ten tokens 2% likelier are
@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from reference_math import _checks, grpo
+from reference_math import _checks, _renamed, grpo
 from reference_math._types import Array, ArrayLike
 
 
-def penalized_rewards(
+def kl_penalized_rewards(
     rewards: ArrayLike,
     old_per_token_logps: ArrayLike,
     ref_per_token_logps: ArrayLike,
@@ -46,7 +46,7 @@ def penalized_rewards(
     returns               (B,)    k1 of `kl`, summed over the completion: it may be negative
 
     >>> old, ref = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])            # ln 2
-    >>> penalized_rewards([9.0], old, ref, [[1, 1]], beta=1.0, reward_clip_range=(-5, 5)).round(4)
+    >>> kl_penalized_rewards([9.0], old, ref, [[1, 1]], beta=1.0, reward_clip_range=(-5, 5)).round(4)
     array([4.3069])
     """
     beta = _checks.number("beta", beta, at_least=0)
@@ -111,3 +111,6 @@ def _log_ratio(per_token_logps, old_logps, completion_mask):
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask).sum(axis=1)
     return (logps - _checks.finite("old_logps", old_logps, shape=logps.shape))[:, None], mask
+
+
+penalized_rewards = _renamed.function("penalized_rewards", kl_penalized_rewards)

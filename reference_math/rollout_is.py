@@ -92,4 +92,4 @@ def loss_grad(
     sampling = _checks.counted("sampling_per_token_logps", sampling_per_token_logps, mask)
     bounds: dict[str, Any] = {"clip_min": clip_min, "clip_max": clip_max}
     w = importance_sampling.ratio(logps, sampling, mask, mode="token_mask", **bounds)
-    return -share * w * ratios.column(advantages, len(mask))
+    return -share * w * ratios.as_column(advantages, len(mask))

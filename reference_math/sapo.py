@@ -46,7 +46,7 @@ def loss(
     -4.0
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     c = per_token_loss(s, advantages, **gate)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
@@ -81,7 +81,7 @@ def loss_grad(
     array([[-1., -1.]])
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     dc = per_token_loss_grad(s, advantages, **gate)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
@@ -124,7 +124,7 @@ def per_token_loss_grad(
 
 
 def _gate(log_weights, advantages, temperature_pos, temperature_neg):
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     positive = _checks.number("temperature_pos", temperature_pos, above=0)
     other = _checks.number("temperature_neg", temperature_neg, above=0)
     tau = np.where(a > 0, positive, other)

@@ -129,7 +129,7 @@ def clipped_ratio(
     """
     clip = _checks.number("clip", clip, above=0)
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    return np.minimum(ratios.ratio(ratios.log_weights(*tokens, "token")), clip)
+    return np.minimum(ratios.ratio(ratios.log_importance_weights(*tokens, "token")), clip)
 
 
 def _batch(student_logits, teacher_logits, completion_mask, is_weights):

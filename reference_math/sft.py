@@ -39,12 +39,16 @@ def loss_mask(completion_mask: ArrayLike, assistant_mask: ArrayLike | None = Non
 def token_weights(
     completion_mask: ArrayLike, *, reduction: str, num_items_in_batch: float | None = None
 ) -> Array:
-    """Weight of each token in the loss, by the name of the reduction.
+    """Compute the weight of each token in the loss, by the name of the reduction.
 
-    global_token   1 / num_items_in_batch: every token of the optimizer step the same, however it
-                   is cut into micro-batches, whose losses then add up (TRL, transformers)
-    batch_token    1 / the micro-batch's tokens: averaging over micro-batches favours the short one
-    sequence       1 / (B x the sequence's tokens): every sequence the same
+    global_token   1 / num_items_in_batch: every token of the optimizer step weighs the same, however
+                   the step is cut into micro-batches, whose losses then add up (TRL, transformers)
+    batch_token    1 / the micro-batch's tokens: averaging over micro-batches then gives a token of a
+                   short micro-batch more weight
+    sequence       1 / (B x the sequence's tokens): every sequence weighs the same
+
+    `reductions.token_weights` has the same arrays under the names of GRPO: batch_token is bnpo,
+    sequence is grpo, and global_token is dapo with tokens_per_micro_batch = num_items_in_batch.
 
     completion_mask      (B, T)
     num_items_in_batch   counted tokens of the whole optimizer step; global_token only

@@ -53,7 +53,7 @@ def loss(
     1.3862943611198906
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
@@ -93,7 +93,7 @@ def loss_grad(
     array([[-1., -1.]])
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
     dc = per_token_loss_grad(log_w, advantages, **gamma)
@@ -145,7 +145,7 @@ def per_token_loss_grad(
     array([[-0.1991],
            [ 1.0827]])
     """
-    a = ratios.column(advantages, len(log_w))
+    a = ratios.as_column(advantages, len(log_w))
     return -np.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg)) * a
 
 
@@ -172,7 +172,7 @@ def sequence_log_ratio(
     array([[6.]])
     """
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, "token")
+    s = ratios.log_importance_weights(*tokens, "token")
     log_w = np.clip(s, -HIGHEST, HIGHEST).sum(axis=1, keepdims=True)
     if importance_sampling_ratio is not None:
         rho = _checks.finite("importance_sampling_ratio", importance_sampling_ratio, ndim=2)

@@ -7,13 +7,13 @@ from reference_math import (
     dora,
     double_quant,
     importance_sampling,
+    logits_filters,
     logprobs,
     lora,
     lora_init,
     multi_reward,
     nf4,
     optim,
-    sampling,
 )
 from reference_math.conformance.rows import Row, comparing, running
 
@@ -168,9 +168,9 @@ def sampling_rows():
     logits = np.random.default_rng(0).normal(scale=3.0, size=(4, 50))
     ids = np.random.default_rng(1).integers(0, 50, (4, 9))
     for option, warper, value, ours in [
-        ("top_k 5", "TopKLogitsWarper", 5, sampling.top_k),
-        ("top_p 0.8", "TopPLogitsWarper", 0.8, sampling.top_p),
-        ("min_p 0.1", "MinPLogitsWarper", 0.1, sampling.min_p),
+        ("top_k 5", "TopKLogitsWarper", 5, logits_filters.top_k),
+        ("top_p 0.8", "TopPLogitsWarper", 0.8, logits_filters.top_p),
+        ("min_p 0.1", "MinPLogitsWarper", 0.1, logits_filters.min_p),
         ("repetition_penalty 1.3", "RepetitionPenaltyLogitsProcessor", 1.3, None),
     ]:
 
@@ -184,7 +184,7 @@ def sampling_rows():
 
         def own(z, ids, value=value, ours=ours):
             if ours is None:
-                return sampling.repetition_penalty(z, ids, value)
+                return logits_filters.repetition_penalty(z, ids, value)
             return np.nan_to_num(ours(z, value), neginf=-1e4)
 
         yield Row("sampling", option, "transformers", comparing(theirs, own, logits, ids))

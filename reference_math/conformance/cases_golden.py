@@ -78,7 +78,7 @@ def _ppo_advantages():
     kl = {"kl_coef": 0.05, "kl_estimator": "k1", "score_at": "next_state"}
     rewards = ppo.token_rewards(*logps, mask, **kl)
     a = gae.advantages(rewards, kept["values"], states, gamma=1.0, lam=0.95)
-    return kept["advantages"], gae.whiten(a, mask, ddof=1, eps=1e-8)
+    return kept["advantages"], gae.masked_whiten(a, mask, ddof=1, eps=1e-8)
 
 
 def _ppo_first_step():

@@ -30,7 +30,7 @@ ADVANTAGES = {
     ),
     ("others", "group"): ("G / (G - 1) * advantages.group(R, G, ddof={ddof}, eps={eps})", None),
     ("group", "whiten"): (
-        "gae.whiten(advantages.dr_grpo(R, G)[:, None] * m, m, ddof={ddof}, eps=0.0)", None
+        "gae.masked_whiten(advantages.dr_grpo(R, G)[:, None] * m, m, ddof={ddof}, eps=0.0)", None
     ),
 }  # fmt: skip
 NORMALISER = {

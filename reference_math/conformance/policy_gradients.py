@@ -84,10 +84,10 @@ def _exchanged(batch, options, surrogate=None, ratio=None, kl=None):
     return value + (grpo_trainer.loss(batch, beta=beta, **plain) - policy if beta else 0.0)
 
 
-# The log of the ratio, as `ratios.log_weights` and as others make it
+# The log of the ratio, as `ratios.log_importance_weights` and as others make it
 RATIOS = {
-    "token": lambda *tokens: ratios.log_weights(*tokens, "token"),
-    "sequence": lambda *tokens: ratios.log_weights(*tokens, "sequence"),
+    "token": lambda *tokens: ratios.log_importance_weights(*tokens, "token"),
+    "sequence": lambda *tokens: ratios.log_importance_weights(*tokens, "sequence"),
     "product": lambda *tokens: RATIOS["token"](*tokens).sum(axis=1, keepdims=True),
     "padded mean": lambda *tokens: RATIOS["token"](*tokens).mean(axis=1, keepdims=True),
     "arithmetic mean": lambda *tokens: _log_mean_ratio(*tokens),
@@ -219,7 +219,7 @@ def _kl_in_reward(beta):
     def penalized(arrays):
         logps, ref = arrays["old_per_token_logps"], arrays["ref_per_token_logps"]
         tokens = arrays["rewards"], logps, ref, arrays["completion_mask"]
-        return {"rewards": rloo.penalized_rewards(*tokens, beta=beta)}
+        return {"rewards": rloo.kl_penalized_rewards(*tokens, beta=beta)}
 
     return lambda f: optioned(beta=0.0)(given(penalized)(f))
 

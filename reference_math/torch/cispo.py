@@ -32,7 +32,7 @@ def loss(
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
@@ -53,6 +53,6 @@ def per_token_loss(
     """-sg[ min(max(w, epsilon_min), epsilon_max) ] A log p, (B, T)."""
     epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
     epsilon_min = _checks.number("epsilon_min", epsilon_min, at_least=0, at_most=epsilon_max)
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     w = ratios.ratio(log_weights.detach()).clamp(epsilon_min, epsilon_max)
     return -w * a * per_token_logps

@@ -35,7 +35,7 @@ def loss(
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     clip: dict[str, Any] = {
         "epsilon_low": epsilon_low,
         "epsilon_high": epsilon_high,
@@ -59,7 +59,7 @@ def per_token_loss(
 ) -> Tensor:
     """-min( min(w, delta) A, clip(w) A ), the shape of log_weights or (B, T)."""
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
-    w, a = ratios.ratio(log_weights), ratios.column(advantages, len(log_weights))
+    w, a = ratios.ratio(log_weights), ratios.as_column(advantages, len(log_weights))
     return -torch.minimum(w.clamp(max=delta) * a, w.clamp(low, high) * a)
 
 
@@ -74,7 +74,7 @@ def clipped(
     """Where the clip bites: (low, high), two boolean tensors."""
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
     w = ratios.ratio(log_weights).clamp(max=delta)
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     return (w < low) & (a < 0), (w > high) & (a > 0)
 
 

@@ -27,5 +27,5 @@ def keep_mask(
     gap = _checks.counted("sampling_per_token_logps", sampling_per_token_logps, scored)
     gap = gap - _checks.counted("per_token_logps", per_token_logps, scored)
     gap = gap.sum(dim=1, keepdim=True) / ratios.lengths(mask)
-    keep = (ratios.column(advantages, len(mask)) >= 0) | (gap <= threshold)
+    keep = (ratios.as_column(advantages, len(mask)) >= 0) | (gap <= threshold)
     return keep.to(gap.dtype)

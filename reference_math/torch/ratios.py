@@ -10,11 +10,12 @@ Dtypes    float64 stays; bfloat16 and float16 are lifted to float32, where a rat
 import torch
 from torch import Tensor
 
+from reference_math import _renamed
 from reference_math.ratios import LEVELS
 from reference_math.torch import _checks
 
 
-def log_weights(
+def log_importance_weights(
     per_token_logps: Tensor,
     old_per_token_logps: Tensor,
     completion_mask: Tensor,
@@ -45,7 +46,7 @@ def lengths(completion_mask: Tensor) -> Tensor:
     return _checks.count(completion_mask, dim=1, keepdim=True).clamp(min=1)
 
 
-def column(advantages: Tensor, rows: int) -> Tensor:
+def as_column(advantages: Tensor, rows: int) -> Tensor:
     """Advantages beside (B, T) tokens, in float32 at least: (B,) becomes (B, 1); (B, T) stays."""
     if advantages.ndim not in (1, 2) or len(advantages) != rows:
         raise ValueError(
@@ -54,3 +55,7 @@ def column(advantages: Tensor, rows: int) -> Tensor:
         )
     advantages = _checks.lifted(advantages)
     return advantages[:, None] if advantages.ndim == 1 else advantages
+
+
+column = _renamed.function("column", as_column)
+log_weights = _renamed.function("log_weights", log_importance_weights)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference_math import _renamed
 from reference_math.torch import _checks, grpo
 
 
 @torch.no_grad()
-def penalized_rewards(
+def kl_penalized_rewards(
     rewards: Tensor,
     old_per_token_logps: Tensor,
     ref_per_token_logps: Tensor,
@@ -55,3 +56,6 @@ def loss(
     clip: dict[str, Any] = {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high, "delta": None}
     c = grpo.per_token_loss((logps - old_logps)[:, None], advantages, **clip)
     return c.sum() / max(len(mask), 1)
+
+
+penalized_rewards = _renamed.function("penalized_rewards", kl_penalized_rewards)

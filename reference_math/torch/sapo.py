@@ -33,7 +33,7 @@ def loss(
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     gate = {"temperature_pos": temperature_pos, "temperature_neg": temperature_neg}
     c = per_token_loss(s, advantages, **gate)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
@@ -47,7 +47,7 @@ def per_token_loss(
     log_weights: Tensor, advantages: Tensor, *, temperature_pos: float, temperature_neg: float
 ) -> Tensor:
     """-(4 / tau) sigmoid( tau (w - 1) ) A, the shape of log_weights or (B, T)."""
-    a = ratios.column(advantages, len(log_weights))
+    a = ratios.as_column(advantages, len(log_weights))
     positive = _checks.number("temperature_pos", temperature_pos, above=0)
     other = _checks.number("temperature_neg", temperature_neg, above=0)
     # full_like: torch.where of two Python numbers would round them to float32

@@ -37,7 +37,7 @@ def loss(
     """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, importance_sampling_level)
+    s = ratios.log_importance_weights(*tokens, importance_sampling_level)
     logps = _checks.counted("per_token_logps", per_token_logps, completion_mask)
     log_w = sequence_log_ratio(*tokens, importance_sampling_ratio)
     gamma = {"k_pos": k_pos, "lambda_pos": lambda_pos, "k_neg": k_neg, "lambda_neg": lambda_neg}
@@ -60,7 +60,7 @@ def per_token_loss(
     lambda_neg: float,
 ) -> Tensor:
     """-sg[ phi(w) ] A log p, (B, T)."""
-    log_w, a = log_w.detach(), ratios.column(advantages, len(log_w))
+    log_w, a = log_w.detach(), ratios.as_column(advantages, len(log_w))
     weight = torch.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg))
     return -weight * a * per_token_logps
 
@@ -79,7 +79,7 @@ def sequence_log_ratio(
 ) -> Tensor:
     """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded."""
     tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_weights(*tokens, "token")
+    s = ratios.log_importance_weights(*tokens, "token")
     log_w = s.clamp(-HIGHEST, HIGHEST).sum(dim=1, keepdim=True)
     if importance_sampling_ratio is not None:
         rho = _checks.ndim("importance_sampling_ratio", importance_sampling_ratio, 2)

@@ -72,6 +72,8 @@ def test_every_name_leads_to_its_objective(objective):
         ("Dr. GRPO", "grpo.loss"),
         ("IPO", "dpo.ipo"),
         ("robust", "dpo_margin.robust"),
+        ("cDPO", "cpo.pair_loss"),
+        ("ScaleRL", "cispo.loss"),
         ("EXO", "dpo_margin.exo_pair"),
         ("PiSSA", "lora_init.pissa"),
         ("rsLoRA", "lora.scaling"),
@@ -79,7 +81,7 @@ def test_every_name_leads_to_its_objective(objective):
         ("WPO", "wpo.pair_weights"),
         ("GDPO", "multi_reward.normalize_then_sum"),
         ("REINFORCE++", "advantages.whiten"),
-        ("nucleus sampling", "sampling.top_p"),
+        ("nucleus sampling", "logits_filters.top_p"),
         ("dpo_pointwise", "dpo_pointwise.nca_pair"),  # a module's name, too
     ],
 )

@@ -53,6 +53,18 @@ def test_a_floor_raises_the_small_weights_alone(a):
     np.testing.assert_allclose(value, -a * weight * logps, rtol=1e-15)
 
 
+def test_scalerl_averages_per_prompt_whatever_the_length_of_its_completions():
+    """One call per prompt with bnpo: on-policy, at A = 1, the weights of each prompt sum to 1."""
+    logps, prompts = -np.ones((2, 4)), [[[1, 0, 0, 0]] * 2, [[1, 1, 1, 1]] * 2]  # 2 and 8 tokens
+    options = {"importance_sampling_level": "token", "reduction": "bnpo", "epsilon_max": 5.0}
+    for mask in prompts:
+        grad = cispo.loss_grad(logps, logps, [1.0, 1.0], mask, **options)
+        np.testing.assert_allclose(grad.sum(), -1.0, rtol=1e-14)
+    both = np.concatenate([logps] * 2), np.concatenate([logps] * 2), np.ones(4)
+    grad = cispo.loss_grad(*both, np.concatenate(prompts), **options)  # one call for both prompts
+    np.testing.assert_allclose([grad[:2].sum(), grad[2:].sum()], [-0.2, -0.8], rtol=1e-14)
+
+
 def test_floor_and_cap_at_1_leave_reinforce():
     tokens = np.log([[0.5, 0.2], [0.9, 0.1]]), np.log([[0.1, 0.4], [0.3, 0.3]]), [2.0, -1.0]
     options = {"importance_sampling_level": "token", "reduction": "bnpo", "epsilon_max": 1.0}

@@ -21,7 +21,7 @@ REFUSED = {
     "bco.loss": [("beta", -0.1), ("delta", np.nan), ("weights", -np.ones(6)), ("weights", [1.0])],
     "cispo.loss": [("epsilon_max", 0.0), ("epsilon_min", -0.1), ("epsilon_min", 9.0)],
     "cpo_trainer.loss": [("loss_type", "dpo"), ("beta", -0.1), ("cpo_alpha", -1.0), ("alpha", np.nan)],
-    "distillation.loss": [("beta", 1.1), ("temperature", 0.0), ("vocab_chunk", 0),
+    "gkd_chunked.loss": [("beta", 1.1), ("temperature", 0.0), ("vocab_chunk", 0),
                           ("vocab_chunk", 1.5), ("num_items_in_batch", 0)],
     "dpo_trainer.loss": [("loss_type", "dpo"), ("beta", -0.1), ("f_divergence_type", "kl"),
                          ("ld_alpha", 1.5), ("loss_weights", [1.0, 2.0, 3.0, 4.0])],
@@ -62,7 +62,7 @@ REFUSED = {
 }  # fmt: skip
 REFUSED["sft.dft"] = REFUSED["sft.nll"]
 ALLOWED = {
-    "distillation.loss": {"num_items_in_batch": 1},
+    "gkd_chunked.loss": {"num_items_in_batch": 1},
     "dppo.loss": {"delta_low": 0.0, "delta_high": 0.0, "truncation": 0.5},
     "gmpo.loss": {"epsilon_low": 0.0, "epsilon_high": 0.0},
     "minillm.loss": {"clip": 0.0},

@@ -28,6 +28,19 @@ def test_it_is_dpo_against_any_reference_that_gives_both_answers_the_same():
     np.testing.assert_allclose(cpo.pair_loss_grad(chosen, rejected, beta=0.3), grads, **CLOSE)
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
+def test_of_log_ratios_it_is_cdpo(eps):
+    """DPO's mean loss where a share eps of the labels is swapped; its minimum is at odds of eps."""
+    chosen, rejected = scores()
+    right, wrong = dpo.sigmoid(chosen, rejected, beta=0.3), dpo.sigmoid(rejected, chosen, beta=0.3)
+    got = cpo.pair_loss(chosen, rejected, beta=0.3, label_smoothing=eps)
+    np.testing.assert_allclose(got, (1 - eps) * right + eps * wrong, **CLOSE)
+    if eps:
+        h = [np.log((1 - eps) / eps)]
+        slope = cpo.pair_loss_grad(h, [0.0], beta=1.0, label_smoothing=eps)
+        np.testing.assert_allclose(slope, 0.0, atol=1e-15)  # the sum of two terms of 0.25 or less
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.5, 1.0])
 def test_smoothing_is_the_mean_loss_over_labels_that_are_sometimes_swapped(label_smoothing):
     chosen, rejected = scores()

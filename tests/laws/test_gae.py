@@ -94,21 +94,21 @@ def test_what_stands_in_the_padding_is_never_read():
     np.testing.assert_array_equal(got, expected)
     returns = gae.returns(np.where(MASK == 1, got, np.nan), nan[1], MASK)
     np.testing.assert_array_equal(returns, (expected + values) * MASK)
-    whitened = gae.whiten(nan[0], MASK, ddof=1, eps=1e-8)
-    np.testing.assert_array_equal(whitened, gae.whiten(rewards, MASK, ddof=1, eps=1e-8))
+    whitened = gae.masked_whiten(nan[0], MASK, ddof=1, eps=1e-8)
+    np.testing.assert_array_equal(whitened, gae.masked_whiten(rewards, MASK, ddof=1, eps=1e-8))
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_whitened_numbers_have_mean_0_and_variance_1(ddof):
     x, _ = rollout()
-    white = gae.whiten(x, MASK, ddof=ddof, eps=0.0)
+    white = gae.masked_whiten(x, MASK, ddof=ddof, eps=0.0)
     np.testing.assert_allclose(white[MASK == 1].mean(), 0.0, atol=1e-15)
     np.testing.assert_allclose(white[MASK == 1].var(ddof=ddof), 1.0, rtol=1e-14)
     assert not white[MASK == 0].any()
     np.testing.assert_allclose(
-        gae.whiten(3.0 * x - 7.0, MASK, ddof=ddof, eps=0.0), white, rtol=1e-12
+        gae.masked_whiten(3.0 * x - 7.0, MASK, ddof=ddof, eps=0.0), white, rtol=1e-12
     )
-    kept = gae.whiten(x, MASK, ddof=ddof, eps=0.0, shift_mean=False)
+    kept = gae.masked_whiten(x, MASK, ddof=ddof, eps=0.0, shift_mean=False)
     np.testing.assert_allclose(kept[MASK == 1].mean(), x[MASK == 1].mean(), rtol=1e-14)
     np.testing.assert_allclose((kept - white)[MASK == 1], x[MASK == 1].mean(), rtol=1e-13)
     assert not kept[MASK == 0].any()
@@ -116,16 +116,18 @@ def test_whitened_numbers_have_mean_0_and_variance_1(ddof):
 
 def test_eps_stands_under_the_root():
     """Variance 1 and eps 3: the std is 2, where eps beside it would make 4."""
-    white = gae.whiten([[1.0, 3.0]], [[1, 1]], ddof=0, eps=3.0)
+    white = gae.masked_whiten([[1.0, 3.0]], [[1, 1]], ddof=0, eps=3.0)
     np.testing.assert_allclose(white, [[-0.5, 0.5]], rtol=1e-15)
-    white = gae.whiten([[1.0, 3.0]], [[1, 1]], ddof=1, eps=2.0)  # variance 2: of one free number
+    white = gae.masked_whiten(
+        [[1.0, 3.0]], [[1, 1]], ddof=1, eps=2.0
+    )  # variance 2: of one free number
     np.testing.assert_allclose(white, [[-0.5, 0.5]], rtol=1e-15)
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
 def test_without_a_spread_nothing_deviates(shift_mean):
     for x, mask in ([[[5.0, 2.0]], [[1, 0]]], [[[5.0, 5.0]], [[1, 1]]], [[[5.0, 2.0]], [[0, 0]]]):
-        got = gae.whiten(x, mask, ddof=1, eps=0.0, shift_mean=shift_mean)
+        got = gae.masked_whiten(x, mask, ddof=1, eps=0.0, shift_mean=shift_mean)
         np.testing.assert_array_equal(got, 0.0 if shift_mean else np.multiply(5.0, mask))
 
 
@@ -152,10 +154,10 @@ def test_what_is_wrong_is_named(wrong, message):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: gae.whiten(MASK, MASK, ddof=2, eps=0.0), "ddof must be <= 1"),
-        (lambda: gae.whiten(MASK, MASK, ddof=-1, eps=0.0), "ddof must be >= 0"),
-        (lambda: gae.whiten(MASK, MASK, ddof=1, eps=-1.0), "eps must be >= 0"),
-        (lambda: gae.whiten(MASK, MASK[0], ddof=1, eps=0.0), "mask must have 2 axes"),
+        (lambda: gae.masked_whiten(MASK, MASK, ddof=2, eps=0.0), "ddof must be <= 1"),
+        (lambda: gae.masked_whiten(MASK, MASK, ddof=-1, eps=0.0), "ddof must be >= 0"),
+        (lambda: gae.masked_whiten(MASK, MASK, ddof=1, eps=-1.0), "eps must be >= 0"),
+        (lambda: gae.masked_whiten(MASK, MASK[0], ddof=1, eps=0.0), "mask must have 2 axes"),
         (lambda: gae.returns(MASK, MASK[:1], MASK), r"values must have shape \(3, 4\)"),
         (lambda: gae.returns(MASK, MASK, MASK[0]), "state_mask must have 2 axes"),
         (lambda: gae.returns(MASK[:1], MASK, MASK), r"advantages must have shape \(3, 4\)"),

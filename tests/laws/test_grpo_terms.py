@@ -84,10 +84,10 @@ def test_the_gradient_is_the_numeric_one_on_every_path(numeric_grad, level, slop
     terms["reduction"] = "grpo"
 
     def value(x):
-        s = ratios.log_weights(x, old, MASK, level)
+        s = ratios.log_importance_weights(x, old, MASK, level)
         return grpo_terms.loss(slope * s + 3.0 * x, s, x, MASK, **terms)
 
-    s = ratios.log_weights(LOGPS, old, MASK, level)
+    s = ratios.log_importance_weights(LOGPS, old, MASK, level)
     got = grpo_terms.loss_grad(3.0, slope, s, LOGPS, MASK, **terms)
     np.testing.assert_allclose(got, numeric_grad(value, LOGPS), rtol=1e-9, atol=1e-11)
 

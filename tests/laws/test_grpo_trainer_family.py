@@ -53,7 +53,7 @@ def some_terms(seed=1):
 @pytest.mark.parametrize("member", ["grpo", "delta", "sapo"])
 def test_the_gradient_by_hand_is_the_numeric_one(member, level, terms, numeric_grad):
     logps, old = two_policies()
-    w = ratios.ratio(ratios.log_weights(logps, old, MASK, level))
+    w = ratios.ratio(ratios.log_importance_weights(logps, old, MASK, level))
     edges = np.abs(w[..., None] - [0.8, 1.3, 1.5])
     assert edges.min() > 5e-3  # the numeric steps of 2e-3 stay on one side of every clip
 
@@ -72,13 +72,13 @@ def test_the_gradient_by_hand_is_the_numeric_one_with_the_weight_held(
 ):
     """cispo and vespo stop the gradient of their weight; that of the KL's ratio goes on."""
     (logps, old), (module, options) = two_policies(), FAMILY[member]
-    held = ratios.log_weights(logps, old, MASK, level)
+    held = ratios.log_importance_weights(logps, old, MASK, level)
     if member == "vespo":
         held = vespo.sequence_log_ratio(logps, old, MASK)
 
     def value(x):
         c = module.per_token_loss(x, held, ADVANTAGES, **options)
-        s = ratios.log_weights(x, old, MASK, level)
+        s = ratios.log_importance_weights(x, old, MASK, level)
         return grpo_terms.loss(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
 
     loss, grad = both(member, level, **some_terms()[terms])

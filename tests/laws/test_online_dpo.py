@@ -76,7 +76,7 @@ def test_answers_far_from_the_reference_leave_everything_finite():
 
 
 def test_a_cut_off_answer_pays_the_penalty_and_no_other_does():
-    got = online_dpo.penalized_rewards([1.0, 2.0, 3.0], [1, 0, 1], missing_eos_penalty=0.5)
+    got = online_dpo.eos_penalized_rewards([1.0, 2.0, 3.0], [1, 0, 1], missing_eos_penalty=0.5)
     np.testing.assert_array_equal(got, [1.0, 1.5, 3.0])
 
 
@@ -86,19 +86,19 @@ def test_a_cut_off_answer_pays_the_penalty_and_no_other_does():
         (lambda: online_dpo.better_first([1.0]), "rewards must be 2B, .* got 1"),
         (lambda: online_dpo.better_first([[1.0, 2.0]]), "rewards must have 1 axes"),
         (
-            lambda: online_dpo.penalized_rewards([1.0], [1], missing_eos_penalty=-1.0),
+            lambda: online_dpo.eos_penalized_rewards([1.0], [1], missing_eos_penalty=-1.0),
             "missing_eos_penalty must be >= 0",
         ),
         (
-            lambda: online_dpo.penalized_rewards([1.0], [1, 1], missing_eos_penalty=1.0),
+            lambda: online_dpo.eos_penalized_rewards([1.0], [1, 1], missing_eos_penalty=1.0),
             r"ended must have shape \(1,\)",
         ),
         (
-            lambda: online_dpo.penalized_rewards(1.0, 1, missing_eos_penalty=1.0),
+            lambda: online_dpo.eos_penalized_rewards(1.0, 1, missing_eos_penalty=1.0),
             "rewards must have 1 axes",
         ),
         (
-            lambda: online_dpo.penalized_rewards([1.0], [0.5], missing_eos_penalty=1.0),
+            lambda: online_dpo.eos_penalized_rewards([1.0], [0.5], missing_eos_penalty=1.0),
             "ended must hold only 0 and 1",
         ),
     ],

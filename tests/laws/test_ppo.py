@@ -34,7 +34,7 @@ def test_a_completions_rewards_add_up_to_its_score_less_its_kl(score_at, estimat
     assert placed.nonzero()[1].tolist() == where
     assert (without[MASK == 0] == 0).all()
     if estimator == "k1":
-        as_rloo = rloo.penalized_rewards(0 * SCORES, logps, ref, MASK, beta=0.3)
+        as_rloo = rloo.kl_penalized_rewards(0 * SCORES, logps, ref, MASK, beta=0.3)
         np.testing.assert_allclose(without.sum(axis=1), as_rloo, rtol=1e-13, atol=1e-15)
     else:
         assert (without <= 0).all() and (without[MASK == 1] < 0).all()

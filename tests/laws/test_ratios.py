@@ -18,20 +18,22 @@ def two_policies(seed=0):
 @levels
 def test_a_policy_that_has_not_moved_has_ratio_1(level):
     logps, _ = two_policies()
-    np.testing.assert_array_equal(ratios.ratio(ratios.log_weights(logps, logps, MASK, level)), 1.0)
+    np.testing.assert_array_equal(
+        ratios.ratio(ratios.log_importance_weights(logps, logps, MASK, level)), 1.0
+    )
 
 
 @levels
 def test_changing_places_turns_the_ratio_over(level):
     logps, old = two_policies()
-    there = ratios.log_weights(logps, old, MASK, level)
-    np.testing.assert_array_equal(ratios.log_weights(old, logps, MASK, level), -there)
+    there = ratios.log_importance_weights(logps, old, MASK, level)
+    np.testing.assert_array_equal(ratios.log_importance_weights(old, logps, MASK, level), -there)
 
 
 def test_the_sequence_ratio_is_the_geometric_mean_of_the_token_ratios():
     logps, old = two_policies()
-    token = ratios.ratio(ratios.log_weights(logps, old, MASK, "token"))
-    sequence = ratios.ratio(ratios.log_weights(logps, old, MASK, "sequence"))
+    token = ratios.ratio(ratios.log_importance_weights(logps, old, MASK, "token"))
+    sequence = ratios.ratio(ratios.log_importance_weights(logps, old, MASK, "sequence"))
     for row, n in enumerate([4, 2, 1]):
         expected = np.prod(token[row, :n]) ** (1 / n)
         np.testing.assert_allclose(sequence[row], expected, rtol=1e-12)
@@ -39,15 +41,15 @@ def test_the_sequence_ratio_is_the_geometric_mean_of_the_token_ratios():
 
 def test_an_empty_completion_has_ratio_1():
     logps, old = two_policies()
-    assert ratios.log_weights(logps, old, MASK, "sequence")[3, 0] == 0.0
+    assert ratios.log_importance_weights(logps, old, MASK, "sequence")[3, 0] == 0.0
 
 
 @levels
 def test_what_stands_in_the_padding_is_never_read(level):
     logps, old = two_policies()
-    expected = ratios.log_weights(logps, old, MASK, level)
+    expected = ratios.log_importance_weights(logps, old, MASK, level)
     logps[MASK == 0], old[MASK == 0] = np.nan, np.inf
-    np.testing.assert_array_equal(ratios.log_weights(logps, old, MASK, level), expected)
+    np.testing.assert_array_equal(ratios.log_importance_weights(logps, old, MASK, level), expected)
 
 
 @levels
@@ -56,15 +58,15 @@ def test_the_gradient_is_the_adjoint_of_the_forward_map(level):
     rng = np.random.default_rng(1)
     _, old = two_policies()
     v, g = rng.normal(size=MASK.shape), rng.normal(size=MASK.shape) * MASK
-    forward = np.sum(g * ratios.log_weights(old + v, old, MASK, level))
-    backward = np.sum(ratios.log_weights_grad(g, MASK, level) * v)
+    forward = np.sum(g * ratios.log_importance_weights(old + v, old, MASK, level))
+    backward = np.sum(ratios.log_importance_weights_grad(g, MASK, level) * v)
     np.testing.assert_allclose(forward, backward, rtol=1e-12)
 
 
 @levels
 def test_the_gradient_of_padding_is_0_whatever_stands_there(level):
     g = np.where(MASK == 1, 1.0, np.nan)
-    assert not ratios.log_weights_grad(g, MASK, level)[MASK == 0].any()
+    assert not ratios.log_importance_weights_grad(g, MASK, level)[MASK == 0].any()
 
 
 def test_a_ratio_stops_at_e_to_the_700_and_so_does_its_gradient():
@@ -82,19 +84,19 @@ def test_the_gradient_of_the_ratio_is_the_ratio(numeric_grad):
 
 
 def test_advantages_become_a_column_or_stay_one_a_token():
-    assert ratios.column([1.0, 2.0, 3.0], 3).tolist() == [[1.0], [2.0], [3.0]]
-    assert ratios.column(np.ones((3, 4)), 3).shape == (3, 4)
+    assert ratios.as_column([1.0, 2.0, 3.0], 3).tolist() == [[1.0], [2.0], [3.0]]
+    assert ratios.as_column(np.ones((3, 4)), 3).shape == (3, 4)
 
 
 @pytest.mark.parametrize("wrong", [np.ones(2), np.ones((2, 4)), np.ones((3, 4, 1)), np.float64(1)])
 def test_advantages_of_another_shape_are_refused(wrong):
     with pytest.raises(ValueError, match=r"advantages must have shape \(3,\)"):
-        ratios.column(wrong, 3)
+        ratios.as_column(wrong, 3)
 
 
 def test_advantages_must_be_finite():
     with pytest.raises(ValueError, match="advantages must be finite"):
-        ratios.column([np.nan], 1)
+        ratios.as_column([np.nan], 1)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_advantages_must_be_finite():
 def test_what_is_wrong_is_named(wrong, message):
     arguments = dict.fromkeys(["per_token_logps", "old_per_token_logps", "completion_mask"], MASK)
     with pytest.raises(ValueError, match=message):
-        ratios.log_weights(**arguments | {"importance_sampling_level": "token"} | wrong)
+        ratios.log_importance_weights(**arguments | {"importance_sampling_level": "token"} | wrong)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_what_is_wrong_is_named(wrong, message):
 )
 def test_what_is_wrong_with_a_gradient_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        ratios.log_weights_grad(*wrong)
+        ratios.log_importance_weights_grad(*wrong)
 
 
 def test_log_weights_must_be_finite():

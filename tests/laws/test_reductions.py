@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference_math import reductions
+from reference_math import reductions, sft
 
 MASK = np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
 OPTIONS = {
@@ -32,6 +32,19 @@ def some_losses(seed=0):
 def test_the_gradient_of_the_loss_is_the_weight(reduction, numeric_grad):
     grad = numeric_grad(lambda c: reduced(reduction, c), some_losses())
     np.testing.assert_allclose(weights(reduction), grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, of_sft",
+    [
+        ("grpo", {"reduction": "sequence"}),
+        ("bnpo", {"reduction": "batch_token"}),
+        ("dapo", {"reduction": "global_token", "num_items_in_batch": 5.0}),
+    ],
+)
+@pytest.mark.parametrize("mask", [MASK, 0 * MASK])
+def test_three_reductions_have_a_second_name_in_sft(name, of_sft, mask):
+    np.testing.assert_array_equal(weights(name, mask), sft.token_weights(mask, **of_sft))
 
 
 @every_reduction

@@ -44,7 +44,7 @@ def test_nothing_overflows_however_far_the_policy_has_gone(gap, a):
 
 def penalized(rewards, **options):
     old, ref = two_policies()
-    return rloo.penalized_rewards(rewards, old, ref, MASK, **{"beta": 0.1} | options)
+    return rloo.kl_penalized_rewards(rewards, old, ref, MASK, **{"beta": 0.1} | options)
 
 
 def test_the_penalty_is_k1_summed_over_the_completion():
@@ -56,7 +56,7 @@ def test_the_penalty_is_k1_summed_over_the_completion():
 def test_without_beta_or_at_the_reference_the_reward_stays():
     old, _ = two_policies()
     np.testing.assert_array_equal(penalized(ADVANTAGES, beta=0.0), ADVANTAGES)
-    stays = rloo.penalized_rewards(ADVANTAGES, old, old, MASK, beta=7.0)
+    stays = rloo.kl_penalized_rewards(ADVANTAGES, old, old, MASK, beta=7.0)
     np.testing.assert_array_equal(stays, ADVANTAGES)
 
 
@@ -75,7 +75,7 @@ def test_penalized_rewards_do_not_read_the_padding():
     old, ref = two_policies()
     expected = penalized(ADVANTAGES)
     old[MASK == 0] = ref[MASK == 0] = np.nan
-    got = rloo.penalized_rewards(ADVANTAGES, old, ref, MASK, beta=0.1)
+    got = rloo.kl_penalized_rewards(ADVANTAGES, old, ref, MASK, beta=0.1)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -97,7 +97,7 @@ LOGPS = np.full(MASK.shape, -1.0)
 def test_what_is_wrong_with_a_penalty_is_named(wrong, message):
     tokens = {"old_per_token_logps": LOGPS, "ref_per_token_logps": LOGPS, "completion_mask": MASK}
     with pytest.raises(ValueError, match=message):
-        rloo.penalized_rewards(**{"rewards": ADVANTAGES, "beta": 0.1} | tokens | wrong)
+        rloo.kl_penalized_rewards(**{"rewards": ADVANTAGES, "beta": 0.1} | tokens | wrong)
 
 
 def test_a_lone_completion_is_its_own_mean():

@@ -196,7 +196,7 @@ def test_rloos_rewards_and_advantages_are_trls(beta, clip, normalize):
     )
     total = multi_reward.weighted_sum(rewards, WEIGHTS, G, missing="zero")
     options = {"beta": beta, "reward_clip_range": clip}
-    total = rloo.penalized_rewards(total, logps, ref_logps, mask, **options)
+    total = rloo.kl_penalized_rewards(total, logps, ref_logps, mask, **options)
     expected = advantages.leave_one_out(total, G)
     if normalize:  # over those that have a reward
         expected = advantages.whiten(np.where(np.isnan(total), np.nan, expected), **SETTINGS)

@@ -370,7 +370,7 @@ def test_without_a_prompt_trl_counts_a_token_that_was_never_predicted(name):
 
 
 def test_sigmoid_ignores_label_smoothing():
-    """cDPO is aot of one pair, or robust without its division; TRL's sigmoid is neither."""
+    """cDPO is aot of one pair; TRL's sigmoid is not."""
     batch = [a_batch()[i] for i in (0, 1, 3)]
     plain = trl_value_and_grad(*batch)[0]
     assert trl_value_and_grad(*batch, label_smoothing=0.3)[0] == plain

@@ -172,7 +172,7 @@ def test_tokens_are_counted_exactly_whatever_the_masks_dtype(dtype):
     sft_twin = importlib.import_module("reference_math.torch.sft")
     mask = torch.ones(1, tokens, dtype=dtype)
     logps = torch.full((1, tokens), -0.5, dtype=torch.float64)
-    per_row = twin.log_weights(logps, torch.zeros_like(logps), mask, "sequence")
+    per_row = twin.log_importance_weights(logps, torch.zeros_like(logps), mask, "sequence")
     np.testing.assert_allclose(per_row, -0.5, rtol=1e-12)
     for reduction in ("batch_token", "sequence"):
         np.testing.assert_allclose(sft_twin.nll(logps, mask, reduction=reduction), 0.5, rtol=1e-12)

@@ -199,7 +199,7 @@ def test_rloo_from_the_rewards_to_the_gradient(config, model, build):
 
     rewards = multi_reward.weighted_sum(SCORED, WEIGHTS, G, missing="zero")
     options = {"beta": 0.05, "reward_clip_range": config.get("reward_clip_range")}
-    rewards = rloo.penalized_rewards(rewards, logps, ref_logps, mask, **options)
+    rewards = rloo.kl_penalized_rewards(rewards, logps, ref_logps, mask, **options)
     expected = advantages.leave_one_out(rewards, G)
     if config:
         expected = advantages.whiten(expected, ddof=1, eps=1e-4)

@@ -193,7 +193,7 @@ def logged(loss_type, level="token", **options):
 @pytest.mark.parametrize("delta", [None, 1.1])
 def test_the_clip_ratios_are_the_shares_of_clipped_tokens(delta):
     tokens = some_tokens()
-    s = ratios.log_weights(
+    s = ratios.log_importance_weights(
         *(tokens[n] for n in ("per_token_logps", "old_per_token_logps")), MASK, "token"
     )
     low, high = grpo.clipped(s, ADVANTAGES, epsilon_low=0.2, epsilon_high=0.2, delta=delta)
@@ -209,7 +209,7 @@ def test_the_clip_ratios_are_the_shares_of_clipped_tokens(delta):
 @pytest.mark.parametrize("corrected", [True, False])
 def test_the_logged_kl_is_the_token_mean_of_the_kl_term(corrected):
     tokens = some_tokens()
-    s = ratios.log_weights(
+    s = ratios.log_importance_weights(
         *(tokens[n] for n in ("per_token_logps", "old_per_token_logps")), MASK, "token"
     )
     k = kl_term.per_token_kl(tokens["per_token_logps"], tokens["ref"], s if corrected else 0.0)

@@ -39,7 +39,7 @@ def test_the_loss_and_its_gradient_are_trls(loss_type, seed):
 def test_the_penalty_of_an_answer_without_an_end_is_trls():
     logps, ref, rewards, mask = a_batch()
     ended = np.array([1.0, 0, 1, 1, 1, 1, 0, 1])
-    penalised = online_dpo.penalized_rewards(rewards, ended, missing_eos_penalty=3.0)
+    penalised = online_dpo.eos_penalized_rewards(rewards, ended, missing_eos_penalty=3.0)
     order = [online_dpo.better_first(x).tolist() for x in (rewards, penalised)]
     assert order[0] != order[1]  # it decides a pair
     theirs = trl_experimental.online_dpo(

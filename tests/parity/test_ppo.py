@@ -45,10 +45,10 @@ def rollout(x, options):
     logps = x["scores"], x["logprobs"], x["ref_logprobs"]
     rewards = ppo.token_rewards(*logps, mask, score_at="next_state", **kl)
     if options["whiten"]:
-        rewards = gae.whiten(rewards, states, ddof=1, eps=1e-8, shift_mean=False)
+        rewards = gae.masked_whiten(rewards, states, ddof=1, eps=1e-8, shift_mean=False)
     a = gae.advantages(rewards, x["values"], states, gamma=options["gamma"], lam=0.95)
     returns = gae.returns(a, x["values"], states)
-    return rewards, gae.whiten(a, mask, ddof=1, eps=1e-8), returns
+    return rewards, gae.masked_whiten(a, mask, ddof=1, eps=1e-8), returns
 
 
 def test_the_states_that_have_a_value_are_trls(case):
@@ -133,5 +133,5 @@ def test_whitening_one_token_is_nan_in_trl_and_so_is_the_mean_of_none(golden):
     vectors = golden("ppo")
     assert np.isnan(vectors["edges/whiten_one"]).all() and np.isnan(vectors["edges/mean_of_none"])
     one, none = np.array([[1.0, 0.0]]), np.zeros((1, 2))
-    assert not gae.whiten([[2.0, 3.0]], one, ddof=1, eps=1e-8).any()
+    assert not gae.masked_whiten([[2.0, 3.0]], one, ddof=1, eps=1e-8).any()
     assert ppo.policy_loss(none, none, none, none, **CLIP) == 0.0

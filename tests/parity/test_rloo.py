@@ -55,9 +55,9 @@ def test_the_twin_penalizes_alike(place, clip_range):
     old, ref = place.tensor(logps), place.tensor(logps[::-1].copy())
     options = {"beta": 0.1, "reward_clip_range": clip_range}
     rewards = np.where(np.arange(4) == 2, np.nan, ADVANTAGES)
-    got = twin.penalized_rewards(place.tensor(rewards), old, ref, place.tensor(MASK), **options)
+    got = twin.kl_penalized_rewards(place.tensor(rewards), old, ref, place.tensor(MASK), **options)
     tokens = rewards, place.numpy(old), place.numpy(ref), MASK
-    agree(place, got, rloo.penalized_rewards(*tokens, **options))
+    agree(place, got, rloo.kl_penalized_rewards(*tokens, **options))
 
 
 def test_the_twins_name_what_is_wrong():
@@ -67,7 +67,7 @@ def test_the_twins_name_what_is_wrong():
         )
     with pytest.raises(ValueError, match=r"rewards must have shape \(4,\), got \(3,\)"):
         logps = torch.zeros(4, 4)
-        twin.penalized_rewards(torch.zeros(3), logps, logps, torch.ones(4, 4), beta=0.1)
+        twin.kl_penalized_rewards(torch.zeros(3), logps, logps, torch.ones(4, 4), beta=0.1)
 
 
 @clips

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 import reference_math
 
@@ -46,6 +46,20 @@ def test_what_has_the_same_name_takes_the_same_arguments(name):
     assert {n: twin[n] for n in twin.keys() & ours.keys()} == {
         n: ours[n] for n in twin.keys() & ours.keys()
     }
+
+
+def test_a_twin_answers_to_its_old_name_with_a_warning():
+    from reference_math.torch import ratios, rloo
+
+    ones = torch.ones(2, 3)
+    for module, old, arguments in [
+        (ratios, "log_weights", (ones, ones, ones, "token")),
+        (ratios, "column", (torch.ones(2), 2)),
+        (rloo, "penalized_rewards", (torch.ones(2), ones, ones, ones)),
+    ]:
+        options = {"beta": 0.5} if module is rloo else {}
+        with pytest.warns(DeprecationWarning, match=rf"torch\..*\.{old} is an old name"):
+            assert len(getattr(module, old)(*arguments, **options)) == 2
 
 
 @pytest.mark.parametrize("name", sorted(set(TWINS) - NO_ORIGINAL))

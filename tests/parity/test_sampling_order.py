@@ -1,4 +1,4 @@
-"""reference_math.sampler against transformers' generate and vLLM's Sampler, whole."""
+"""reference_math.sampling_order against transformers' generate and vLLM's Sampler, whole."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import sampler
+from reference_math import sampling_order
 
 SETTINGS = [
     {"temperature": 0.7},
@@ -34,7 +34,7 @@ def test_transformers_builds_its_processors_in_this_order(settings, tiny_qwen2):
         config, input_ids_seq_length=5, logits_processor=[], device="cpu", model_kwargs={}
     )
     got = processors(torch.tensor(input_ids), torch.tensor(logits, dtype=torch.float64)).numpy()
-    ours = sampler.process(logits, input_ids, order="transformers", **settings)
+    ours = sampling_order.process_logits(logits, input_ids, order="transformers", **settings)
     np.testing.assert_array_equal(ours, got)
 
 
@@ -59,7 +59,9 @@ def test_generate_reports_the_raw_logits_and_the_processed_scores(tiny_qwen2):
         logits[:, 1] = -np.inf  # min_new_tokens forbids the end token, ahead of everything else
         settings_here = {"order": "transformers", **settings}
         for mode, theirs in [("raw_logprobs", logits), ("processed_logprobs", scores)]:
-            ours = sampler.reported_logps(logits, before, logprobs_mode=mode, **settings_here)
+            ours = sampling_order.reported_logps(
+                logits, before, logprobs_mode=mode, **settings_here
+            )
             theirs = torch.log_softmax(torch.tensor(theirs), dim=-1).numpy()
             # generate works on float32 logits whatever the model's dtype
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -113,7 +115,9 @@ def test_vllms_sampler_reports_the_same_log_probs(settings, mode):
             torch.tensor(logits), vllm_batch(logits, prompt, settings)
         )
     got = theirs.logprobs_tensors.logprobs.numpy()
-    ours = sampler.reported_logps(logits, prompt, order="vllm", logprobs_mode=mode, **settings)
+    ours = sampling_order.reported_logps(
+        logits, prompt, order="vllm", logprobs_mode=mode, **settings
+    )
     np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(got))
     # vLLM works in float32: log-probs of size 20
     np.testing.assert_allclose(ours, got, rtol=1e-5, atol=20 * 2.0**-22)
@@ -126,13 +130,13 @@ def test_vllm_draws_only_what_the_processed_log_probs_allow():
     torch.manual_seed(0)
     with torch.compiler.set_stance("force_eager"):
         drawn = vllm_sampler.Sampler()(torch.tensor(logits), metadata).sampled_token_ids.numpy()
-    left = sampler.process(logits, prompt, order="vllm", **SETTINGS[-1])
+    left = sampling_order.process_logits(logits, prompt, order="vllm", **SETTINGS[-1])
     assert np.isfinite(np.take_along_axis(left, drawn.astype(np.int64), axis=1)).all()
 
 
 def test_vllm_raises_a_tiny_temperature_to_the_constant_that_we_name():
     vllm = pytest.importorskip("vllm")
     params = vllm.SamplingParams(temperature=1e-6)
-    assert params.temperature == sampler.VLLM_LEAST_TEMPERATURE
+    assert params.temperature == sampling_order.VLLM_LEAST_TEMPERATURE
     greedy = vllm.SamplingParams(temperature=0.0, top_p=0.5, top_k=3, min_p=0.2)
     assert (greedy.top_p, greedy.top_k, greedy.min_p) == (1.0, 0, 0.0)

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from reference_math import sampling
+from reference_math import logits_filters
 
 # whole numbers of a third: ties are common, and probabilities are never within 1e-9 of a bound
 LOGITS = st.integers(0, 2**32).map(
     lambda seed: np.random.default_rng(seed).integers(-9, 10, (2, 6)) / 3
 )
 FILTERS = [
-    (sampling.top_k, 3),
-    (sampling.top_p, 0.77),
-    (sampling.min_p, 0.21),
-    (sampling.temperature, 0.7),
+    (logits_filters.top_k, 3),
+    (logits_filters.top_p, 0.77),
+    (logits_filters.min_p, 0.21),
+    (logits_filters.temperature, 0.7),
 ]
 each_filter = pytest.mark.parametrize(
     "step, value", FILTERS, ids=lambda f: getattr(f, "__name__", "")
@@ -75,14 +75,14 @@ def test_extreme_logits_are_no_trouble(step, value):
 @each_filter
 def test_what_stays_keeps_its_logit(step, value):
     logits = np.random.default_rng(0).standard_normal((4, 6))
-    got, scale = step(logits, value), 1 / value if step is sampling.temperature else 1
+    got, scale = step(logits, value), 1 / value if step is logits_filters.temperature else 1
     left = np.isfinite(got)
     np.testing.assert_allclose(got[left], (logits * scale)[left], rtol=1e-15)
 
 
 @given(logits=LOGITS, tau=st.floats(0.1, 10))
 def test_the_temperature_raises_the_odds_to_its_inverse(logits, tau):
-    p, q = softmax(logits), softmax(sampling.temperature(logits, tau))
+    p, q = softmax(logits), softmax(logits_filters.temperature(logits, tau))
     np.testing.assert_allclose(
         np.log(q[:, :1] / q) * tau, np.log(p[:, :1] / p), rtol=1e-9, atol=1e-9
     )  # logs of probabilities down to e^-60, some near 0
@@ -91,47 +91,47 @@ def test_the_temperature_raises_the_odds_to_its_inverse(logits, tau):
 @given(logits=LOGITS, k=st.integers(1, 9))
 def test_top_k_keeps_exactly_those_with_fewer_than_k_above_them(logits, k):
     above = (logits[:, None, :] > logits[:, :, None]).sum(axis=2)
-    np.testing.assert_array_equal(np.isfinite(sampling.top_k(logits, k)), above < k)
+    np.testing.assert_array_equal(np.isfinite(logits_filters.top_k(logits, k)), above < k)
 
 
 @given(seed=st.integers(0, 99), p=fractions)
 def test_top_p_keeps_the_fewest_tokens_that_reach_p(seed, p):
     logits = 2 * np.random.default_rng(seed).standard_normal((1, 6))
-    probs, kept = softmax(logits)[0], np.isfinite(sampling.top_p(logits, p))[0]
+    probs, kept = softmax(logits)[0], np.isfinite(logits_filters.top_p(logits, p))[0]
     assert probs[kept].sum() >= p
     for fewer in range(kept.sum()):  # every smaller set of tokens falls short
         assert all(probs[list(some)].sum() < p for some in combinations(range(6), fewer))
 
 
 def test_top_p_keeps_the_likeliest_token_even_at_zero():
-    kept = np.isfinite(sampling.top_p([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0]], 0.0))
+    kept = np.isfinite(logits_filters.top_p([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0]], 0.0))
     np.testing.assert_array_equal(kept, [[False, True, False], [True, False, False]])
 
 
 def test_top_p_of_exact_probabilities_meets_its_bound():
     quarter = np.zeros((1, 4))  # 1/4 each, and the sums are exact
-    kept = [np.isfinite(sampling.top_p(quarter, p))[0] for p in (0.25, 0.5, 0.51, 0.75)]
+    kept = [np.isfinite(logits_filters.top_p(quarter, p))[0] for p in (0.25, 0.5, 0.51, 0.75)]
     assert [k.sum() for k in kept] == [1, 2, 3, 3]
     assert [k.tolist() for k in kept[:2]] == [[False] * 3 + [True], [False] * 2 + [True] * 2]
 
 
 def test_top_p_one_removes_nothing_not_even_a_probability_that_rounds_to_zero():
     logits = np.array([[0.0, -800.0]])
-    np.testing.assert_array_equal(sampling.top_p(logits, 1.0), logits)
+    np.testing.assert_array_equal(logits_filters.top_p(logits, 1.0), logits)
 
 
 @given(logits=LOGITS, p=fractions)
 def test_min_p_keeps_those_within_a_factor_of_the_likeliest(logits, p):
     probs = softmax(logits)
     np.testing.assert_array_equal(
-        np.isfinite(sampling.min_p(logits, p)), probs >= p * probs.max(axis=1, keepdims=True)
+        np.isfinite(logits_filters.min_p(logits, p)), probs >= p * probs.max(axis=1, keepdims=True)
     )
 
 
 def test_min_p_at_its_ends():
     logits = np.array([[1.0, 1.0, 0.0]])
-    np.testing.assert_array_equal(sampling.min_p(logits, 0.0), logits)
-    np.testing.assert_array_equal(sampling.min_p(logits, 1.0), [[1.0, 1.0, -np.inf]])
+    np.testing.assert_array_equal(logits_filters.min_p(logits, 0.0), logits)
+    np.testing.assert_array_equal(logits_filters.min_p(logits, 1.0), [[1.0, 1.0, -np.inf]])
 
 
 @given(
@@ -140,7 +140,7 @@ def test_min_p_at_its_ends():
     penalty=st.floats(1.01, 3),
 )
 def test_the_penalty_makes_what_was_seen_less_likely_and_touches_nothing_else(logits, ids, penalty):
-    got = sampling.repetition_penalty(logits, ids, penalty)
+    got = logits_filters.repetition_penalty(logits, ids, penalty)
     for row in (0, 1):
         for token in range(6):
             before, after = logits[row, token], got[row, token]
@@ -155,23 +155,23 @@ def test_a_penalty_counts_once_and_one_is_no_penalty():
     logits = np.array([[2.0, -1.0, 3.0]])
     once, often = ([[0, 1]], [[0, 0, 0, 1, 1]])
     np.testing.assert_array_equal(
-        sampling.repetition_penalty(logits, once, 1.5),
-        sampling.repetition_penalty(logits, often, 1.5),
+        logits_filters.repetition_penalty(logits, once, 1.5),
+        logits_filters.repetition_penalty(logits, often, 1.5),
     )
-    np.testing.assert_array_equal(sampling.repetition_penalty(logits, once, 1.0), logits)
-    assert not np.shares_memory(sampling.repetition_penalty(logits, once, 1.5), logits)
+    np.testing.assert_array_equal(logits_filters.repetition_penalty(logits, once, 1.0), logits)
+    assert not np.shares_memory(logits_filters.repetition_penalty(logits, once, 1.5), logits)
 
 
 @pytest.mark.parametrize(
     "step, name, bad",
     [
-        (sampling.temperature, "temperature must be > 0", 0.0),
-        (sampling.top_k, "top_k must be >= 1", 0),
-        (sampling.top_k, "top_k must be an integer", 1.5),
-        (sampling.top_p, "top_p must be >= 0", -0.1),
-        (sampling.top_p, "top_p must be <= 1", 1.1),
-        (sampling.min_p, "min_p must be >= 0", -0.1),
-        (sampling.min_p, "min_p must be <= 1", 1.1),
+        (logits_filters.temperature, "temperature must be > 0", 0.0),
+        (logits_filters.top_k, "top_k must be >= 1", 0),
+        (logits_filters.top_k, "top_k must be an integer", 1.5),
+        (logits_filters.top_p, "top_p must be >= 0", -0.1),
+        (logits_filters.top_p, "top_p must be <= 1", 1.1),
+        (logits_filters.min_p, "min_p must be >= 0", -0.1),
+        (logits_filters.min_p, "min_p must be <= 1", 1.1),
     ],
 )
 def test_a_setting_out_of_range_is_named(step, name, bad):
@@ -192,15 +192,15 @@ def test_logits_that_are_no_distribution_are_refused(step, value):
 
 def test_the_penalty_checks_its_arguments():
     with pytest.raises(ValueError, match="repetition_penalty must be > 0"):
-        sampling.repetition_penalty([[0.0, 1.0]], [[0]], 0.0)
+        logits_filters.repetition_penalty([[0.0, 1.0]], [[0]], 0.0)
     with pytest.raises(ValueError, match="input_ids must lie in 0..1"):
-        sampling.repetition_penalty([[0.0, 1.0]], [[2]], 1.5)
+        logits_filters.repetition_penalty([[0.0, 1.0]], [[2]], 1.5)
     with pytest.raises(ValueError, match=r"input_ids must have shape \(1, any\)"):
-        sampling.repetition_penalty([[0.0, 1.0]], [[0], [1]], 1.5)
+        logits_filters.repetition_penalty([[0.0, 1.0]], [[0], [1]], 1.5)
     with pytest.raises(ValueError, match="logits must be finite"):
-        sampling.repetition_penalty([[0.0, np.nan]], [[0]], 1.5)
+        logits_filters.repetition_penalty([[0.0, np.nan]], [[0]], 1.5)
 
 
 def test_a_logit_just_above_0_is_divided_and_one_just_below_multiplied():
-    got = sampling.repetition_penalty(np.array([[0.5, -0.5]]), [[0, 1]], 2.0)
+    got = logits_filters.repetition_penalty(np.array([[0.5, -0.5]]), [[0, 1]], 2.0)
     np.testing.assert_array_equal(got, [[0.25, -1.0]])

@@ -1,4 +1,4 @@
-"""reference_math.sampling against transformers' processors and vLLM's operations.
+"""reference_math.logits_filters against transformers' processors and vLLM's operations.
 
 All get float64 logits and so decide from the same numbers: who stays has to agree exactly.
 """
@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import sampling
+from reference_math import logits_filters
 
 
 def some_logits(kind, rows=200, vocab_size=30):
@@ -35,20 +35,20 @@ KINDS = pytest.mark.parametrize("kind", ["normal", "ties", "extreme"])
 @pytest.mark.parametrize(
     "ours, theirs, value",
     [
-        (sampling.temperature, "TemperatureLogitsWarper", 0.7),
-        (sampling.top_k, "TopKLogitsWarper", 5),
-        (sampling.top_k, "TopKLogitsWarper", 99),  # more than there are
-        (sampling.top_p, "TopPLogitsWarper", 0.8),
-        (sampling.top_p, "TopPLogitsWarper", 0.0),
-        (sampling.min_p, "MinPLogitsWarper", 0.15),
-        (sampling.min_p, "MinPLogitsWarper", 1.0),
+        (logits_filters.temperature, "TemperatureLogitsWarper", 0.7),
+        (logits_filters.top_k, "TopKLogitsWarper", 5),
+        (logits_filters.top_k, "TopKLogitsWarper", 99),  # more than there are
+        (logits_filters.top_p, "TopPLogitsWarper", 0.8),
+        (logits_filters.top_p, "TopPLogitsWarper", 0.0),
+        (logits_filters.min_p, "MinPLogitsWarper", 0.15),
+        (logits_filters.min_p, "MinPLogitsWarper", 1.0),
     ],
 )
 def test_transformers_keeps_the_same_tokens(kind, ours, theirs, value):
     logits_process = pytest.importorskip("transformers.generation.logits_process")
     logits = some_logits(kind)
     got = getattr(logits_process, theirs)(value)(None, torch.tensor(logits)).numpy()
-    same(ours(logits, value), got, tied=ours is sampling.top_p and kind != "normal")
+    same(ours(logits, value), got, tied=ours is logits_filters.top_p and kind != "normal")
 
 
 @KINDS
@@ -59,7 +59,7 @@ def test_transformers_penalises_the_same_tokens(kind, penalty):
     ids = np.random.default_rng(1).integers(0, 30, (200, 12))
     processor = logits_process.RepetitionPenaltyLogitsProcessor(penalty)
     got = processor(torch.tensor(ids), torch.tensor(logits)).numpy()
-    np.testing.assert_array_equal(sampling.repetition_penalty(logits, ids, penalty), got)
+    np.testing.assert_array_equal(logits_filters.repetition_penalty(logits, ids, penalty), got)
 
 
 def vllm_ops(module, name):
@@ -75,8 +75,8 @@ def test_vllm_keeps_the_same_tokens(kind, k, p):
     ps = None if p is None else torch.full((200,), p, dtype=torch.float64)
     for on_cpu in (False, True):  # two code paths; the second only for top-k alone
         got = apply(torch.tensor(logits), ks, ps, allow_cpu_sync=on_cpu).numpy()
-        ours = logits if k is None else sampling.top_k(logits, k)
-        ours = ours if p is None else sampling.top_p(ours, p)
+        ours = logits if k is None else logits_filters.top_k(logits, k)
+        ours = ours if p is None else logits_filters.top_p(ours, p)
         same(ours, got, tied=p is not None and kind != "normal")
 
 
@@ -94,7 +94,7 @@ def test_vllm_penalises_the_same_tokens(kind):
         nothing,
         nothing + 1.3,
     ).numpy()
-    ours = sampling.repetition_penalty(logits, np.hstack([prompt, output]), 1.3)
+    ours = logits_filters.repetition_penalty(logits, np.hstack([prompt, output]), 1.3)
     # vLLM multiplies by 1 / 1.3: one more rounding
     np.testing.assert_allclose(ours, got, rtol=4e-16)
 
@@ -106,4 +106,4 @@ def test_vllm_top_p_one_drops_tokens_whose_probability_rounds_to_zero_and_ours_d
     # in a batch where another request has top_p < 1, the filter runs for all of them
     got = apply(torch.tensor(logits), None, torch.tensor([1.0, 0.5], dtype=torch.float64)).numpy()
     assert got[0, 1] == -np.inf
-    np.testing.assert_array_equal(sampling.top_p(logits[:1], 1.0), logits[:1])
+    np.testing.assert_array_equal(logits_filters.top_p(logits[:1], 1.0), logits[:1])

@@ -1,11 +1,11 @@
-"""reference_math.distillation against TRL's DistillationTrainer."""
+"""reference_math.gkd_chunked against TRL's DistillationTrainer."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from reference_math import distillation
+from reference_math import gkd_chunked
 from reference_math.conformance import trl_distillation
 
 # TRL computes in float32 whatever it is given: a few roundings of terms of order one
@@ -29,9 +29,9 @@ def test_the_loss_and_both_gradients_are_trls(beta, temperature, num_items, voca
     )
     theirs.backward()
     args, tile = (h, teacher_h, w, teacher_w), vocab_chunk or 11
-    value = distillation.loss(*args, **options, vocab_chunk=tile)
+    value = gkd_chunked.loss(*args, **options, vocab_chunk=tile)
     np.testing.assert_allclose(theirs.item(), value, **FLOAT32)
-    dh, dw = distillation.loss_grad(*args, **options, vocab_chunk=tile)
+    dh, dw = gkd_chunked.loss_grad(*args, **options, vocab_chunk=tile)
     np.testing.assert_allclose(x.grad, dh, **FLOAT32)
     np.testing.assert_allclose(y.grad, dw, **FLOAT32)
     assert np.abs(dh).max() > 1e-3 and np.abs(dw).max() > 1e-3
@@ -41,5 +41,5 @@ def test_float64_hidden_states_are_compared_in_float32():
     """Half the digits are gone: the reference for a float64 model is here, not there."""
     args = heads()
     theirs = trl_distillation.distillation(*map(torch.tensor, args), beta=0.3)
-    ours = distillation.loss(*args, beta=0.3, vocab_chunk=4)
+    ours = gkd_chunked.loss(*args, beta=0.3, vocab_chunk=4)
     assert theirs.dtype == torch.float32 and abs(theirs.item() - ours) > 1e-12
