@@ -8,7 +8,7 @@ from pathlib import Path
 from reference_math.conformance import rows
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m reference_math.conformance")
     parser.add_argument("--out", type=Path, default=Path("build/conformance"))
     out = parser.parse_args().out

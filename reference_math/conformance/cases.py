@@ -6,6 +6,7 @@ call the library by other names than ours.
 
 import importlib
 import inspect
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from reference_math import (
     logprobs,
     sft,
 )
+from reference_math.catalogue import Objective
+from reference_math.conformance._types import Result, Run
 from reference_math.conformance.rows import Row, running
 
 ARRAYS = catalogue.ARRAYS
@@ -36,7 +39,7 @@ GRPO_OPTIONS = {
 }
 
 
-def rows():
+def rows() -> Iterator[Row]:
     yield from catalogue_rows()
     yield from sft_rows()
     yield from dpo_rows()
@@ -47,7 +50,7 @@ def rows():
 # The catalogue ---------------------------------------------------------------------------------
 
 
-def catalogue_rows():
+def catalogue_rows() -> Iterator[Row]:
     """Each entry that names a driver, and each function of an entry that has a torch twin."""
     twins = set()
     for objective in catalogue.OBJECTIVES:
@@ -62,7 +65,7 @@ def catalogue_rows():
                 yield Row(name.partition(".")[0], objective.names[0], "torch twin", run)
 
 
-def against_driver(objective):
+def against_driver(objective: Objective) -> Run:
     module, _, function = objective.driver.partition(".")
     driver = getattr(importlib.import_module(f"reference_math.conformance.{module}"), function)
     options = objective.driver_options
@@ -76,7 +79,7 @@ def against_driver(objective):
     return running(lambda **tensors: driver(**tensors, **options, **more), ours, arrays, *wrt)
 
 
-def has_twin(objective, name):
+def has_twin(objective: Objective, name: str) -> bool:
     """A function with a gradient of ours and a torch twin, whose arguments the entry knows."""
     module, _, function = name.partition(".")
     if module not in ("grpo", "cispo", "sapo", "vespo", "reinforce", "rloo", "sft", "dpo", "kl"):
@@ -89,7 +92,7 @@ def has_twin(objective, name):
     )
 
 
-def against_twin(objective):
+def against_twin(objective: Objective) -> Run:
     parameters = inspect.signature(catalogue.function(objective.formula)).parameters
     options = {name: x for name, x in objective.options.items() if name in parameters}
     objective = objective._replace(options=options)
@@ -104,11 +107,11 @@ def against_twin(objective):
     return running(theirs, both(objective), arrays, *(pair or objective.to()))
 
 
-def both(objective):
+def both(objective: Objective) -> Callable[..., Result]:
     return lambda **arrays: (objective.value(**arrays), objective.gradient(**arrays))
 
 
-def through_logits(ours):
+def through_logits(ours: Callable[..., Result]) -> Callable[..., Result]:
     """A function of token log-probs, and its gradient, as one of the logits."""
 
     def of_logits(logits, tokens, **rest):
@@ -121,7 +124,7 @@ def through_logits(ours):
 # Options, and other names than ours ------------------------------------------------------------
 
 
-def sft_rows():
+def sft_rows() -> Iterator[Row]:
     """The tokens of the whole optimizer step as the divisor, as a trainer with accumulation has it."""
     from reference_math.conformance import trl_sft
 
@@ -149,7 +152,7 @@ def sft_rows():
         yield Row("sft", f"{name}, accumulated", "trl", running(theirs, ours, arrays, "logits"))
 
 
-def dpo_rows():
+def dpo_rows() -> Iterator[Row]:
     """Each loss type, length-discounted, of each divergence of scores, and weighted by WPO."""
     from reference_math.conformance import trl_dpo
 
@@ -178,7 +181,7 @@ def dpo_rows():
             yield row(f"{name}, use_weighting", plain, normaliser)
 
 
-def grpo_rows():
+def grpo_rows() -> Iterator[Row]:
     """Each loss type at both levels of the ratio with each option, in GRPOTrainer's own words."""
     from reference_math.conformance import trl_grpo
 
@@ -207,7 +210,7 @@ def grpo_rows():
                 yield Row("grpo", f"{loss_type}, {level} ratio{text}", "trl", run)
 
 
-def kto_rows():
+def kto_rows() -> Iterator[Row]:
     """From token log-probs, the mismatched pairs of the baseline included."""
     from reference_math.conformance import trl_kto
 

@@ -1,5 +1,7 @@
 """Rows of the report: what stands around a loss: tokens, rewards, sampling, adapters, the optimizer."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from reference_math import (
@@ -21,7 +23,7 @@ GROUP = 3  # n / (n - 1) in float32, as TRL takes it, is exact for a group of th
 STD = {"ddof": 1, "eps": 1e-4}
 
 
-def rows():
+def rows() -> Iterator[Row]:
     yield from token_rows()
     yield from advantage_rows()
     yield from importance_rows()
@@ -34,7 +36,7 @@ def rows():
 # Tokens ----------------------------------------------------------------------------------------
 
 
-def token_rows():
+def token_rows() -> Iterator[Row]:
     """Log-probabilities and entropy, from logits and from TRL's fused head."""
     rng, tau = np.random.default_rng(0), {"temperature": 0.7}
     tokens = rng.integers(0, 101, (3, 5))
@@ -91,7 +93,7 @@ def _scored(place, rewards, weights, trainer="grpo", **options):
     return getattr(trl_scoring, trainer)(rewards, weights, GROUP, **options)
 
 
-def advantage_rows():
+def advantage_rows() -> Iterator[Row]:
     """Three reward functions, some of them silent on some completions."""
     rng, weights = np.random.default_rng(0), np.array([1.0, 0.5, 2.0])
     rewards = rng.normal(size=(18, 3))
@@ -130,7 +132,7 @@ def advantage_rows():
     yield Row("advantages", "leave one out", "trl", run)
 
 
-def importance_rows():
+def importance_rows() -> Iterator[Row]:
     """The bounded ratio of the trainer's and the sampler's probabilities; one token unscored."""
     rng = np.random.default_rng(0)
     mask = (np.arange(5) < np.array([[5], [3], [1], [4], [2], [5]])).astype(float)
@@ -164,7 +166,7 @@ def importance_rows():
 # Sampling --------------------------------------------------------------------------------------
 
 
-def sampling_rows():
+def sampling_rows() -> Iterator[Row]:
     logits = np.random.default_rng(0).normal(scale=3.0, size=(4, 50))
     ids = np.random.default_rng(1).integers(0, 50, (4, 9))
     for option, warper, value, ours in [
@@ -193,7 +195,7 @@ def sampling_rows():
 # Adapters and quantised weights ----------------------------------------------------------------
 
 
-def adapter_rows():
+def adapter_rows() -> Iterator[Row]:
     rng = np.random.default_rng(0)
     shapes = {"x": (4, 6), "weight": (5, 6), "lora_A": (3, 6), "lora_B": (5, 3)}
     layer = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
@@ -278,7 +280,7 @@ def _peft_layer(weight, lora_A=None, lora_B=None, *, use_dora=False, init=True):
     return layer
 
 
-def nf4_rows():
+def nf4_rows() -> Iterator[Row]:
     """bitsandbytes quantises float32 and below, so these rows are the same for a float64 place."""
     weight = np.random.default_rng(0).standard_normal((8, 128)).astype(np.float32)
 
@@ -318,7 +320,7 @@ def nf4_rows():
 # The optimizer ---------------------------------------------------------------------------------
 
 
-def optimizer_rows():
+def optimizer_rows() -> Iterator[Row]:
     rng = np.random.default_rng(0)
     start, grads = rng.normal(size=7), rng.normal(size=(5, 7))
     options = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
@@ -353,8 +355,8 @@ def optimizer_rows():
     def our_clip(*grads):
         return np.concatenate([g.ravel() for g in optim.clip_grad_norm(list(grads), 1.0)[0]])
 
-    grads = [rng.normal(size=shape) for shape in [(3, 4), (5,), ()]]
-    yield Row("gradient clipping", "max_norm 1", "torch", comparing(clip, our_clip, *grads))
+    several = [rng.normal(size=shape) for shape in [(3, 4), (5,), ()]]
+    yield Row("gradient clipping", "max_norm 1", "torch", comparing(clip, our_clip, *several))
 
     sizes = {"num_warmup_steps": 3, "num_training_steps": 10}
     for option, ours in [("linear", optim.linear_schedule), ("cosine", optim.cosine_schedule)]:

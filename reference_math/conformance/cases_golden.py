@@ -1,5 +1,7 @@
 """Rows of the report: trainers that TRL has dropped, by the numbers that their last release computed."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from reference_math import bco, gae, gkd, grpo, logprobs, minillm, nash_md, online_dpo, ppo, xpo
@@ -8,7 +10,7 @@ from reference_math.conformance.rows import Row, golden
 TOKENS = ("per_token_logps", "ref_per_token_logps")
 
 
-def rows():
+def rows() -> Iterator[Row]:
     for name in online_dpo.LOSS_TYPES:  # as tests/parity/golden/drive_xpo.py sets them
         options = {"loss_type": name, "alpha": 0.05, "beta": 0.3}
         yield _row("xpo", name, "1.13.0", lambda options=options: _xpo(options))

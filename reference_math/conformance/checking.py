@@ -1,9 +1,10 @@
 """Compare a loss function of yours with the reference, and name the convention that makes it differ."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial, reduce
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +43,16 @@ class Verdict(NamedTuple):
         return f"differs ({errors}); no known convention, nor two, explain it"
 
 
-def check(my_loss, objective, *, like=None, framework="torch", rtol=1e-6, seed=0, **options):
+def check(
+    my_loss: Callable[..., Any],
+    objective: str,
+    *,
+    like: str | None = None,
+    framework: str = "torch",
+    rtol: float = 1e-6,
+    seed: int = 0,
+    **options: Any,
+) -> Verdict:
     """Compares my_loss with the reference on random batches, in value and in gradient.
 
     my_loss     called with arrays by name, those that it has parameters for:

@@ -10,10 +10,13 @@ Proof   tests/parity/test_libraries.py: the calls reproduce what the releases co
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from reference_math.conformance import rosetta
+from reference_math.conformance._types import Arrays, Convention, Options
 from reference_math.conventions import TABLE
 
 COMPARED = ("centre", "scale", "ddof", "eps", "reduction", "level", "epsilon_low", "epsilon_high",
@@ -39,12 +42,12 @@ NORMALISER = {
 }
 
 
-def rows():
+def rows() -> list[Convention]:
     """The rows of libraries."""
     return [row for row in TABLE if row["kind"] != "paper"]
 
 
-def find(name):
+def find(name: str) -> Convention:
     """The row of that name, or the only one that begins with it.
 
     >>> find("verl")["name"], find("TRL dapo")["name"]
@@ -58,13 +61,13 @@ def find(name):
     return found[0]
 
 
-def has_loss(row):
+def has_loss(row: Convention) -> bool:
     """Whether the columns say a whole loss: clip, ratio and reduction."""
     said = ("reduction", "level", "epsilon_low", "epsilon_high")
     return row["surrogate"] == "grpo" and all(row[key] is not None for key in said)
 
 
-def calls(row):
+def calls(row: Convention) -> dict[str, str]:
     """{"advantages", "loss", "gradient": call}, what the columns do not say left out.
 
     >>> calls(find("verl"))["advantages"]
@@ -91,7 +94,7 @@ def calls(row):
     return found
 
 
-def options(row, objective):
+def options(row: Convention, objective: str) -> Options:
     """What `check` has to be asked for, so that its reference is this library's.
 
     beta is None where the table has none or `check` computes no such KL; a KL in the reward is no part of the loss.
@@ -113,7 +116,7 @@ def options(row, objective):
     }  # fmt: skip
 
 
-def arrays_of(row, arrays):
+def arrays_of(row: Convention, arrays: Arrays) -> Arrays:
     """{"advantages" (B, T), "loss", "gradient" (B, T)} of a library's defaults, from the rewards R."""
     said = calls(row)
     found = {}
@@ -127,17 +130,17 @@ def arrays_of(row, arrays):
     return found
 
 
-def compare(one, other):
+def compare(one: str, other: str) -> tuple[dict[str, tuple[Any, Any]], dict[str, float]]:
     """({column: the two entries}, {part: the largest difference, as a share of the other's largest})."""
-    one, other = find(one), find(other)
+    first, second = find(one), find(other)
     arrays = rosetta.golden("verl")  # every library's file holds the same batch
-    columns = {key: (one[key], other[key]) for key in COMPARED if one[key] != other[key]}
-    ours, theirs = arrays_of(one, arrays), arrays_of(other, arrays)
+    columns = {key: (first[key], second[key]) for key in COMPARED if first[key] != second[key]}
+    ours, theirs = arrays_of(first, arrays), arrays_of(second, arrays)
     shared = [key for key in ours if key in theirs]
     return columns, {key: rosetta.error(np.asarray(ours[key]), theirs[key]) for key in shared}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         for row in rows():
             print(f"{row['name']:28s} {row['source']}")

@@ -1,8 +1,13 @@
 """The policy gradient objectives of `check`, their advantages, and what people change in them."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from reference_math import advantages, grpo, grpo_trainer, kl, ratios, reductions, rloo
+from reference_math.conformance._types import Arrays, Options, Result, Variant
 from reference_math.conformance.variants import (
     DETACH,
     LENGTHS,
@@ -23,7 +28,7 @@ from reference_math.conformance.variants import (
     times,
 )
 
-CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+CLIP: Options = {"epsilon_low": 0.2, "epsilon_high": 0.2}
 NO_CLIP = {"epsilon_low": 1.0, "epsilon_high": 1e9}  # a cap has to be finite; no ratio gets there
 
 
@@ -32,7 +37,7 @@ def _moved(rng, logps, scale):
     return logps + scale * rng.choice([1.0, 3.0], size=logps.shape) * rng.normal(size=logps.shape)
 
 
-def grpo_inputs(rng, options):
+def grpo_inputs(rng: np.random.Generator, options: Options) -> Arrays:
     mask, rewards = random_mask(rng, 8, 6), _rewards(rng, groups=2)
     logps = -rng.exponential(size=mask.shape)
     arrays = {
@@ -50,7 +55,7 @@ def grpo_inputs(rng, options):
 EXCHANGED = ("surrogate", "ratio", "kl")  # options of `_exchanged`, which no trainer has
 
 
-def grpo_loss(arrays, options):
+def grpo_loss(arrays: Arrays, options: Options) -> Result:
     """The advantages from the rewards, each time: their conventions are the loss's, too."""
     batch = arrays | {"advantages": advantages_of(arrays, options)[0]}
     options = {"loss_type": "dapo"} | {k: v for k, v in options.items() if k not in OF_ADVANTAGES}
@@ -85,9 +90,9 @@ def _exchanged(batch, options, surrogate=None, ratio=None, kl=None):
 
 
 # The log of the ratio, as `ratios.log_importance_weights` and as others make it
-RATIOS = {
-    "token": lambda *tokens: ratios.log_importance_weights(*tokens, "token"),
-    "sequence": lambda *tokens: ratios.log_importance_weights(*tokens, "sequence"),
+RATIOS: dict[str, Callable[..., Any]] = {
+    "token": partial(ratios.log_importance_weights, importance_sampling_level="token"),
+    "sequence": partial(ratios.log_importance_weights, importance_sampling_level="sequence"),
     "product": lambda *tokens: RATIOS["token"](*tokens).sum(axis=1, keepdims=True),
     "padded mean": lambda *tokens: RATIOS["token"](*tokens).mean(axis=1, keepdims=True),
     "arithmetic mean": lambda *tokens: _log_mean_ratio(*tokens),
@@ -132,7 +137,7 @@ MISTAKEN_KL = {
 ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, **MISTAKEN_KL}
 
 
-def grpo_conventions(options):
+def grpo_conventions(options: Options) -> dict[str, Variant]:
     found = {**SIGN, **MASK, **std_conventions(options)}
     loss_type = options.get("loss_type", "dapo")
     if loss_type not in ("cispo", "sapo", "vespo"):
@@ -229,7 +234,7 @@ def _mirrored(arrays):
     return {"ref_per_token_logps": 2 * arrays["per_token_logps"] - arrays["ref_per_token_logps"]}
 
 
-def grpo_hyperparameters(options):
+def grpo_hyperparameters(options: Options) -> dict[str, Hyperparameter]:
     loss_type = options.get("loss_type", "dapo")
     defaults = grpo_trainer.DEFAULTS
     numbers = std_hyperparameters(options)
@@ -259,13 +264,13 @@ def _clip_hyperparameters(options):
     }
 
 
-def rloo_inputs(rng, options):
+def rloo_inputs(rng: np.random.Generator, options: Options) -> Arrays:
     arrays = grpo_inputs(rng, {})
     old, _ = arrays.pop("old_per_token_logps"), arrays.pop("rewards")
     return arrays | {"old_logps": (old * arrays["completion_mask"]).sum(axis=1)}
 
 
-def rloo_loss(arrays, options):
+def rloo_loss(arrays: Arrays, options: Options) -> Result:
     options = CLIP | {"delta": None} | options
     mask, surrogate = arrays["completion_mask"], options.pop("surrogate", None)
     if surrogate:
@@ -276,7 +281,7 @@ def rloo_loss(arrays, options):
     return rloo.loss(**arrays, **options), rloo.loss_grad(**arrays, **options)
 
 
-def rloo_conventions(options):
+def rloo_conventions(options: Options) -> dict[str, Variant]:
     def per_token(arrays):
         n = ratios.lengths(arrays["completion_mask"])
         return {
@@ -301,14 +306,14 @@ def rloo_conventions(options):
     }
 
 
-def rloo_hyperparameters(options):
+def rloo_hyperparameters(options: Options) -> dict[str, Hyperparameter]:
     return _clip_hyperparameters(CLIP | options)
 
 
 # Advantages ------------------------------------------------------------------------------------
 
 
-OF_ADVANTAGES = {"scale": "group", "ddof": 1, "eps": 1e-4, "num_generations": 4}
+OF_ADVANTAGES: Options = {"scale": "group", "ddof": 1, "eps": 1e-4, "num_generations": 4}
 
 
 def _rewards(rng, groups):
@@ -318,11 +323,11 @@ def _rewards(rng, groups):
     return rewards.ravel()
 
 
-def advantages_inputs(rng, options):
+def advantages_inputs(rng: np.random.Generator, options: Options) -> Arrays:
     return {"rewards": _rewards(rng, groups=3)}
 
 
-def advantages_of(arrays, options):
+def advantages_of(arrays: Arrays, options: Options) -> Result:
     options = OF_ADVANTAGES | options
     rewards = (arrays["rewards"], options["num_generations"])
     std = {key: options[key] for key in ("ddof", "eps")}
@@ -338,7 +343,7 @@ def advantages_of(arrays, options):
     return getattr(advantages, options["scale"])(*rewards, **std), None
 
 
-def std_conventions(options):
+def std_conventions(options: Options) -> dict[str, Variant]:
     return {
         **{f"ddof: {n}" + as_in(ddof=n): optioned(ddof=n) for n in (0, 1)},
         **{f"eps: {e:g}" + as_in(eps=e): optioned(eps=e) for e in (0.0, 1e-4, 1e-6, 1e-8, 1e-9)},
@@ -355,11 +360,11 @@ def std_conventions(options):
     }
 
 
-def std_hyperparameters(options):
+def std_hyperparameters(options: Options) -> dict[str, Hyperparameter]:
     if options.get("scale", "group") not in ("group", "batch", "leave_one_out_scaled"):
         return {}
     return hyperparameter("eps", options, OF_ADVANTAGES["eps"], STD_EPS)
 
 
-def advantages_conventions(options):
+def advantages_conventions(options: Options) -> dict[str, Variant]:
     return {**std_conventions(options), **SIGN}

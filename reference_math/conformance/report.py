@@ -7,14 +7,18 @@ import html
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 
+from reference_math._types import ArrayLike
+from reference_math.conformance._types import Device, DType, Place, Record
 from reference_math.conformance.departures import DEPARTURES
+from reference_math.conformance.rows import Row
 
 
-def places():
+def places() -> list[Place]:
     """Every device there is with its dtypes: where a comparison can run."""
     import torch
 
@@ -24,7 +28,7 @@ def places():
     return [place(device, dtype) for device, dtype in found]
 
 
-def place(device, dtype):
+def place(device: Device | str, dtype: DType) -> Place:
     """tensor(x) there; rounded(x), the same numbers in float64; numpy(tensor)."""
     import torch
 
@@ -46,13 +50,13 @@ def place(device, dtype):
     )
 
 
-def missing(every):
+def missing(every: Sequence[Row]) -> list[str]:
     """Libraries that rows ask for and that are not installed."""
     names = {row.library for row in every if not row.release} - {"torch twin"}
     return sorted(name for name in names if importlib.util.find_spec(name) is None)
 
 
-def measure(every, everywhere):
+def measure(every: Sequence[Row], everywhere: Sequence[Place]) -> list[Record]:
     """One record a row and place; a library that refuses the case is recorded with its words."""
     absent = missing(every)
     return [
@@ -81,7 +85,7 @@ def _record(row, at):
     return record | errors
 
 
-def relative_error(theirs, ours):
+def relative_error(theirs: ArrayLike, ours: ArrayLike) -> float:
     """Largest difference over the largest number; NaN against a number is infinitely wrong."""
     theirs, ours = np.asarray(theirs, dtype=float), np.asarray(ours, dtype=float)
     if theirs.shape != ours.shape or not np.isfinite(theirs).all():
@@ -93,10 +97,10 @@ def relative_error(theirs, ours):
 # Writing it down -------------------------------------------------------------------------------
 
 
-def table(records):
+def table(records: Sequence[Record]) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
     """(columns, lines): a line an objective and option, a column a library and place."""
     columns = sorted({_column(r) for r in records})
-    cells = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for r in records:
         cells.setdefault((r["objective"], r["option"]), {})[_column(r)] = _cell(r)
     return columns, cells
@@ -113,10 +117,10 @@ def _cell(record):
     return " / ".join(f"{error:.0e}" if error else "0" for error in errors)
 
 
-def as_text(records):
+def as_text(records: Sequence[Record]) -> str:
     """The matrix, a line an objective, option and library; refusals and departures; the worst."""
     places = sorted({_place(r) for r in records}, reverse=True)
-    lines = {}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for r in records:
         by = f"{r['library']} {r['version']}"
         lines.setdefault((r["objective"], r["option"], by), {})[_place(r)] = _cell(r)
@@ -157,11 +161,11 @@ def _aligned(lines):
     )
 
 
-def as_json(records):
+def as_json(records: Sequence[Record]) -> str:
     return json.dumps({"records": records, "departures": DEPARTURES}, indent=1)
 
 
-def as_html(records):
+def as_html(records: Sequence[Record]) -> str:
     columns, cells = table(records)
     head = "".join(f"<th>{html.escape(c)}" for c in ["objective", "option", *columns])
     body = "".join(

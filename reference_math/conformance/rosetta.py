@@ -24,12 +24,15 @@ import importlib
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from reference_math._types import ArrayLike, NDArray
 from reference_math.conformance import rows as golden_rows
+from reference_math.conformance._types import Arrays
 
 FOLDER = Path(__file__).with_name("rosetta")
 MODULES = ("advantages", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo",
@@ -61,26 +64,26 @@ class Case(NamedTuple):
     by: float
     note: str
 
-    def errors(self, arrays):
+    def errors(self, arrays: Arrays) -> dict[str, float]:
         """{array: worst difference from the library's, as a share of the array's largest entry}."""
         calls = {"value": self.call} | self.grads
         return {k: self.error(arrays, k, c) for k, c in calls.items()}
 
-    def gap(self, arrays):
+    def gap(self, arrays: Arrays) -> float:
         """How far the call that a reader would expect is from the library."""
         return self.error(arrays, self.of, self.departs)
 
-    def error(self, arrays, name, call):
+    def error(self, arrays: Arrays, name: str, call: str) -> float:
         """How far a call is from one array of this case."""
         return error(arrays[f"{self.name}/{name}"], evaluate(call, arrays, self.shared))
 
 
-def libraries():
+def libraries() -> list[str]:
     """Names of the libraries that have rows."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def rows(library):
+def rows(library: str) -> list[Case]:
     """The cases of a library, in the order of its file."""
     if library not in libraries():
         raise ValueError(f"no library {library!r}; there are {', '.join(libraries())}")
@@ -91,12 +94,12 @@ def rows(library):
     return [_case(library, name, row, arrays, shared) for name, row in content.items()]
 
 
-def release(library):
+def release(library: str) -> str:
     """The release that a library's arrays come from: "verl==0.9.1"."""
     return tomllib.loads((FOLDER / f"{library}.toml").read_text())["file"]["release"]
 
 
-def golden(library):
+def golden(library: str) -> Arrays:
     """What the library computed, and the batch: {"case/value": array, "batch/l": array}."""
     return golden_rows.golden(library)
 
@@ -109,7 +112,7 @@ def _case(library, name, row, arrays, shared):
                 row.get("departs", ""), row.get("of", "value"), row.get("by", 0.0), row.get("note", ""))  # fmt: skip
 
 
-def gradient(call):
+def gradient(call: str) -> str:
     """The call of the gradient's function: the first function of the call, with _grad.
 
     >>> gradient("grpo.loss(l, o, A, m)")
@@ -118,7 +121,7 @@ def gradient(call):
     return re.sub(r"(\w+\.\w+)\(", r"\1_grad(", call, count=1).removesuffix(".sum()")
 
 
-def evaluate(call, arrays, shared):
+def evaluate(call: str, arrays: Arrays, shared: dict[str, str]) -> Any:
     """The value of a call on the batch. The calls are the project's own text."""
     letters = {k.removeprefix("batch/"): x for k, x in arrays.items() if k.startswith("batch/")}
     modules = {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
@@ -130,7 +133,7 @@ def evaluate(call, arrays, shared):
     return eval(call, names)
 
 
-def error(theirs, ours):
+def error(theirs: NDArray[Any], ours: ArrayLike) -> float:
     """The largest difference, as a share of the largest entry of ours; absolute where all are 0.
 
     >>> error(np.array([1.0, np.nan]), np.array([1.0, np.nan])), error(np.array(np.inf), 800.0)
@@ -145,7 +148,7 @@ def error(theirs, ours):
     return float(np.abs(theirs - ours).max(initial=0.0) / (scale if scale > 0 else 1.0))
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     if not argv:
         for library in libraries():
             print(f"{library:16s} {len(rows(library))} cases")

@@ -7,10 +7,14 @@ dtype, as float64. The rows themselves: `cases` (losses), `cases_golden` (traine
 dropped), `cases_around` (what stands before and after a loss).
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from reference_math._types import ArrayLike
+from reference_math.conformance._types import Arrays, Result, Run
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -19,24 +23,27 @@ class Row(NamedTuple):
     objective: str
     option: str
     library: str  # a distribution's name; "torch twin" is reference_math.torch
-    run: object
-    release: str = None  # of a trainer that is gone: what it computed, float64 on the CPU alone
+    run: Run
+    # of a trainer that is gone: what it computed, float64 on the CPU alone
+    release: str | None = None
 
 
-def every_row():
+def every_row() -> list[Row]:
     """All rows, in the order of the report."""
     from reference_math.conformance import cases, cases_around, cases_golden
 
     return [row for module in (cases_around, cases, cases_golden) for row in module.rows()]
 
 
-def golden(name):
+def golden(name: str) -> Arrays:
     """Arrays that a dropped trainer computed, {"case/array": array}; tests/parity/golden makes them."""
     with np.load(GOLDEN / f"{name}.npz") as content:
         return {key: content[key] for key in content.files if key != "metadata.json"}
 
 
-def running(theirs, ours, arrays, *wrt):
+def running(
+    theirs: Callable[..., Any], ours: Callable[..., Result], arrays: Arrays, *wrt: str
+) -> Run:
     """A row's run: theirs(**tensors) by autograd against ours(**arrays) -> (value, gradient).
 
     wrt   names of the arrays that the gradient is to; of more than one, `ours` returns a tuple
@@ -56,7 +63,7 @@ def running(theirs, ours, arrays, *wrt):
     return run
 
 
-def comparing(theirs, ours, *arrays):
+def comparing(theirs: Callable[..., Any], ours: Callable[..., Any], *arrays: ArrayLike) -> Run:
     """A row's run of a value alone: theirs(place, *tensors) against ours(*arrays)."""
 
     def run(place):

@@ -6,10 +6,14 @@ TRL's own code and not a copy: no tokenizer, no dataset, no float32 head between
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
+
+from reference_math.conformance._types import Device, Tensor
 
 
-def accelerator(device="cpu"):
+def accelerator(device: Device | str = "cpu") -> SimpleNamespace:
     """One process: what is gathered or reduced is what was given."""
     return SimpleNamespace(
         device=device,
@@ -26,7 +30,7 @@ def accelerator(device="cpu"):
     )
 
 
-def trainer(device="cpu", **attributes):
+def trainer(device: Device | str = "cpu", **attributes: Any) -> Any:
     """A `self` for a loss method: the accelerator, the metrics' store, and what the caller adds."""
     return SimpleNamespace(
         accelerator=accelerator(device),
@@ -40,7 +44,7 @@ def trainer(device="cpu", **attributes):
     )
 
 
-def model(outputs):
+def model(outputs: Callable[..., Any]) -> Any:
     """A module in training mode that answers every call with what `outputs(**inputs)` returns."""
     import torch
 
@@ -53,7 +57,7 @@ def model(outputs):
     return Stub()
 
 
-def fused_output(labels, per_token_logps, **statistics):
+def fused_output(labels: Tensor, per_token_logps: Tensor, **statistics: Tensor | None) -> Any:
     """What TRL's fused LM head returns for shifted `labels`: everything 0 where the label is -100.
 
     labels            (B, T)

@@ -5,27 +5,30 @@ pack, hand the real loss method what a model would give at the packed places, an
 processes as DDP averages gradients.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 COUNTERS = ("forward_tokens", "trained_tokens", "seq_len_weighted", "samples", "forward_s")
 
 
 def grpo(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    epsilon_low,
-    epsilon_high,
-    num_processes=1,
-    gradient_accumulation_steps=1,
-    metrics=None,
-    **_,
-):
+    epsilon_low: float,
+    epsilon_high: float,
+    num_processes: int = 1,
+    gradient_accumulation_steps: int = 1,
+    metrics: dict[str, Any] | None = None,
+    **_: Any,
+) -> Tensor:
     """`AsyncGRPOTrainer.compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps, old_per_token_logps   (B, T)  any dtype and device
@@ -72,14 +75,14 @@ def grpo(
     return sum(losses) / num_processes
 
 
-def grpo_advantages(rewards):
+def grpo_advantages(rewards: Sequence[float | None]) -> list[float]:
     """The advantages of one group, (G,), as AsyncGRPO's rollout worker scores it; None = missing."""
     import asyncio
 
     from accelerate import PartialState
     from trl.experimental.async_grpo.async_rollout_worker import _AsyncRolloutLoop
 
-    worker = SimpleNamespace(
+    worker: Any = SimpleNamespace(
         reward_funcs=[lambda **_: list(rewards)],
         reward_func_names=["one"],
         _env_reward_types=[],
@@ -87,7 +90,7 @@ def grpo_advantages(rewards):
     )
     n, sequence = len(rewards), SimpleNamespace(input_ids=[0], completion_mask=[1])
     sequence.old_log_probs = [0.0]
-    group = SimpleNamespace(
+    group: Any = SimpleNamespace(
         completions=[""] * n,
         prompts=[""] * n,
         completions_ids=[[]] * n,
@@ -104,18 +107,18 @@ def grpo_advantages(rewards):
 
 
 def distillation(
-    student_logits,
-    support_ids,
-    teacher_support_logps,
-    completion_mask,
+    student_logits: Tensor,
+    support_ids: Tensor,
+    teacher_support_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    add_tail,
-    temperature=1.0,
-    tokens=None,
-    num_processes=1,
-    gradient_accumulation_steps=1,
-):
+    beta: float,
+    add_tail: bool,
+    temperature: float = 1.0,
+    tokens: Tensor | None = None,
+    num_processes: int = 1,
+    gradient_accumulation_steps: int = 1,
+) -> Tensor:
     """`AsyncDistillationTrainer._compute_loss`, a 0-d float32 tensor with its graph.
 
     The hidden states are the logits and the LM head is the identity.
@@ -139,7 +142,7 @@ def distillation(
         last = torch.where(support_ids[..., -1] < 0, 0, support_ids.shape[-1] - 1)
         tokens = support_ids.gather(-1, last[..., None])[..., 0].clamp(min=0)
     logps = teacher_support_logps.float().masked_fill(support_ids < 0, float("-inf"))
-    groups = [[] for _ in range(num_processes)]
+    groups: list[list[Any]] = [[] for _ in range(num_processes)]
     for b, sample in enumerate(_samples(completion_mask)):
         sample |= {"input_ids": pad(tokens[b], (1, 0)).cpu(), "prompt_id": b}
         sample["teacher_topk_ids"] = pad(support_ids[b], (0, 0, 1, 0), value=-1).cpu()

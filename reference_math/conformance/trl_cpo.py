@@ -2,8 +2,10 @@
 
 import os
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 CPO_DEFAULTS = {
     "beta": 0.1,
@@ -15,7 +17,14 @@ CPO_DEFAULTS = {
 }
 
 
-def cpo(logits, tokens, completion_mask, *, metrics=None, **options):
+def cpo(
+    logits: Tensor,
+    tokens: Tensor,
+    completion_mask: Tensor,
+    *,
+    metrics: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor:
     """`CPOTrainer.get_batch_loss_metrics`, a 0-d tensor with its graph.
 
     logits            (2B, T, V)  the B chosen rows first; any dtype and device
@@ -31,7 +40,15 @@ def cpo(logits, tokens, completion_mask, *, metrics=None, **options):
     return _value(CPOTrainer, "cpo_loss", options, metrics, logits, tokens, completion_mask)
 
 
-def orpo(logits, tokens, completion_mask, attention_mask=None, *, beta=0.1, metrics=None):
+def orpo(
+    logits: Tensor,
+    tokens: Tensor,
+    completion_mask: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    beta: float = 0.1,
+    metrics: dict[str, Any] | None = None,
+) -> Tensor:
     """`ORPOTrainer.get_batch_loss_metrics`, the same.
 
     attention_mask   (2B, T)  what is not padding: the tokens of TRL's nll.  None: completion_mask

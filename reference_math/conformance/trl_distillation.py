@@ -1,19 +1,21 @@
 """TRL's own distillation losses on bare logits and hidden states: GKD, Distillation, GOLD, SDFT."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 
 def gkd(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    temperature=1.0,
-    num_items_in_batch=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
     """`GKDTrainer.generalized_jsd_loss`, a 0-d tensor with its graph.
 
     student_logits, teacher_logits   (B, T, V)  any dtype and device
@@ -33,8 +35,14 @@ def gkd(
 
 
 def gkd_compute_loss(
-    student_logits, teacher_logits, completion_mask, *, beta, temperature, num_items_in_batch=None
-):
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    completion_mask: Tensor,
+    *,
+    beta: float,
+    temperature: float,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
     """`GKDTrainer.compute_loss`: what a trainer with this temperature computes."""
     import torch
     from trl.experimental.gkd import GKDTrainer
@@ -62,16 +70,16 @@ def gkd_compute_loss(
 
 
 def distillation(
-    student_hidden,
-    teacher_hidden,
-    student_weight,
-    teacher_weight,
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    student_weight: Tensor,
+    teacher_weight: Tensor,
     *,
-    beta,
-    temperature=1.0,
-    num_items_in_batch=None,
-    vocab_chunk=None,
-):
+    beta: float,
+    temperature: float = 1.0,
+    num_items_in_batch: Tensor | int | None = None,
+    vocab_chunk: int | None = None,
+) -> Tensor:
     """DistillationTrainer's `_chunked_divergence_loss`; every position counts.
 
     student_hidden, teacher_hidden   (N, H), (N, H')
@@ -99,7 +107,13 @@ def distillation(
     return loss
 
 
-def uld(student_logits, teacher_logits, *, temperature=1.0, strategy="bayesian"):
+def uld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    strategy: str = "bayesian",
+) -> Tensor:
     """GOLD's `ULDLoss` on one row of both models, whose tokens stand at the same places.
 
     student_logits   (T, V)    "bayesian": logits[t] predict token t; "observed": t + 1 (its default)
@@ -108,7 +122,7 @@ def uld(student_logits, teacher_logits, *, temperature=1.0, strategy="bayesian")
     import torch
     from trl.experimental.gold.gold_trainer import ULDLoss
 
-    config = SimpleNamespace(
+    config: Any = SimpleNamespace(
         uld_crossentropy_weight=0.0,
         uld_distillation_weight=1.0,
         uld_student_temperature=temperature,
@@ -121,24 +135,24 @@ def uld(student_logits, teacher_logits, *, temperature=1.0, strategy="bayesian")
     ids = torch.zeros(1, len(student_logits) + 1, dtype=torch.long)  # a prompt of one token
     labels = ids.clone()
     labels[:, 0] = -100
-    logits = [
+    student, teacher = [
         torch.nn.functional.pad(z[None], (0, 0, 0, 1)) for z in (student_logits, teacher_logits)
     ]
-    return ULDLoss(config)(*logits, labels, labels, ids, ids)
+    return ULDLoss(config)(student, teacher, labels, labels, ids, ids)
 
 
 def sdft(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    completion_mask: Tensor,
     *,
-    alpha,
-    topk=None,
-    add_tail=False,
-    tokens=None,
-    old_per_token_logps=None,
-    clip=None,
-):
+    alpha: float,
+    topk: int | None = None,
+    add_tail: bool = False,
+    tokens: Tensor | None = None,
+    old_per_token_logps: Tensor | None = None,
+    clip: float | None = None,
+) -> Tensor:
     """`SDFTTrainer._compute_self_distillation_loss`, a 0-d tensor with its graph.
 
     student_logits, teacher_logits   (B, T, V)

@@ -1,8 +1,11 @@
 """TRL's own DPO loss on bare token log-probs."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 DEFAULTS = {
     "beta": 0.1,
@@ -16,17 +19,17 @@ DEFAULTS = {
 
 
 def loss(
-    per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
+    per_token_logps: Tensor,
+    ref_per_token_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    loss_type="sigmoid",
-    loss_weights=None,
-    log_sum_sq_probs=None,
-    prompt_length=1,
-    metrics=None,
-    **options,
-):
+    loss_type: str | Sequence[str] = "sigmoid",
+    loss_weights: Sequence[float] | None = None,
+    log_sum_sq_probs: Tensor | None = None,
+    prompt_length: int = 1,
+    metrics: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor:
     """`DPOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps       (2B, T)  any dtype and device

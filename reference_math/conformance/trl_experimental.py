@@ -2,24 +2,26 @@
 
 from collections import defaultdict
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 from reference_math.conformance.trl_grpo import token_inputs
 
 
 def online_dpo(
-    per_token_logps,
-    ref_per_token_logps,
-    rewards,
-    completion_mask,
+    per_token_logps: Tensor,
+    ref_per_token_logps: Tensor,
+    rewards: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    loss_type="sigmoid",
-    ended=None,
-    missing_eos_penalty=None,
-    gradient_accumulation_steps=1,
-    logged=None,
-):
+    beta: float,
+    loss_type: str = "sigmoid",
+    ended: Tensor | None = None,
+    missing_eos_penalty: float | None = None,
+    gradient_accumulation_steps: int = 1,
+    logged: list[Tensor] | None = None,
+) -> Tensor:
     """What `OnlineDPOTrainer.training_step` hands to backward, a 0-d tensor with its graph.
 
     per_token_logps       (2B, T)  any dtype and device; the B first answers, then the second ones
@@ -66,16 +68,16 @@ def online_dpo(
 
 
 def tpo(
-    logits,
-    tokens,
-    completion_mask,
+    logits: Tensor,
+    tokens: Tensor,
+    completion_mask: Tensor,
     *,
-    loss_type="sigmoid",
-    beta=0.01,
-    tpo_alpha=1.0,
-    label_smoothing=0.0,
-    tpo_l_gamma=0.5,
-):
+    loss_type: str = "sigmoid",
+    beta: float = 0.01,
+    tpo_alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    tpo_l_gamma: float = 0.5,
+) -> Tensor:
     """`TPOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     logits            (3B, T, V)  any dtype and device; logits[b, t] predict tokens[b, t]
@@ -103,7 +105,15 @@ def tpo(
     return TPOTrainer._compute_loss(trainer, model, inputs, False)
 
 
-def a2po(per_token_logps, ref_per_token_logps, rewards, optimal_values, completion_mask, *, beta2):
+def a2po(
+    per_token_logps: Tensor,
+    ref_per_token_logps: Tensor,
+    rewards: Tensor,
+    optimal_values: Tensor,
+    completion_mask: Tensor,
+    *,
+    beta2: float,
+) -> Tensor:
     """`A2POTrainer.compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps, ref_per_token_logps   (B, T)  any dtype and device; TRL sums them, so do we
@@ -124,7 +134,7 @@ def a2po(per_token_logps, ref_per_token_logps, rewards, optimal_values, completi
     return A2POTrainer.compute_loss(trainer, trainer.model, inputs)
 
 
-def a2po_values(rewards, *, beta1):
+def a2po_values(rewards: Tensor, *, beta1: float) -> list[float]:
     """V* as `A2POTrainer._estimate_optimal_values` takes it, rewards (P, n) of the reference."""
     import torch
     from trl.experimental.a2po import A2POTrainer
@@ -164,17 +174,17 @@ def a2po_values(rewards, *, beta1):
 
 
 def gmpo(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    epsilon_low,
-    epsilon_high,
-    beta=0.0,
-    ref_per_token_logps=None,
-    gradient_accumulation_steps=1,
-):
+    epsilon_low: float,
+    epsilon_high: float,
+    beta: float = 0.0,
+    ref_per_token_logps: Tensor | None = None,
+    gradient_accumulation_steps: int = 1,
+) -> Tensor:
     """`GMPOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps, old_per_token_logps, ref_per_token_logps   (B, T)  any dtype and device
@@ -195,7 +205,7 @@ def gmpo(
         current_gradient_accumulation_steps=gradient_accumulation_steps,
         _get_per_token_logps_and_entropies=lambda *_, **__: (per_token_logps, entropies, None),
     )
-    inputs = token_inputs(completion_mask) | {"advantages": advantages}
+    inputs: dict[str, Any] = token_inputs(completion_mask) | {"advantages": advantages}
     inputs |= {"old_per_token_logps": old_per_token_logps}
     inputs |= {"ref_per_token_logps": ref_per_token_logps}
     return GMPOTrainer._compute_loss(trainer, trainer.model, inputs)

@@ -1,9 +1,11 @@
 """TRL's own GRPO-family loss on bare token log-probs, and its three helpers."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math import grpo_trainer
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 DEFAULTS = grpo_trainer.DEFAULTS | {
     "use_adaptive_entropy": False,
@@ -15,24 +17,24 @@ DEFAULTS = grpo_trainer.DEFAULTS | {
 
 
 def loss(
-    per_token_logps,
-    old_per_token_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    loss_type,
-    ref_per_token_logps=None,
-    sampling_per_token_logps=None,
-    importance_sampling_ratio=None,
-    entropies=None,
-    num_items_in_batch=None,
-    gradient_accumulation_steps=1,
-    steps_per_generation=1,
-    training=True,
-    last_entropy=float("inf"),
-    metrics=None,
-    **options,
-):
+    loss_type: str,
+    ref_per_token_logps: Tensor | None = None,
+    sampling_per_token_logps: Tensor | None = None,
+    importance_sampling_ratio: Tensor | None = None,
+    entropies: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+    gradient_accumulation_steps: int = 1,
+    steps_per_generation: int = 1,
+    training: bool = True,
+    last_entropy: float = float("inf"),
+    metrics: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor:
     """`GRPOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps             (B, T)  any dtype and device
@@ -75,7 +77,7 @@ def loss(
     return value
 
 
-def token_inputs(completion_mask):
+def token_inputs(completion_mask: Tensor) -> dict[str, Tensor]:
     """The inputs that a loss method reads only to pass them on: one prompt token, then the rest."""
     import torch
 
@@ -85,7 +87,9 @@ def token_inputs(completion_mask):
     return ids | {"prompt_mask": prompt, "completion_mask": mask}
 
 
-def high_entropy_mask(entropies, completion_mask, *, top_entropy_quantile):
+def high_entropy_mask(
+    entropies: Tensor, completion_mask: Tensor, *, top_entropy_quantile: float
+) -> Tensor:
     """`GRPOTrainer.get_high_entropy_mask`, in the words of `entropy_control`."""
     from trl import GRPOTrainer
 

@@ -1,25 +1,27 @@
 """TRL's own KTO loss on bare token log-probs."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 DEFAULTS = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}
 
 
 def loss(
-    per_token_logps,
-    ref_per_token_logps,
-    completion_mask,
-    label,
-    kl_per_token_logps,
-    ref_kl_per_token_logps,
-    kl_completion_mask,
+    per_token_logps: Tensor,
+    ref_per_token_logps: Tensor,
+    completion_mask: Tensor,
+    label: Tensor,
+    kl_per_token_logps: Tensor,
+    ref_kl_per_token_logps: Tensor,
+    kl_completion_mask: Tensor,
     *,
-    loss_type="kto",
-    metrics=None,
-    **options,
-):
+    loss_type: str = "kto",
+    metrics: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor:
     """`KTOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps, ref_per_token_logps         (B, T)  any dtype and device

@@ -1,13 +1,20 @@
 """TRL's own reward model loss on bare rewards."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 
 def loss(
-    chosen_rewards, rejected_rewards, margin=None, *, center_rewards_coefficient=None, metrics=None
-):
+    chosen_rewards: Tensor,
+    rejected_rewards: Tensor,
+    margin: Tensor | None = None,
+    *,
+    center_rewards_coefficient: float | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Tensor:
     """`RewardTrainer.compute_loss`, a 0-d tensor with its graph.
 
     chosen_rewards, rejected_rewards   (B,)  any dtype and device
@@ -32,7 +39,7 @@ def loss(
     return value
 
 
-def prm(logits, labels):
+def prm(logits: Tensor, labels: Tensor) -> Tensor:
     """The process reward model's loss: transformers' `ForTokenClassification`, a 0-d tensor.
 
     logits   (B, T, C)  any dtype and device

@@ -1,19 +1,22 @@
 """TRL's own RLOO loss on bare token log-probs."""
 
+from typing import Any
+
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 from reference_math.conformance.trl_grpo import token_inputs
 
 
 def loss(
-    per_token_logps,
-    old_logps,
-    advantages,
-    completion_mask,
+    per_token_logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    epsilon_low=0.2,
-    epsilon_high=0.2,
-    metrics=None,
-):
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+    metrics: dict[str, Any] | None = None,
+) -> Tensor:
     """`RLOOTrainer._compute_loss`, a 0-d tensor with its graph.
 
     per_token_logps   (B, T)  any dtype and device

@@ -6,25 +6,27 @@ passes and reward functions hand out what the caller gives, in any dtype (TRL's 
 
 from collections import defaultdict
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 
 def grpo(
-    rewards_per_func,
-    reward_weights,
-    num_generations,
+    rewards_per_func: Tensor,
+    reward_weights: Tensor,
+    num_generations: int,
     *,
-    scale_rewards="group",
-    multi_objective_aggregation="sum_then_normalize",
-    completion_mask=None,
-    per_token_logps=None,
-    sampling_per_token_logps=None,
-    vllm_importance_sampling_mode="sequence_mask",
-    vllm_importance_sampling_clip_min=None,
-    vllm_importance_sampling_clip_max=3.0,
-    **options,
-):
+    scale_rewards: str = "group",
+    multi_objective_aggregation: str = "sum_then_normalize",
+    completion_mask: Tensor | None = None,
+    per_token_logps: Tensor | None = None,
+    sampling_per_token_logps: Tensor | None = None,
+    vllm_importance_sampling_mode: str = "sequence_mask",
+    vllm_importance_sampling_clip_min: float | None = None,
+    vllm_importance_sampling_clip_max: float = 3.0,
+    **options: Any,
+) -> dict[str, Any]:
     """The batch that GRPOTrainer hands its loss: a dict with "advantages" (B,) and others.
 
     rewards_per_func           (B, K), NaN = missing
@@ -54,18 +56,18 @@ def grpo(
 
 
 def rloo(
-    rewards_per_func,
-    reward_weights,
-    num_generations,
+    rewards_per_func: Tensor,
+    reward_weights: Tensor,
+    num_generations: int,
     *,
-    per_token_logps,
-    ref_per_token_logps=None,
-    completion_mask=None,
-    beta=0.0,
-    reward_clip_range=None,
-    normalize_advantages=False,
-    **options,
-):
+    per_token_logps: Tensor,
+    ref_per_token_logps: Tensor | None = None,
+    completion_mask: Tensor | None = None,
+    beta: float = 0.0,
+    reward_clip_range: tuple[float, float] | None = None,
+    normalize_advantages: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
     """The batch that RLOOTrainer hands its loss: a dict with "advantages", "old_logps" and others.
 
     per_token_logps, ref_per_token_logps   (B, T)

@@ -1,20 +1,22 @@
 """TRL's own SFT loss on bare logits."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 
 
 def loss(
-    logits,
-    tokens,
-    completion_mask,
+    logits: Tensor,
+    tokens: Tensor,
+    completion_mask: Tensor,
     *,
-    loss_type="nll",
-    label_smoothing_factor=0.0,
-    num_items_in_batch=None,
-    metrics=None,
-):
+    loss_type: str = "nll",
+    label_smoothing_factor: float = 0.0,
+    num_items_in_batch: Tensor | int | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Tensor:
     """`SFTTrainer.compute_loss`, a 0-d tensor with its graph.
 
     logits            (B, T, V)  any dtype and device; they predict `tokens`

@@ -2,24 +2,26 @@
 
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 from reference_math.conformance import stubs
+from reference_math.conformance._types import Tensor
 from reference_math.conformance.trl_grpo import token_inputs
 
 
 def sdpo(
-    logits,
-    tokens,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    advantages,
-    completion_mask,
+    logits: Tensor,
+    tokens: Tensor,
+    old_per_token_logps: Tensor | None,
+    teacher_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
     *,
-    is_clip,
-    has_teacher=None,
-    reduction,
-    **options,
-):
+    is_clip: float | None,
+    has_teacher: Tensor | None = None,
+    reduction: str,
+    **options: Any,
+) -> Tensor:
     """`SDPOTrainer.compute_loss` in mode "sampled_token", a 0-d tensor with its graph.
 
     logits                    (B, T, V)  any dtype and device; logits[b, t] predict tokens[b, t]
@@ -32,25 +34,34 @@ def sdpo(
     options                   distillation_weight, epsilon_low, ...: fields of SDPOConfig
     """
     teacher_logits = logits_of(teacher_per_token_logps, tokens, logits.shape[-1])
-    args = logits, teacher_logits, tokens, old_per_token_logps, advantages, completion_mask
     more = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
     more |= {"distillation_is_clip": is_clip, "loss_type": reduction}
-    return _sdpo(*args, has_teacher=has_teacher, **more, **options)
+    return _sdpo(
+        logits,
+        teacher_logits,
+        tokens,
+        old_per_token_logps,
+        advantages,
+        completion_mask,
+        has_teacher=has_teacher,
+        **more,
+        **options,
+    )
 
 
 def sdpo_of_logits(
-    student_logits,
-    teacher_logits,
-    completion_mask,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    completion_mask: Tensor,
     *,
-    alpha,
-    topk=None,
-    add_tail=False,
-    has_teacher=None,
-    tokens=None,
-    old_per_token_logps=None,
-    is_clip=None,
-):
+    alpha: float,
+    topk: int | None = None,
+    add_tail: bool = False,
+    has_teacher: Tensor | None = None,
+    tokens: Tensor | None = None,
+    old_per_token_logps: Tensor | None = None,
+    is_clip: float | None = None,
+) -> Tensor:
     """`SDPOTrainer.compute_loss` at distillation_weight 1, in mode "full_logits" or "topk_logits".
 
     student_logits, teacher_logits   (B, T, V)
@@ -77,17 +88,17 @@ def sdpo_of_logits(
 
 
 def sdpo_of_server(
-    student_logits,
-    support_ids,
-    teacher_support_logps,
-    tokens,
-    teacher_per_token_logps,
-    completion_mask,
+    student_logits: Tensor,
+    support_ids: Tensor,
+    teacher_support_logps: Tensor,
+    tokens: Tensor,
+    teacher_per_token_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    alpha,
-    add_tail,
-    mode="topk_logits",
-):
+    alpha: float,
+    add_tail: bool,
+    mode: str = "topk_logits",
+) -> Tensor:
     """`SDPOTrainer.compute_loss` at distillation_weight 1 with the teacher on the generation server.
 
     student_logits            (B, T, V)
@@ -166,16 +177,16 @@ def _sdpo(
 
 
 def iw_opd(
-    logits,
-    tokens,
-    old_per_token_logps,
-    teacher_per_token_logps,
-    completion_mask,
+    logits: Tensor,
+    tokens: Tensor,
+    old_per_token_logps: Tensor | None,
+    teacher_per_token_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    gamma,
-    num_items_in_batch=None,
-    epsilon=1e-8,
-):
+    gamma: float,
+    num_items_in_batch: Tensor | int | None = None,
+    epsilon: float = 1e-8,
+) -> Tensor:
     """`IWOPDTrainer.compute_loss` with distillation_objective "iw_opd", a 0-d tensor with its graph.
 
     The arguments are those of `sdpo`; old_per_token_logps may be None.
@@ -186,24 +197,24 @@ def iw_opd(
     inputs = _labelled(tokens, completion_mask)
     if old_per_token_logps is not None:
         inputs["rollout_logprobs"] = torch.nn.functional.pad(old_per_token_logps, (1, 0))
-    options = {"iw_opd_gamma": gamma, "iw_opd_epsilon": epsilon, "temperature": 1.0}
+    options: dict[str, Any] = {"iw_opd_gamma": gamma, "iw_opd_epsilon": epsilon, "temperature": 1.0}
     options |= {"distillation_objective": "iw_opd"}
     return _iw_opd_trainer(logits, teacher_logits, inputs, num_items_in_batch, **options)
 
 
 def iw_opd_jsd(
-    student_logits,
-    teacher_logits,
-    tokens,
-    completion_mask,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    tokens: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    top_k,
-    add_tail,
-    temperature=1.0,
-    top_1_mode="sampled",
-    num_items_in_batch=None,
-):
+    beta: float,
+    top_k: int,
+    add_tail: bool,
+    temperature: float = 1.0,
+    top_1_mode: str = "sampled",
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
     """`IWOPDTrainer.compute_loss` with distillation_objective "jsd" and a local teacher.
 
     student_logits, teacher_logits   (B, T, V)
@@ -212,7 +223,7 @@ def iw_opd_jsd(
     top_k, add_tail                  loss_top_k (0: all tokens), loss_add_tail
     top_1_mode                       reverse_kl_top_1_mode, where top_k is 1
     """
-    options = {"beta": beta, "loss_top_k": top_k, "loss_add_tail": add_tail}
+    options: dict[str, Any] = {"beta": beta, "loss_top_k": top_k, "loss_add_tail": add_tail}
     options |= {"temperature": temperature, "reverse_kl_top_1_mode": top_1_mode}
     options |= {"distillation_objective": "jsd"}
     inputs = _labelled(tokens, completion_mask)
@@ -249,16 +260,16 @@ def _iw_opd_trainer(student_logits, teacher_logits, inputs, num_items_in_batch, 
 
 
 def server_distillation(
-    student_logits,
-    support_ids,
-    teacher_support_logps,
-    completion_mask,
+    student_logits: Tensor,
+    support_ids: Tensor,
+    teacher_support_logps: Tensor,
+    completion_mask: Tensor,
     *,
-    beta,
-    add_tail,
-    temperature=1.0,
-    gradient_accumulation_steps=1,
-):
+    beta: float,
+    add_tail: bool,
+    temperature: float = 1.0,
+    gradient_accumulation_steps: int = 1,
+) -> Tensor:
     """`ServerDistillationTrainer.compute_loss`, a 0-d tensor with its graph.
 
     student_logits          (B, T, V)  any dtype and device
@@ -304,7 +315,7 @@ def server_distillation(
     return ServerDistillationTrainer.compute_loss(trainer, model, inputs)
 
 
-def logits_of(per_token_logps, tokens, vocab_size):
+def logits_of(per_token_logps: Tensor, tokens: Tensor, vocab_size: int) -> Tensor:
     """(B, T, V) logits that give each token its log-probability, and all others what is left, alike."""
     import torch
 

@@ -4,17 +4,20 @@ A variant turns a function (arrays, options) -> (value, gradient) into another o
 gradient of None means that it is computed numerically from the value, with nothing held constant.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from reference_math._types import Array
+from reference_math.conformance._types import Arrays, Loss, Options, Variant
 from reference_math.conventions import TABLE
 
 HELD = "held"
 WRT = "per_token_logps"  # every loss's gradient is taken to it
 
 
-def given(change):
+def given(change: Callable[[Arrays], Arrays]) -> Variant:
     """Call f on changed arrays: change(arrays) returns the new ones by name. They stay constants.
 
     When the gradient is computed numerically, HELD holds the arrays as they were before the step.
@@ -24,7 +27,7 @@ def given(change):
     )
 
 
-def moving(change):
+def moving(change: Callable[[Arrays], Arrays]) -> Variant:
     """Like `given`, for changes that depend on the policy's log-probs.
 
     The gradient is then computed numerically from the value.
@@ -32,11 +35,11 @@ def moving(change):
     return lambda f: lambda arrays, options: (f(arrays | change(arrays), options)[0], None)
 
 
-def optioned(**changed):
+def optioned(**changed: Any) -> Variant:
     return lambda f: lambda arrays, options: f(arrays, options | changed)
 
 
-def times(factor):
+def times(factor: Callable[[Arrays], float]) -> Variant:
     """Multiply f by factor(arrays)."""
 
     def variant(f):
@@ -50,12 +53,12 @@ def times(factor):
     return variant
 
 
-def undetached(f):
+def undetached(f: Loss) -> Loss:
     """Let the gradient flow through what the reference holds constant."""
     return lambda arrays, options: (f(arrays | {HELD: {}}, options)[0], None)
 
 
-def detached(f):
+def detached(f: Loss) -> Loss:
     """Return the value of f with a gradient of zero."""
     return lambda arrays, options: (f(arrays, options)[0], np.zeros_like(arrays[WRT]))
 
@@ -63,13 +66,15 @@ def detached(f):
 class Hyperparameter(NamedTuple):
     """A number of the objective that `check` fits where no convention explains the difference."""
 
-    asked: object  # the number that the options ask for, or None
-    variant: object  # variant(x) is the convention "x in place of `asked`"
-    grid: np.ndarray  # increasing; the fit looks between its points
+    asked: Any  # the number that the options ask for, or None
+    variant: Callable[[float], Variant]  # variant(x) is the convention "x in place of `asked`"
+    grid: Array  # increasing; the fit looks between its points
     note: str = ""
 
 
-def hyperparameter(name, options, default, grid, note=""):
+def hyperparameter(
+    name: str, options: Options, default: object, grid: Array, note: str = ""
+) -> dict[str, Hyperparameter]:
     """The option of that name as a Hyperparameter."""
     asked = options.get(name, default)
     return {name: Hyperparameter(asked, lambda x: optioned(**{name: x}), grid, note)}
@@ -81,7 +86,7 @@ STD_EPS = np.geomspace(1e-12, 1.0, 49)
 LENGTHS = np.geomspace(1.0, 1e6, 61)
 
 
-def swapped(one, other):
+def swapped(one: str, other: str) -> Variant:
     return moving(lambda arrays: {one: arrays[other], other: arrays[one]})
 
 
@@ -111,7 +116,7 @@ MASK = {
 }
 
 
-def as_in(kind=("trl", "library"), **said):
+def as_in(kind: Sequence[str] = ("trl", "library"), **said: object) -> str:
     """Who else does so, from the table of conventions."""
     names = [
         row["name"]
@@ -121,6 +126,6 @@ def as_in(kind=("trl", "library"), **said):
     return f" (as in {', '.join(names)})" if names else ""
 
 
-def random_mask(rng, rows, tokens):
+def random_mask(rng: np.random.Generator, rows: int, tokens: int) -> Array:
     lengths = rng.integers(1, tokens, size=(rows, 1))
     return (np.arange(tokens) < lengths).astype(float)
