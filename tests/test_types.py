@@ -38,9 +38,9 @@ def without_types(source):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_function_is_annotated(package):
-    files = sorted((ROOT / package).glob("*.py"))
+    files = sorted((ROOT / package).rglob("*.py"))
     assert len(files) > 20
-    found = {path.name: without_types(path.read_text()) for path in files}
+    found = {str(path.relative_to(ROOT)): without_types(path.read_text()) for path in files}
     assert {name: missing for name, missing in found.items() if missing} == {}
 
 
