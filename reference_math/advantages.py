@@ -128,7 +128,7 @@ def centered(x: Array, axis: int | None) -> Array:
     return x - np.nansum(x, axis=axis, keepdims=True) / np.maximum(count, 1)
 
 
-def std(deviations: ArrayLike, axis: int | None, *, ddof: float) -> Array:
+def std(deviations: Array, axis: int | None, *, ddof: float) -> Array:
     """Root of the mean square of what is there; 0 for one value alone, whatever ddof.
 
     >>> std(np.array([[-1.0, 1.0, np.nan]]), axis=1, ddof=1)          # sqrt(2 / (2 - 1))

@@ -95,7 +95,7 @@ def loss_grad(
 
 
 def per_token_loss(
-    per_token_logps: ArrayLike,
+    per_token_logps: Array,
     log_weights: Array,
     advantages: ArrayLike,
     *,

@@ -80,7 +80,7 @@ def loss_grad(
 
 
 def on_topk(
-    logits: ArrayLike, student_logits: ArrayLike, *, topk: int | None = None, add_tail: bool = False
+    logits: Array, student_logits: Array, *, topk: int | None = None, add_tail: bool = False
 ) -> tuple[Array, Array]:
     """Logits of the student's k likeliest tokens, and of one bucket for all others.
 

@@ -105,7 +105,7 @@ def loss_grad(
 
 
 def per_token_loss(
-    per_token_logps: ArrayLike,
+    per_token_logps: Array,
     log_w: Array,
     advantages: ArrayLike,
     *,
