@@ -1,4 +1,4 @@
-"""Numpy-only references of every post-training objective.
+"""References of every post-training objective, in numpy alone.
 
     import reference_math
     reference_math.<TAB>              every module, loaded when it is first used

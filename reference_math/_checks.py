@@ -28,7 +28,7 @@ def array(
     ndim: int | None = None,
     dtype: DTypeLike = np.float64,
 ) -> NDArray[Any]:
-    """`x` as an array of `dtype` (None keeps its own); NaN and inf pass.
+    """Return `x` as an array of `dtype` (None keeps its own); NaN and inf pass.
 
     shape   an exact shape; None in it matches any length: (None, 3)
     ndim    or only the number of axes
@@ -55,7 +55,7 @@ def finite(
     ndim: int | None = None,
     dtype: DTypeLike = np.float64,
 ) -> NDArray[Any]:
-    """`array` without NaN or infinity.
+    """Return `array` of `x`; refuse NaN and infinity.
 
     >>> finite("advantages", [1.0, float("nan")])
     Traceback (most recent call last):
@@ -69,7 +69,7 @@ def finite(
 def maybe_missing(
     name: str, x: object, *, shape: Shape | None = None, ndim: int | None = None
 ) -> Array:
-    """Finite numbers; missing ones, None or NaN, are returned as NaN.
+    """Return finite numbers as an array; None and NaN, which mean missing, become NaN.
 
     >>> maybe_missing("rewards", [1.0, None])
     array([ 1., nan])
@@ -79,7 +79,7 @@ def maybe_missing(
 
 
 def mask01(name: str, m: object, *, shape: Shape | None = None, ndim: int | None = None) -> Array:
-    """A mask as float64: 1 = counts, 0 = does not."""
+    """Return a mask as float64; refuse any value but 0 and 1 (1 = counts)."""
     m = array(name, m, shape=shape, ndim=ndim)
     bad = m[(m != 0) & (m != 1)]
     if bad.size:
@@ -90,7 +90,7 @@ def mask01(name: str, m: object, *, shape: Shape | None = None, ndim: int | None
 
 
 def counted(name: str, x: object, mask: Array) -> Array:
-    """`x` where the mask is 1 and 0 elsewhere: values in the padding are not read, NaN or not.
+    """Return `x` where the mask is 1 and 0 elsewhere; values in the padding are not read, NaN or not.
 
     >>> counted("per_token_logps", [[-1.0, float("nan")]], np.array([[1.0, 0.0]]))
     array([[-1.,  0.]])
@@ -100,7 +100,7 @@ def counted(name: str, x: object, mask: Array) -> Array:
 
 
 def counted_logits(name: str, logits: object, mask: Array) -> Array:
-    """(B, T, V) logits, 0 where the mask (B, T) is 0: values there are not read.
+    """Return (B, T, V) logits, 0 where the mask (B, T) is 0; values there are not read.
 
     >>> mask = np.array([[1.0, 0.0]])
     >>> counted_logits("logits", [[[1.0, 2.0], [float("nan"), 0.0]]], mask).tolist()
@@ -114,7 +114,7 @@ def counted_logits(name: str, logits: object, mask: Array) -> Array:
 def token_ids(
     name: str, ids: object, *, vocab_size: int, shape: Shape | None = None, ndim: int | None = None
 ) -> IntArray:
-    """Integers from 0 to vocab_size - 1.
+    """Return integers; refuse any outside 0 to vocab_size - 1.
 
     >>> token_ids("tokens", [[0, 7]], vocab_size=5)
     Traceback (most recent call last):
@@ -133,7 +133,7 @@ def token_ids(
 
 
 def same_shape(**arrays: ArrayLike) -> None:
-    """All arrays have the first one's shape.
+    """Refuse arrays whose shape is not that of the first one.
 
     >>> same_shape(per_token_logps=np.zeros((2, 3)), ref_per_token_logps=np.zeros((2, 4)))
     Traceback (most recent call last):
@@ -157,7 +157,7 @@ def number(
     below: float | None = None,
     at_most: float | None = None,
 ) -> float:
-    """One finite number inside the bounds, as a float.
+    """Return one finite number as a float; refuse it outside the bounds.
 
     >>> number("beta", 0.0, above=0)
     Traceback (most recent call last):
@@ -181,7 +181,7 @@ def number(
 
 
 def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:
-    """`value`, if it is one of the choices.
+    """Return `value`; refuse it if it is none of the choices.
 
     >>> one_of("reduction", "avg", ("mean", "sum"))
     Traceback (most recent call last):
@@ -194,7 +194,7 @@ def one_of(name: str, value: Any, choices: Collection[Any]) -> Any:
 
 
 def groups(name: str, rows: int, num_generations: float) -> int:
-    """`num_generations` as an int, if `rows` rows split into whole groups of it.
+    """Return `num_generations` as an int; refuse `rows` rows that are not whole groups of it.
 
     >>> groups("rewards", 6, 4)
     Traceback (most recent call last):

@@ -22,7 +22,7 @@ enumeration and limits, and against the libraries and the torch twin.
 
 
 def text() -> str:
-    """The whole file as one string."""
+    """Return the whole file as one string."""
     families = dict.fromkeys(objective.family for objective in catalogue.OBJECTIVES)
     return HEAD + "".join(_section(family) for family in families) + _rest()
 

@@ -1,4 +1,4 @@
-"""Old names: each works for one more release, warns, and says what to call instead."""
+"""Keep old names for one more release: each warns and says what to call instead."""
 
 import importlib
 import sys
@@ -17,7 +17,7 @@ def module(old: str) -> None:
 def both(
     loss: Callable[..., float], loss_grad: Callable[..., Any]
 ) -> Callable[..., tuple[float, Any]]:
-    """The old `loss_and_grad` of a module that now has `loss` and `loss_grad`."""
+    """Return the old `loss_and_grad` of a module that now has `loss` and `loss_grad`."""
 
     def loss_and_grad(*args, **kwargs):
         home = loss.__module__
@@ -28,7 +28,7 @@ def both(
 
 
 def function(old: str, new: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that was called `old`."""
+    """Return a function under its old name `old`: it warns and calls the new one."""
 
     def alias(*args, **kwargs):
         _warn(f"{new.__module__}.{old}", f"{new.__module__}.{new.__name__}")

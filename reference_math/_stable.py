@@ -1,4 +1,4 @@
-"""Four functions whose obvious form overflows or loses digits."""
+"""Compute four functions whose obvious form overflows or loses digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def log_sigmoid(x: Array) -> Array:
-    """log(1 / (1 + e^-x)), never taken as the log of a quotient: e^-x overflows below -709.
+    """Compute log(1 / (1 + e^-x)), not as the log of a quotient: e^-x overflows below -709.
 
     >>> log_sigmoid(np.array([-1000.0, 0.0, 50.0])).tolist()   # -x, ln 1/2, -e^-50
     [-1000.0, -0.6931471805599453, -1.9287498479639178e-22]
@@ -17,7 +17,7 @@ def log_sigmoid(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x), accurate in both tails.  1 - sigmoid(x) is sigmoid(-x), to every digit.
+    """Compute 1 / (1 + e^-x), accurate in both tails.  1 - sigmoid(x) is sigmoid(-x), to every digit.
 
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
     [0.0, 0.5, 1.0]
@@ -27,7 +27,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def log1mexp(x: Array) -> Array:
-    """log(1 - e^x) for x <= 0.  Near 0 by expm1, far below by log1p: each loses digits at the other.
+    """Compute log(1 - e^x) for x <= 0: near 0 by expm1, far below by log1p, which lose digits elsewhere.
 
     >>> log1mexp(np.array([-50.0, -1e-20])).tolist()   # -e^-50, ln 1e-20
     [-1.928749847963918e-22, -46.051701859880914]
@@ -37,7 +37,7 @@ def log1mexp(x: Array) -> Array:
 
 
 def exp_minus_tangent(x: ArrayLike) -> Array:
-    """e^x - 1 - x, never negative.  The differences cancel as x -> 0: below 0.1 the Taylor series.
+    """Compute e^x - 1 - x, never negative; below 0.1 by its Taylor series, where the differences cancel.
 
     >>> float(exp_minus_tangent(1e-9))   # x^2 / 2; expm1(x) - x keeps half of these digits
     5.000000001666667e-19

@@ -4,11 +4,11 @@
     L  = mean_b (beta2 log p(y_b) / p_ref(y_b) - (r_b - V*_b))^2
 
 Source    Brantley et al., Optimal Advantage Regression, arXiv 2505.20686
-          TRL: experimental A2POTrainer (1.16), beta1 0.5, beta2 1e-3, 8 answers a prompt
+          TRL: experimental A2POTrainer (1.16), beta1 0.5, beta2 1e-3, 8 answers per prompt
 Lesson    none
 Proof     tests/laws/test_a2po.py, tests/parity/test_a2po.py
 
-Shapes    B completions, one a prompt, T positions; `optimal_value`: P prompts, n answers each.
+Shapes    B completions, one per prompt, T positions; `optimal_value`: P prompts, n answers each.
 
 The policy that maximises E[r] - beta KL(policy || reference) has log p / p_ref = (r - V*) / beta, so
 at beta1 = beta2 = beta and the exact V* the loss is 0 there and nowhere else.  TRL, and the paper's
@@ -24,7 +24,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def optimal_value(rewards: ArrayLike, *, beta1: float) -> Array:
-    """V*, between the mean reward (beta1 large) and the best one (beta1 -> 0).
+    """Estimate V*, between the mean reward (beta1 large) and the best one (beta1 -> 0).
 
     rewards   (P, n)  of the reference's answers
     beta1     > 0
@@ -50,7 +50,7 @@ def loss(
     *,
     beta2: float,
 ) -> float:
-    """The mean square over the completions, a float; none: 0.
+    """Compute the mean square over the completions, a float; 0 for an empty batch.
 
     per_token_logps       (B, T)  of the policy, which sampled them
     ref_per_token_logps   (B, T)
@@ -77,7 +77,7 @@ def loss_grad(
     *,
     beta2: float,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T): 2 beta2 error / B on every token of the completion.
+    """Compute d loss / d(per_token_logps), (B, T): 2 beta2 error / B on every token of the completion.
 
     >>> logps, ref = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
     >>> loss_grad(logps, ref, [1.0], [0.5], [[1, 1]], beta2=1.0).round(4)

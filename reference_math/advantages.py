@@ -1,4 +1,4 @@
-"""Advantages: the reward of a completion relative to the others of its group, one per completion.
+"""Compute advantages: the reward of each completion relative to the others of its group.
 
 Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, section 4.1.2
           batch          Liu et al., Tricks or Traps? (Lite PPO), arXiv 2508.08221
@@ -10,12 +10,12 @@ Torch     reference_math.torch.advantages     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_advantages.py, tests/parity/test_advantages.py
 
 Shapes    B completions in prompt-major groups of num_generations: rows 0..G-1 answer prompt 0.
-Missing   a reward that is None or NaN: its row leaves every mean and std, and its advantage is 0.
-          So is that of a row with no rival (a group, or a batch, of one).
+Missing   a reward that is None or NaN: its row is left out of every mean and std, and its advantage
+          is 0. The advantage is also 0 in a group, or a batch, of one.
 
-A group of equal rewards gets exactly 0. In float32 TRL does not quite: the mean of equal numbers
-can be one rounding off, and dividing by a std of almost nothing plus 1e-4 makes up to 9.4e-3 of it.
-Here a group is measured from its own lowest reward first, so equal rewards are exact zeros.
+A group of equal rewards gets exactly 0. In float32 TRL does not quite: the mean of equal numbers can
+be off by one rounding, which a std near 0 plus 1e-4 turns into advantages of up to 9.4e-3. Here the
+lowest reward of the group is subtracted first, so equal rewards give exact zeros.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from reference_math._types import Array, ArrayLike, Rewards
 
 
 def group(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
-    """GRPO: the reward less the group's mean, in units of the group's std.
+    """Compute GRPO's advantage: the reward minus the group's mean, divided by the group's std.
 
     A_i = (r_i - mean_group) / (std_group + eps)
 
-    rewards           (B,)  one a completion; None or NaN = missing
+    rewards           (B,)  one per completion; None or NaN = missing
     num_generations   completions of one prompt
     ddof              std divides by count - ddof: 1 in torch and TRL, 0 in numpy
     eps               added to the std: 1e-4 in TRL, 1e-6 or 1e-8 elsewhere
@@ -47,7 +47,7 @@ def group(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) ->
 
 
 def batch(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
-    """The mean is still the group's, the std is that of all the rewards of the batch.
+    """Compute the reward minus the group's mean, divided by the std of all rewards of the batch.
 
     A_i = (r_i - mean_group) / (std_batch + eps)
 
@@ -60,7 +60,7 @@ def batch(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) ->
 
 
 def dr_grpo(rewards: Rewards, num_generations: int) -> Array:
-    """Dr. GRPO: no std, so a hard prompt and an easy one weigh the same (TRL: "none").
+    """Compute Dr. GRPO's advantage, without a std: hard and easy prompts weigh the same (TRL: "none").
 
     A_i = r_i - mean_group
 
@@ -71,7 +71,7 @@ def dr_grpo(rewards: Rewards, num_generations: int) -> Array:
 
 
 def leave_one_out(rewards: Rewards, num_generations: int) -> Array:
-    """RLOO: the baseline is the mean of the others, so it does not depend on the completion.
+    """Compute RLOO's advantage: its baseline is the mean of the others, independent of the completion.
 
     A_i = r_i - mean_{j != i} r_j = n / (n - 1) (r_i - mean_group)       n completions with a reward
 
@@ -86,7 +86,7 @@ def leave_one_out(rewards: Rewards, num_generations: int) -> Array:
 def leave_one_out_scaled(
     rewards: Rewards, num_generations: int, *, ddof: float, eps: float
 ) -> Array:
-    """NeMo-RL: the others' mean is the baseline, the others' std the unit.
+    """Compute NeMo-RL's advantage: the reward minus the others' mean, divided by the others' std.
 
     A_i = (r_i - mean_{j != i} r_j) / (std_{j != i} + eps)       undivided where the others are equal
 
@@ -101,7 +101,7 @@ def leave_one_out_scaled(
 
 
 def whiten(values: Rewards, *, ddof: float, eps: float) -> Array:
-    """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed.
+    """Compute REINFORCE++'s advantage: mean 0 and std 1 over the whole batch, all prompts together.
 
     A_i = (v_i - mean_batch) / (std_batch + eps)
 
@@ -116,7 +116,7 @@ def whiten(values: Rewards, *, ddof: float, eps: float) -> Array:
 
 
 def centered(x: Array, axis: int | None) -> Array:
-    """x less its mean over what is there; NaN stays NaN; equal values give exact zeros.
+    """Subtract the mean of the values that are not missing; NaN stays NaN; equal values give exact zeros.
 
     >>> centered(np.array([[1.0, 2.0, np.nan]]), axis=1)
     array([[-0.5,  0.5,  nan]])
@@ -129,7 +129,7 @@ def centered(x: Array, axis: int | None) -> Array:
 
 
 def std(deviations: Array, axis: int | None, *, ddof: float) -> Array:
-    """Root of the mean square of what is there; 0 for one value alone, whatever ddof.
+    """Compute the std of deviations that are not missing; 0 for one value alone, whatever ddof.
 
     >>> std(np.array([[-1.0, 1.0, np.nan]]), axis=1, ddof=1)          # sqrt(2 / (2 - 1))
     array([[1.41421356]])
@@ -141,7 +141,7 @@ def std(deviations: Array, axis: int | None, *, ddof: float) -> Array:
 
 
 def standardized(deviations: ArrayLike, scale: Array, *, eps: float) -> Array:
-    """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0.
+    """Compute deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0.
 
     >>> standardized(np.array([2.0, 0.0, np.nan]), np.array([4.0, 0.0, 4.0]), eps=0.0)
     array([0.5, 0. , 0. ])

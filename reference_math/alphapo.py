@@ -7,9 +7,10 @@ Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_alphapo.py, tests/parity/test_cpo_trainer.py
 
 Shapes    any; the same in and out.
-TRL       CPOTrainer, alpha (trl.experimental), takes (e^s)^-alpha: inf where the answer's probability
-          rounds to 0, and NaN of two such; on summed log-probabilities (loss_type "sigmoid", "hinge")
-          in float32 that is any answer of 104 nats. loss_type="alphapo" leaves alpha at its 0: SimPO.
+TRL       CPOTrainer, alpha (trl.experimental), computes (e^s)^-alpha: inf where the answer's
+          probability rounds to 0, and NaN where both answers' do. With summed log-probabilities
+          (loss_type "sigmoid", "hinge") in float32 this holds for every answer of 104 nats or more.
+          loss_type="alphapo" leaves alpha at its default of 0, which is SimPO.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy as np
 from reference_math import _checks
 from reference_math._types import Array, ArrayLike
 
-_LARGEST = 340.0  # e^340 and its square, which ipo takes, fit in float64; beyond it stands still
+_LARGEST = (
+    340.0  # e^340 and its square, which ipo takes, fit in float64; beyond it the reward is constant
+)
 
 
 def reward(mean_logps: ArrayLike, *, alpha: float) -> Array:
-    """(1 - e^(-alpha s)) / alpha, increasing in s: steep for unlikely answers where alpha > 0.
+    """Compute (1 - e^(-alpha s)) / alpha, increasing in s: steep for unlikely answers where alpha > 0.
 
     mean_logps   s, the mean log-probability of an answer's tokens
     alpha        any number; 0 is s itself
@@ -36,7 +39,7 @@ def reward(mean_logps: ArrayLike, *, alpha: float) -> Array:
 
 
 def reward_grad(mean_logps: ArrayLike, *, alpha: float) -> Array:
-    """d reward / d s = e^(-alpha s) = p^-alpha; 0 where the reward stands still.
+    """Compute d reward / d s = e^(-alpha s) = p^-alpha; 0 where the reward is cut off.
 
     >>> reward_grad(np.log([0.5, 1.0]), alpha=1.0)
     array([2., 1.])

@@ -10,9 +10,9 @@ Proof     tests/laws/test_bco.py, tests/parity/test_bco.py
 
 Shapes    B answers, each with its own prompt.
 Steps     `implicit_rewards.rewards`; `running_delta` of them, the batch's own included; `loss`.
-TRL       BCOTrainer, last in 1.13.0: delta is the mean of all rewards ever seen, the first as much
-          as the last, in float32. The paper's lies midway between the two classes' means
-          (`midpoint`): the two agree where both have as many answers.
+TRL       BCOTrainer, last in 1.13.0: delta is the plain mean of all rewards seen so far, old and new
+          alike, in float32. The paper's lies midway between the two classes' means (`midpoint`): the
+          two agree where both classes have as many answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def running_delta(delta: float, count: int, rewards: ArrayLike) -> tuple[float, int]:
-    """(delta, count) after this batch's rewards: the mean of all seen so far, and their number.
+    """Compute (delta, count) after this batch: the mean of all rewards seen so far, and their number.
 
     Starts at (0, 0).  A constant for the gradient; evaluation does not update it.
 
@@ -41,7 +41,7 @@ def running_delta(delta: float, count: int, rewards: ArrayLike) -> tuple[float, 
 
 
 def midpoint(rewards: ArrayLike, label: ArrayLike) -> float:
-    """The paper's delta of one batch: halfway between the mean rewards of the two classes.
+    """Compute the paper's delta of one batch: halfway between the mean rewards of the two classes.
 
     rewards (B,), label (B,) 1 = desirable -> a float; a class that is missing counts as the other
 
@@ -57,7 +57,7 @@ def midpoint(rewards: ArrayLike, label: ArrayLike) -> float:
 def density_ratio(
     prob_desirable: ArrayLike, *, min_density_ratio: float = 0.5, max_density_ratio: float = 10.0
 ) -> Array:
-    """w of an undesirable answer: how much likelier its prompt is among the desirable ones.
+    """Compute w of undesirable answers: how much likelier each prompt is among the desirable ones.
 
     prob_desirable   (B,)  of a classifier of prompts, 0 to 1
     returns          (B,)  p / (1 - p), clipped.  TRL adds 1e-8 to 1 - p instead of clipping p
@@ -83,7 +83,7 @@ def loss(
     beta: float,
     weights: ArrayLike | None = None,
 ) -> float:
-    """The loss of one batch, a float.  No answers: 0.
+    """Compute the loss of one batch, a float; 0 for an empty batch.
 
     logps, ref_logps   (B,)  of whole answers
     label              (B,)  1 = desirable
@@ -106,7 +106,7 @@ def loss_grad(
     beta: float,
     weights: ArrayLike | None = None,
 ) -> Array:
-    """d loss / d logps, (B,): -+w beta sigmoid(-+(r - delta)) / B.
+    """Compute d loss / d logps, (B,): -+w beta sigmoid(-+(r - delta)) / B.
 
     >>> loss_grad([-1.0], [-2.0], [1], delta=0.1, beta=0.1)
     array([-0.05])

@@ -22,7 +22,7 @@ from reference_math._types import Array, NDArray
 
 
 class Objective(NamedTuple):
-    """One method: an objective with a loss and a gradient, or a part of one (`loss` is empty).
+    """Describe one method: an objective with a loss and a gradient, or a part of one (`loss` is empty).
 
     family           heading of the index
     names            what papers and libraries call it, the most usual name first
@@ -51,32 +51,32 @@ class Objective(NamedTuple):
 
     @property
     def lesson(self) -> str:
-        """The notebook that uses the method, or ""."""
+        """Return the notebook that uses the method, or ""."""
         return next(
             (f"notebooks/{k}.ipynb" for k, names in LESSONS.items() if self.names[0] in names), ""
         )
 
     def value(self, **given: Any) -> float:
-        """The loss, or for a part its formula, of example inputs unless others are given."""
+        """Compute the loss (of a part: its formula) on the example inputs, or on others that are passed."""
         return function(self.loss or self.formula)(**self.inputs() | self.options | given)
 
     def gradient(self, **given: Any) -> Array | tuple[Array, ...]:
-        """The gradient to `wrt`: an array, or a tuple of one array for each of them."""
+        """Compute the gradient with respect to `wrt`: an array, or one array for each name in a tuple."""
         f = function(f"{self.loss or self.formula}_grad")
         return f(**self.inputs() | self.options | given)
 
     def inputs(self) -> dict[str, NDArray[Any]]:
-        """Example arrays by the names of the arguments."""
+        """Return example arrays by the names of the arguments."""
         required = [p.name for p in self._parameters() if p.default is p.empty]
         names = [name for name in required if name in ARRAYS]
         return {name: ARRAYS[name] for name in names} | self.arrays
 
     def to(self) -> tuple[str, ...]:
-        """The names of the arrays that the gradient is to."""
+        """Return the names of the arrays with respect to which the gradient is taken."""
         return self.wrt or (next(iter(self.inputs())),)
 
     def signature(self) -> str:
-        """The call, with its arguments: "grpo.loss(per_token_logps, ..., *, epsilon_low, ...)"."""
+        """Return the call with its arguments: "grpo.loss(per_token_logps, ..., *, epsilon_low, ...)"."""
         name = self.loss or self.formula
         bare = [p.replace(annotation=p.empty) for p in self._parameters()]
         return f"{name}{inspect.Signature(bare)}"
@@ -86,7 +86,7 @@ class Objective(NamedTuple):
 
 
 def function(name: str) -> Any:
-    """The function "module.name" of this package.
+    """Return the function "module.name" of this package.
 
     >>> function("kl.k3").__name__
     'k3'
@@ -476,7 +476,7 @@ LESSONS = {
 
 
 class Entry(NamedTuple):
-    """What `find` tells of one method.  Print it."""
+    """The answer of `find` about one method.  Print it."""
 
     names: tuple
     formula: str
@@ -524,7 +524,7 @@ def find(name: str) -> Entry:
 
 
 def describe(objective: Objective) -> Entry:
-    """The `Entry` of one objective; its proof and its twin stand in the header of its module."""
+    """Return the `Entry` of one objective; its proof and its twin stand in the header of its module."""
     name = objective.loss or objective.formula
     is_function = callable(function(name))
     header = headers(objective.formula.partition(".")[0])
@@ -541,7 +541,7 @@ def describe(objective: Objective) -> Entry:
 
 
 def headers(module: str) -> dict[str, Any]:
-    """What the header of a module names: {"Proof": (files), "Torch": a module, "Lesson": a file}.
+    """Read a module's header: {"Proof": (files), "Torch": a module, "Lesson": a file}.
 
     >>> headers("kl")["Torch"], headers("kl")["Lesson"]
     ('reference_math.torch.kl', 'notebooks/03_grpo.ipynb')

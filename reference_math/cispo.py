@@ -43,7 +43,7 @@ def loss(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_min and
+    """Compute the loss of one micro-batch, a float; the arguments of `grpo.loss`, with epsilon_min and
     epsilon_max instead of epsilon_low, epsilon_high and delta.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
@@ -78,7 +78,7 @@ def loss_grad(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(importance_sampling_level="token")
     >>> loss_grad(logps, logps, [2.0], [[1, 1]], epsilon_max=0.2, reduction="grpo", **options)
@@ -102,7 +102,7 @@ def per_token_loss(
     epsilon_max: float,
     epsilon_min: float = 0.0,
 ) -> Array:
-    """c of each token.
+    """Compute c, the loss of each token.
 
     per_token_logps   (B, T)
     log_weights       (B, T) or (B, 1)
@@ -123,7 +123,7 @@ def per_token_loss(
 def per_token_loss_grad(
     log_weights: Array, advantages: ArrayLike, *, epsilon_max: float, epsilon_min: float = 0.0
 ) -> Array:
-    """d per_token_loss / d(per_token_logps) = -(w between its bounds) A: c is linear in log p.
+    """Compute d per_token_loss / d(per_token_logps) = -(w between its bounds) A: c is linear in log p.
 
     >>> per_token_loss_grad(np.log([[0.1, 1.0, 9.0]]), [1.0], epsilon_max=5.0)
     array([[-0.1, -1. , -5. ]])

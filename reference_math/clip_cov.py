@@ -37,17 +37,17 @@ def keep_mask(
     epsilon_high: float,
     rng: np.random.Generator,
 ) -> Array:
-    """0 where a token was drawn, 1 elsewhere, the padding included.
+    """Compute a mask: 0 where a token was drawn, 1 elsewhere, the padding included.
 
     per_token_logps             (B, T)  log-probability of each sampled token under the policy
     old_per_token_logps         (B, T)  the same when it was sampled
-    advantages                  (B,), or (B, T) for one a token
+    advantages                  (B,), or (B, T) for one per token
     completion_mask             (B, T)  1 = counts
     share                       above 0, at most 1: of the tokens that count, how many are drawn; one
                                 at least, and no more than there are between the bounds
     cov_low, cov_high           bounds of the covariance, both left out
     epsilon_low, epsilon_high   of the clip
-    rng                         a numpy Generator, which draws
+    rng                         a numpy Generator, for the draws
 
     >>> logps, options = np.log([[0.9, 0.1, 0.5]]), dict(epsilon_low=0.2, epsilon_high=0.2)
     >>> options |= dict(share=1.0, cov_low=0.1, cov_high=5.0, rng=np.random.default_rng(0))

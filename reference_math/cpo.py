@@ -25,7 +25,7 @@ def pair_loss(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> Array:
-    """-(1 - eps) log sigmoid(h) - eps log sigmoid(-h), h = beta (chosen - rejected), (B,).
+    """Compute -(1 - eps) log sigmoid(h) - eps log sigmoid(-h), h = beta (chosen - rejected), (B,).
 
     chosen_scores, rejected_scores   (B,)  CPO: log p of the answer; SimPO, AlphaPO: a score made from
                                      its mean log p; cDPO: the log-ratio log p - log p_ref
@@ -47,7 +47,7 @@ def pair_loss_grad(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> tuple[Array, Array]:
-    """(d/d chosen, d/d rejected) = -+beta ((1 - eps) sigmoid(-h) - eps sigmoid(h)), each (B,).
+    """Compute (d/d chosen, d/d rejected) = -+beta ((1 - eps) sigmoid(-h) - eps sigmoid(h)), each (B,).
 
     >>> pair_loss_grad([1.0], [1.0], beta=0.1, label_smoothing=0.25)   # 0.1 (3/8 - 1/8)
     (array([-0.025]), array([0.025]))

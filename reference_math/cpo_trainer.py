@@ -37,7 +37,7 @@ def loss(
     simpo_gamma: float = 0.5,
     alpha: float = 0.0,
 ) -> float:
-    """The loss of one batch, a float.  Option names and defaults are TRL's.
+    """Compute the loss of one batch, a float.  Option names and defaults are TRL's.
 
     per_token_logps   (2B, T)
     completion_mask   (2B, T)
@@ -46,10 +46,10 @@ def loss(
     label_smoothing   read by sigmoid and simpo
     cpo_alpha         weight of the nll, a mean over the batch's chosen tokens (the paper sums an
                       answer's). The paper's SimPO and AlphaPO: 0
-    alpha             AlphaPO's; other than 0 it bends the summed log-probabilities as well, as in
-                      TRL, where the paper has means
+    alpha             AlphaPO's; other than 0 it also transforms the summed log-probabilities, as in
+                      TRL; the paper has means alone
 
-    An empty answer has s = 0, and no chosen token an nll of 0 (TRL: NaN for a mean of nothing).
+    An empty answer has s = 0. If no chosen token counts, the nll is 0 (TRL: NaN).
 
     >>> logps, one = np.log([[0.5], [0.25]]), [[1], [1]]
     >>> round(loss(logps, one, beta=1.0, cpo_alpha=0.0), 4)   # h = ln 2: ln 3/2
@@ -70,7 +70,7 @@ def loss_grad(
     simpo_gamma: float = 0.5,
     alpha: float = 0.0,
 ) -> Array:
-    """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> logps, one = np.log([[0.5], [0.25]]), [[1], [1]]
     >>> loss_grad(logps, one, beta=1.0, cpo_alpha=0.0).round(4).tolist()   # -+1/3

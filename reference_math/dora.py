@@ -4,7 +4,7 @@ Source    Liu et al., "DoRA", arXiv 2402.09353, equation 5; the detached norm, s
 Lesson    none
 Proof     tests/laws/test_dora.py, tests/parity/test_dora.py
 
-Shapes    as in lora.py; magnitude m (out,), one length a row (an output neuron).
+Shapes    as in lora.py; magnitude m (out,), one length per row (an output neuron).
 
 W' = m * V / |V|       V = W + scaling * B A, |V| the L2 norm of each row
 A row with |V| = 0 has no direction. PEFT divides by zero there and returns NaN; here the row
@@ -23,7 +23,7 @@ from reference_math._types import Array, ArrayLike
 def weight_norm(
     weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float
 ) -> Array:
-    """|V|, the length of each row of W + scaling * B A. The magnitude starts as this.
+    """Compute |V|, the length of each row of W + scaling * B A; the magnitude is initialised to it.
 
     returns   (out,)
 
@@ -43,7 +43,7 @@ def forward(
     scaling: float,
     bias: ArrayLike | None = None,
 ) -> Array:
-    """y = m/|V| * (x W^T + scaling * x A^T B^T) + bias        the bias is not scaled
+    """Compute y = m/|V| * (x W^T + scaling * x A^T B^T) + bias        the bias is not scaled
 
     x         (..., in)   magnitude   (out,)   the rest as in lora.forward
     returns   (..., out)
@@ -66,7 +66,7 @@ def forward_grad(
     *,
     scaling: float,
 ) -> tuple[Array, Array, Array, Array]:
-    """Gradients of `forward` to x, A, B and m, the norm held constant as the paper says.
+    """Compute the gradients of `forward` to x, A, B and m, the norm held constant as in the paper.
 
     grad_y    (..., out)
     returns   (grad_x (..., in), grad_A (r, in), grad_B (out, r), grad_magnitude (out,))
@@ -92,7 +92,7 @@ def forward_grad(
 def merge(
     weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, magnitude: ArrayLike, *, scaling: float
 ) -> Array:
-    """W' = m/|V| * V as one matrix.
+    """Compute W' = m/|V| * V as one matrix.
 
     >>> merge([[3.0, 4.0]], [[1.0, 1.0]], [[0.0]], [10.0], scaling=1.0)
     array([[6., 8.]])
@@ -110,7 +110,7 @@ def unmerge(
     *,
     scaling: float,
 ) -> Array:
-    """W back from `merge`'s result. `norm` is weight_norm of the original weight: the merged
+    """Recover W from `merge`'s result. `norm` is weight_norm of the original weight: the merged
     rows have length m, so it cannot be read off them.
 
     A zero magnitude has erased its row: a ValueError.

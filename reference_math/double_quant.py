@@ -1,11 +1,11 @@
-"""Double quantisation: NF4's float32 scales as 8-bit numbers, 0.5 bits a weight down to 0.127.
+"""Double quantisation: store NF4's float32 scales in 8 bits, 0.127 bits per weight instead of 0.5.
 
 Source    Dettmers et al., "QLoRA", arXiv 2305.14314, section 3; the 8-bit values: Dettmers,
           "8-Bit Approximations for Parallelism in Deep Learning", arXiv 1511.04561
 Lesson    none
 Proof     tests/laws/test_double_quant.py, tests/parity/test_double_quant.py
 
-Shapes    absmax (k,) float32, NF4's scales, one a block; they stand in groups of 256, each
+Shapes    absmax (k,) float32, NF4's scales, one per block; they stand in groups of 256, each
           with a scale of its own, the last group shorter: g = ceil(k/256).
 
 absmax ~ offset + DYNAMIC_MAP[code] * scale of its group      offset: the mean of all absmax
@@ -23,7 +23,7 @@ GROUP = 256
 
 
 def dynamic_map() -> Float32Array:
-    """The 256 values: more digits near ±1, more range near 0, and exactly 0 and 1.
+    """Return the 256 values: more digits near ±1, more range near 0, and exactly 0 and 1.
 
     For i = 0..6, the midpoints of 2^i equal parts of [0.1, 1], times 10^(i-6), both signs.
 
@@ -44,7 +44,7 @@ def dynamic_map() -> Float32Array:
 def quantize(
     absmax: ArrayLike, *, rule: str, offset: float | None = None
 ) -> tuple[ByteArray, Float32Array, np.float32]:
-    """The scales as 8-bit codes of what is left when their mean is taken away.
+    """Subtract the mean of the scales and quantise the rest to 8-bit codes.
 
     absmax    (k,)       rounded to float32
     rule      "nearest"  the nearest value, as the paper says and as bitsandbytes on a GPU
@@ -76,7 +76,7 @@ def quantize(
 
 
 def dequantize(codes: ArrayLike, group_scale: ArrayLike, offset: float) -> Float32Array:
-    """The scales again: DYNAMIC_MAP[code] * group_scale + offset, in float32.
+    """Recover the scales: DYNAMIC_MAP[code] * group_scale + offset, in float32.
 
     codes     (k,) uint8        group_scale   (g,)      offset   a number
     returns   (k,) float32
@@ -92,7 +92,7 @@ def dequantize(codes: ArrayLike, group_scale: ArrayLike, offset: float) -> Float
 
 
 def nearest(unit: Float32Array) -> ByteArray:
-    """The code of the nearest of the 256 values; a tie takes the lower one.
+    """Find the code of the nearest of the 256 values; a tie takes the lower one.
 
     unit      (k,) float32, in [-1, 1]
     returns   (k,) uint8
@@ -105,7 +105,7 @@ def nearest(unit: Float32Array) -> ByteArray:
 
 
 def cpu(unit: Float32Array) -> ByteArray:
-    """bitsandbytes' CPU kernel: `nearest` of the closest of 65536 grid points from -1 to 1.
+    """Follow bitsandbytes' CPU kernel: `nearest` of the closest of 65536 grid points from -1 to 1.
 
     The grid's step is 3e-5, far wider than the 256 values are near zero.
 

@@ -23,7 +23,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def sequence_weights(completion_mask: ArrayLike, *, ld_alpha: float | None = None) -> Array:
-    """Weight of each token in its answer's log-probability (LD-DPO: the tail weighs less).
+    """Compute the weight of each token in its answer's log-probability (LD-DPO: the tail weighs less).
 
     completion_mask   (2B, T)  1 = the answer's tokens
     ld_alpha          0 to 1: weight of the tokens beyond the shorter answer's length; None = 1
@@ -47,7 +47,7 @@ def sequence_weights(completion_mask: ArrayLike, *, ld_alpha: float | None = Non
 def sequence_logps(
     per_token_logps: ArrayLike, completion_mask: ArrayLike, *, ld_alpha: float | None = None
 ) -> Array:
-    """Log-probability of each answer; its gradient is `sequence_weights`.  Empty: log 1 = 0.
+    """Compute each answer's log-probability; its gradient is `sequence_weights`.  Empty: log 1 = 0.
 
     per_token_logps   (2B, T)
     completion_mask   (2B, T)
@@ -62,7 +62,7 @@ def sequence_logps(
 
 
 def chosen_mask(completion_mask: ArrayLike) -> Array:
-    """The mask with the rejected rows set to 0, (2B, T): the tokens of an nll of the chosen answers.
+    """Set the mask's rejected rows to 0, (2B, T): the tokens of an nll of the chosen answers.
 
     >>> chosen_mask([[1, 1], [1, 0]])
     array([[1., 1.],
@@ -73,7 +73,7 @@ def chosen_mask(completion_mask: ArrayLike) -> Array:
 
 
 def sigmoid(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """-log sigmoid(h), h = beta (chosen - rejected): finite at any margin.
+    """Compute -log sigmoid(h), h = beta (chosen - rejected): finite at any margin.
 
     chosen_logratios, rejected_logratios   (B,)  or their f-divergence scores
     beta                                   strength of the penalty for moving away from the reference; >= 0
@@ -88,7 +88,7 @@ def sigmoid(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta:
 def sigmoid_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(d/d chosen, d/d rejected) = (-beta sigmoid(-h), +beta sigmoid(-h)), each (B,).
+    """Compute (d/d chosen, d/d rejected) = (-beta sigmoid(-h), +beta sigmoid(-h)), each (B,).
 
     >>> sigmoid_grad([1.0], [1.0], beta=0.1)   # half of beta each way
     (array([-0.05]), array([0.05]))
@@ -98,7 +98,7 @@ def sigmoid_grad(
 
 
 def hinge(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """max(0, 1 - h): zero once the margin reaches 1.  Shapes as in `sigmoid`.
+    """Compute max(0, 1 - h): zero once the margin reaches 1.  Shapes as in `sigmoid`.
 
     >>> hinge([3.0], [1.0], beta=0.1)   # 1 - 0.1 (3 - 1)
     array([0.8])
@@ -109,7 +109,7 @@ def hinge(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: f
 def hinge_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(-beta, +beta) while h < 1, else 0; at exactly h = 1 the gradient is 0, as in torch.
+    """Compute (-beta, +beta) while h < 1, else 0; at exactly h = 1 the gradient is 0, as in torch.
 
     >>> hinge_grad([3.0], [1.0], beta=0.1)
     (array([-0.1]), array([0.1]))
@@ -119,7 +119,7 @@ def hinge_grad(
 
 
 def ipo(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """Squared distance of the margin from its target: (chosen - rejected - 1/(2 beta))^2.
+    """Compute the margin's squared distance from its target: (chosen - rejected - 1/(2 beta))^2.
 
     A larger margin is penalised too. beta is the paper's tau.
 
@@ -136,7 +136,7 @@ def ipo(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: flo
 def ipo_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(2 error, -2 error), error = chosen - rejected - 1/(2 beta).
+    """Compute (2 error, -2 error), error = chosen - rejected - 1/(2 beta).
 
     >>> ipo_grad([2.0], [1.0], beta=0.25)
     (array([-2.]), array([2.]))
@@ -146,7 +146,7 @@ def ipo_grad(
 
 
 def pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike) -> tuple[Array, Array]:
-    """Both arrays as float64, checked to be finite and of one shape (B,).
+    """Return both arrays as float64, checked to be finite and of one shape (B,).
 
     >>> pair([1], [2])
     (array([1.]), array([2.]))
@@ -156,7 +156,7 @@ def pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike) -> tuple[Ar
 
 
 def margin(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, beta: float) -> Array:
-    """h = beta (chosen - rejected), (B,).
+    """Compute h = beta (chosen - rejected), (B,).
 
     >>> margin([3.0], [1.0], 0.1)
     array([0.2])

@@ -27,7 +27,7 @@ def robust(
     beta: float,
     label_smoothing: float,
 ) -> Array:
-    """Unbiased for the clean labels if eps of them are swapped; 0 <= eps < 1/2.
+    """Compute a loss that is unbiased for the clean labels if a share eps is swapped; 0 <= eps < 1/2.
 
     (-(1 - eps) log sigmoid(h) + eps log sigmoid(-h)) / (1 - 2 eps)
 
@@ -46,7 +46,7 @@ def robust_grad(
     beta: float,
     label_smoothing: float,
 ) -> tuple[Array, Array]:
-    """+-beta (-(1 - eps) sigmoid(-h) - eps sigmoid(h)) / (1 - 2 eps).
+    """Compute +-beta (-(1 - eps) sigmoid(-h) - eps sigmoid(h)) / (1 - 2 eps).
 
     >>> robust_grad([1.0], [1.0], beta=0.1, label_smoothing=0.25)   # 0.1 (-1/2) / (1/2)
     (array([-0.1]), array([0.1]))
@@ -63,7 +63,7 @@ def exo_pair(
     beta: float,
     label_smoothing: float,
 ) -> Array:
-    """KL between two Bernoulli distributions, (sigmoid(h), sigmoid(-h)) from (1 - eps, eps).
+    """Compute KL of two Bernoulli distributions, (sigmoid(h), sigmoid(-h)) from (1 - eps, eps).
 
     0 < eps < 1.
 
@@ -83,7 +83,7 @@ def exo_pair_grad(
     beta: float,
     label_smoothing: float,
 ) -> tuple[Array, Array]:
-    """+-beta sigmoid(h) sigmoid(-h) (h - log((1 - eps) / eps)): 0 once the odds are right.
+    """Compute +-beta sigmoid(h) sigmoid(-h) (h - log((1 - eps) / eps)): 0 once the odds are right.
 
     dKL = log(q / p) - log((1 - q) / (1 - p)) for dq = sigmoid(h) sigmoid(-h) dh, log-odds of q = h.
 
@@ -98,7 +98,7 @@ def exo_pair_grad(
 def discopop(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float, discopop_tau: float
 ) -> Array:
-    """DiscoPOP, a loss that a language model proposed: logistic where h < 0, exponential where h > 0.
+    """Compute DiscoPOP, which a language model proposed: logistic where h < 0, exponential where h > 0.
 
     (1 - s) (-log sigmoid(h)) + s e^-h        s = sigmoid(h / tau)
 
@@ -117,7 +117,7 @@ def discopop(
 def discopop_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float, discopop_tau: float
 ) -> tuple[Array, Array]:
-    """+-beta times  s' (log sigmoid(h) + e^-h) - (1 - s) sigmoid(-h) - s e^-h,  s' = s (1-s) / tau.
+    """Compute +-beta times  s' (log sigmoid(h) + e^-h) - (1 - s) sigmoid(-h) - s e^-h,  s' = s (1-s) / tau.
 
     >>> discopop_grad([1.0], [1.0], beta=0.1, discopop_tau=1.0)[0].round(4)   # h = 0
     array([-0.0673])
@@ -131,7 +131,7 @@ def discopop_grad(
 
 
 def aot(upper: ArrayLike, lower: ArrayLike, *, beta: float, label_smoothing: float) -> Array:
-    """Alignment via optimal transport: compare sorted values, the i-th smallest of each array.
+    """Align by optimal transport: compare sorted values, the i-th smallest of each array.
 
     -(1 - eps) log sigmoid(h) - eps log sigmoid(-h)        h = beta (sort(upper) - sort(lower))
 
@@ -150,7 +150,7 @@ def aot(upper: ArrayLike, lower: ArrayLike, *, beta: float, label_smoothing: flo
 def aot_grad(
     upper: ArrayLike, lower: ArrayLike, *, beta: float, label_smoothing: float
 ) -> tuple[Array, Array]:
-    """+-beta (eps - sigmoid(-h)) of each value's rank, in the original order of the values.
+    """Compute +-beta (eps - sigmoid(-h)) of each value's rank, in the original order of the values.
 
     >>> aot_grad([3.0, 1.0], [1.0, 3.0], beta=0.1, label_smoothing=0.0)
     (array([-0.05, -0.05]), array([0.05, 0.05]))

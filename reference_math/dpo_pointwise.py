@@ -20,7 +20,7 @@ from reference_math.dpo import pair
 
 
 def nca_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """-log sigmoid(beta a) - 1/2 log sigmoid(-beta a) - 1/2 log sigmoid(-beta b).
+    """Compute -log sigmoid(beta a) - 1/2 log sigmoid(-beta a) - 1/2 log sigmoid(-beta b).
 
     The middle term keeps the chosen answer's likelihood from drifting.
 
@@ -34,7 +34,7 @@ def nca_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta
 def nca_pair_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(beta (1/2 sigmoid(beta a) - sigmoid(-beta a)), beta/2 sigmoid(beta b)).
+    """Compute (beta (1/2 sigmoid(beta a) - sigmoid(-beta a)), beta/2 sigmoid(beta b)).
 
     >>> nca_pair_grad([0.0], [0.0], beta=0.1)
     (array([-0.025]), array([0.025]))
@@ -44,7 +44,7 @@ def nca_pair_grad(
 
 
 def bco_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """-log sigmoid(beta a) - log sigmoid(-beta b): a classifier; the paper's reward shift is not here.
+    """Compute -log sigmoid(beta a) - log sigmoid(-beta b), a classifier, without the paper's reward shift.
 
     >>> bco_pair([0.0], [0.0], beta=0.1).round(4)   # 2 ln 2
     array([1.3863])
@@ -56,7 +56,7 @@ def bco_pair(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta
 def bco_pair_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(-beta sigmoid(-beta a), beta sigmoid(beta b)).
+    """Compute (-beta sigmoid(-beta a), beta sigmoid(beta b)).
 
     >>> bco_pair_grad([0.0], [0.0], beta=0.1)
     (array([-0.05]), array([0.05]))
@@ -66,7 +66,7 @@ def bco_pair_grad(
 
 
 def sppo_hard(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2; beta > 0, 1/beta is the paper's eta.
+    """Compute (a - 1/(2 beta))^2 + (b + 1/(2 beta))^2; beta > 0, 1/beta is the paper's eta.
 
     >>> sppo_hard([1.0], [0.0], beta=0.5)   # (1 - 1)^2 + (0 + 1)^2
     array([1.])
@@ -79,7 +79,7 @@ def sppo_hard(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, bet
 def sppo_hard_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(2 (a - 1/(2 beta)), 2 (b + 1/(2 beta))).
+    """Compute (2 (a - 1/(2 beta)), 2 (b + 1/(2 beta))).
 
     >>> sppo_hard_grad([1.0], [0.0], beta=0.5)
     (array([0.]), array([2.]))
@@ -90,7 +90,9 @@ def sppo_hard_grad(
 
 
 def apo_zero(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """1 - sigmoid(beta a) + sigmoid(beta b): chosen up, rejected down.  (Chosen better than policy.)
+    """Compute 1 - sigmoid(beta a) + sigmoid(beta b): raise the chosen answer, lower the rejected one.
+
+    For pairs whose chosen answer is better than the policy's own answers.
 
     >>> apo_zero([0.0], [0.0], beta=0.1)
     array([1.])
@@ -102,7 +104,7 @@ def apo_zero(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta
 def apo_zero_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(-beta s(a) s(-a), beta s(b) s(-b)), s the sigmoid of beta times its argument.
+    """Compute (-beta s(a) s(-a), beta s(b) s(-b)), s the sigmoid of beta times its argument.
 
     >>> apo_zero_grad([0.0], [0.0], beta=0.1)
     (array([-0.025]), array([0.025]))
@@ -112,7 +114,9 @@ def apo_zero_grad(
 
 
 def apo_down(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float) -> Array:
-    """sigmoid(beta a) + 1 - sigmoid(beta (a - b)): both down, rejected more.  (Policy better.)
+    """Compute sigmoid(beta a) + 1 - sigmoid(beta (a - b)): lower both, the rejected one more.
+
+    For pairs whose answers are both worse than the policy's own answers.
 
     >>> apo_down([0.0], [0.0], beta=0.1)
     array([1.])
@@ -124,7 +128,7 @@ def apo_down(chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta
 def apo_down_grad(
     chosen_logratios: ArrayLike, rejected_logratios: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(beta (s(a) s(-a) - m), beta m), m = s(a - b) s(b - a).
+    """Compute (beta (s(a) s(-a) - m), beta m), m = s(a - b) s(b - a).
 
     >>> apo_down_grad([0.0], [0.0], beta=0.1)
     (array([0.]), array([0.025]))

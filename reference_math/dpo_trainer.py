@@ -66,7 +66,7 @@ def loss(
     log_sum_sq_probs: ArrayLike | None = None,
     discopop_tau: float = 0.05,
 ) -> float:
-    """The loss of one batch, a float.  Option names and defaults are TRL's.
+    """Compute the loss of one batch, a float.  Option names and defaults are TRL's.
 
     per_token_logps       (2B, T)
     ref_per_token_logps   (2B, T)  a constant
@@ -106,7 +106,7 @@ def loss_grad(
     log_sum_sq_probs: ArrayLike | None = None,
     discopop_tau: float = 0.05,
 ) -> Array:
-    """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> half, quarter = np.log([[0.5]]), np.log([[0.25]])
     >>> logps, ref = np.concatenate([half, quarter]), np.concatenate([quarter, half])

@@ -1,4 +1,4 @@
-"""DPPO: a trust region by how far a token's probability moved, in place of the clip of its ratio.
+"""DPPO: a trust region in the token's probability, in place of the clip of its ratio.
 
     c = -sg[ min(w, truncation) keep ] A log p         w = p / p_old
 
@@ -15,7 +15,7 @@ Shapes    B completions, T tokens each.    Natural logs.
 
 A clip of the ratio stops a token of probability 0.001 at 0.0012 and lets one of 0.5 go to 0.6.  The
 difference of probabilities, the total variation of the two binary distributions, treats both alike.
-Only a token that has already moved too far the way its advantage pushes it is left out.
+Only a token that has already moved too far in the direction of its advantage is left out.
 
 Without a truncation the gradient is that of -w A, whose value SkyRL takes, with the sampler's
 probabilities for p_old.  verl takes the value above.  Its truncation is clip_ratio_c, 3 by default in its
@@ -49,11 +49,11 @@ def loss(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps         (B, T)  log-probability of each sampled token under the policy
     old_per_token_logps     (B, T)  the same when it was sampled
-    advantages              (B,), or (B, T) for one a token
+    advantages              (B,), or (B, T) for one per token
     completion_mask         (B, T)  1 = counts
     divergence              "tv" or "kl"
     delta_low, delta_high   >= 0, bounds of the divergence where A <= 0 and where A > 0
@@ -93,7 +93,7 @@ def loss_grad(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps) = -min(w, truncation) keep A, reduced: c is linear in log p.
+    """Compute d loss / d(per_token_logps) = -min(w, truncation) keep A, reduced: c is linear in log p.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.4, 0.5]])
     >>> options = dict(divergence="tv", delta_low=0.05, truncation=1.2, reduction="grpo")
@@ -132,7 +132,7 @@ def keep_mask(
     delta_low: float,
     delta_high: float,
 ) -> Array:
-    """1 where a token counts: it is inside the trust region, or on its way back.  1 in the padding.
+    """Compute a mask: 1 where a token is inside the trust region or moves back towards it, and in the padding.
 
     >>> logps, old = np.log([[0.5, 0.3, 0.5]]), np.log([[0.4, 0.4, 0.5]])
     >>> bounds = dict(divergence="tv", delta_low=0.05, delta_high=0.05)
@@ -155,7 +155,7 @@ def keep_mask(
 
 
 def binary_kl(per_token_logps: ArrayLike, old_per_token_logps: ArrayLike) -> Array:
-    """KL(old || policy) of two binary distributions: this token, or any other.
+    """Compute KL(old || policy) of two binary distributions: this token against all others.
 
     per_token_logps, old_per_token_logps   (B, T)  at most 0
     returns                                (B, T)  inf where the policy is sure and the old one was not

@@ -1,4 +1,4 @@
-"""Entropy in the GRPO family: mask of high-entropy tokens, entropy bonus, coefficient controller.
+"""Entropy in the GRPO family: a mask of high-entropy tokens, an entropy bonus, its controller.
 
 Source    high_entropy_mask   Wang et al., Beyond the 80/20 Rule, arXiv 2506.01939
           bonus, next_coef    Skywork-OR1, arXiv 2505.22312
@@ -20,7 +20,7 @@ from reference_math._types import Array, ArrayLike
 def high_entropy_mask(
     entropies: ArrayLike, completion_mask: ArrayLike, *, top_entropy_quantile: float
 ) -> Array:
-    """1 = one of the top_entropy_quantile of the batch's tokens by entropy, where choices are made.
+    """Mark with 1 the top_entropy_quantile of the batch's tokens with the highest entropy.
 
     The bar is the (1 - top_entropy_quantile) quantile, interpolated linearly between two tokens;
     a token at the bar is in.
@@ -44,7 +44,7 @@ def high_entropy_mask(
 
 
 def bonus(entropies: ArrayLike, completion_mask: ArrayLike) -> float:
-    """The mean entropy of the tokens that count; 0 when none does. A trainer maximises it:
+    """Compute the mean entropy of the tokens that count; 0 when none does. A trainer maximises it:
 
     loss = policy loss - entropy_coef * bonus
 
@@ -59,7 +59,7 @@ def bonus(entropies: ArrayLike, completion_mask: ArrayLike) -> float:
 
 
 def bonus_grad(completion_mask: ArrayLike) -> Array:
-    """d bonus / d(entropies), (B, T): one over the tokens that count.
+    """Compute d bonus / d(entropies), (B, T): one over the tokens that count.
 
     >>> bonus_grad([[1, 1, 0]])
     array([[0.5, 0.5, 0. ]])
@@ -77,7 +77,7 @@ def next_coef(
     low: float,
     high: float,
 ) -> float:
-    """Skywork-OR1's controller, one optimizer step: up by `step` while the entropy is at or below
+    """Update Skywork-OR1's coefficient by one optimizer step: up by `step` while the entropy is at or below
     its target, down by it above, inside [low, high]. TRL also applies the coefficient only while
     the entropy of the step before was at or below the target.
 

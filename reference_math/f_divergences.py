@@ -1,7 +1,6 @@
 """DPO under other divergences: each answer's log-ratio u becomes the score F(u) = f'(e^u).
 
-Reverse KL, plain DPO, is the only one whose score is unbounded in both
-directions.
+Reverse KL, plain DPO, is the only one whose score is unbounded in both directions.
 
 Source    Wang et al. (f-DPO), arXiv 2309.16240, table 1 (constants that cancel in a margin left out)
 Lesson    none
@@ -20,7 +19,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def reverse_kl(u: ArrayLike) -> Array:
-    """F(u) = u, from f(t) = t log t.
+    """Compute F(u) = u, from f(t) = t log t.
 
     >>> reverse_kl([2.0])
     array([2.])
@@ -29,7 +28,7 @@ def reverse_kl(u: ArrayLike) -> Array:
 
 
 def reverse_kl_grad(u: ArrayLike) -> Array:
-    """F'(u) = 1.
+    """Compute F'(u) = 1.
 
     >>> reverse_kl_grad([2.0])
     array([1.])
@@ -38,7 +37,7 @@ def reverse_kl_grad(u: ArrayLike) -> Array:
 
 
 def forward_kl(u: ArrayLike) -> Array:
-    """F(u) = 1 - e^-u, from f(t) = -log t: the score saturates at 1 as the
+    """Compute F(u) = 1 - e^-u, from f(t) = -log t: the score saturates at 1 as the
     answer becomes likelier.
 
     >>> forward_kl([np.log(2.0)])
@@ -48,7 +47,7 @@ def forward_kl(u: ArrayLike) -> Array:
 
 
 def forward_kl_grad(u: ArrayLike) -> Array:
-    """F'(u) = e^-u.
+    """Compute F'(u) = e^-u.
 
     >>> forward_kl_grad([np.log(2.0)])
     array([0.5])
@@ -57,7 +56,7 @@ def forward_kl_grad(u: ArrayLike) -> Array:
 
 
 def js_divergence(u: ArrayLike) -> Array:
-    """F(u) = log 2 + log sigmoid(u) = log(2t / (1 + t)), t = e^u.
+    """Compute F(u) = log 2 + log sigmoid(u) = log(2t / (1 + t)), t = e^u.
 
     >>> js_divergence([np.log(3.0)]).round(4)   # ln 3/2
     array([0.4055])
@@ -66,7 +65,7 @@ def js_divergence(u: ArrayLike) -> Array:
 
 
 def js_divergence_grad(u: ArrayLike) -> Array:
-    """F'(u) = sigmoid(-u).
+    """Compute F'(u) = sigmoid(-u).
 
     >>> js_divergence_grad([np.log(3.0)])
     array([0.25])
@@ -75,7 +74,7 @@ def js_divergence_grad(u: ArrayLike) -> Array:
 
 
 def alpha_divergence(u: ArrayLike, *, alpha: float, max_exponent: float) -> Array:
-    """F(u) = (t^(alpha - 1) - 1) / (alpha - 1), t = e^u; u itself at alpha = 1.
+    """Compute F(u) = (t^(alpha - 1) - 1) / (alpha - 1), t = e^u; u itself at alpha = 1.
 
     alpha          1: reverse KL; 0: forward KL; TRL: 0.5, and 1 wherever |alpha - 1| < 1e-6
     max_exponent   (alpha - 1) u is cut off above it; np.inf: the paper's; TRL: 80, float16: 11
@@ -90,7 +89,7 @@ def alpha_divergence(u: ArrayLike, *, alpha: float, max_exponent: float) -> Arra
 
 
 def alpha_divergence_grad(u: ArrayLike, *, alpha: float, max_exponent: float) -> Array:
-    """F'(u) = t^(alpha - 1); 0 beyond the cut-off, where F is flat.
+    """Compute F'(u) = t^(alpha - 1); 0 beyond the cut-off, where F is flat.
 
     >>> alpha_divergence_grad([np.log(4.0)], alpha=0.5, max_exponent=80.0)
     array([0.5])

@@ -48,7 +48,7 @@ def advantages(
 
 
 def returns(advantages: ArrayLike, values: ArrayLike, state_mask: ArrayLike) -> Array:
-    """R_t = A_t + V_t, what the critic learns; of the advantages before they are whitened.
+    """Compute R_t = A_t + V_t, the critic's target, from the advantages before they are whitened.
 
     >>> returns([[0.125, 0.75]], [[0.5, 0.25]], [[1, 1]])
     array([[0.625, 1.   ]])
@@ -61,7 +61,7 @@ def returns(advantages: ArrayLike, values: ArrayLike, state_mask: ArrayLike) -> 
 def masked_whiten(
     x: ArrayLike, mask: ArrayLike, *, ddof: float, eps: float, shift_mean: bool = True
 ) -> Array:
-    """(x - mean) / sqrt(var + eps) over all that counts in the batch.
+    """Compute (x - mean) / sqrt(var + eps) over the whole batch where the mask is 1.
 
     x            (B, T)
     mask         (B, T)  1 = counts
@@ -87,7 +87,7 @@ def masked_whiten(
 
 
 def ones_first(name: str, mask: ArrayLike) -> Array:
-    """A mask without holes, as float64: what counts stands on the left, the padding on the right.
+    """Return a mask without holes as float64: the ones on the left, the padding on the right.
 
     >>> ones_first("completion_mask", [[0, 1]])
     Traceback (most recent call last):

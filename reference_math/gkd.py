@@ -1,4 +1,4 @@
-"""Distillation: the generalised Jensen-Shannon divergence between a teacher and a student, per token.
+"""GKD: distil by the generalised Jensen-Shannon divergence of teacher and student, per token.
 
     D = beta KL(P || M) + (1 - beta) KL(Q || M)      M = beta P + (1 - beta) Q      0 < beta < 1
     beta = 0: KL(P || Q)        beta = 1: KL(Q || P)          P the teacher, Q the student
@@ -11,8 +11,9 @@ Proof     tests/laws/test_gkd.py, tests/parity/test_gkd.py
 Shapes    B sequences, T positions, V tokens of vocabulary.    In nats.
           logits[b, t] are already shifted: they predict the token that completion_mask[b, t] counts.
 
-Between the ends D is at most a coin's entropy, H(beta), and D / beta -> KL(P || Q) as beta -> 0: D
-itself goes to 0.  So beta = 0 and 0.001 are different losses, not near ones; so at the other end.
+For 0 < beta < 1, D is at most H(beta), the entropy of a Bernoulli distribution.  As beta -> 0, D goes
+to 0 and D / beta to KL(P || Q).  So the losses at beta = 0 and at 0.001 are far apart; the same holds
+at beta = 1.
 
 TRL's GKDTrainer never passes its `temperature` on: it samples at 0.9 and compares at 1.  On a batch
 of the student's own answers it divides by num_items_in_batch, counted on the data set's answers.
@@ -29,7 +30,7 @@ from reference_math._types import Array, ArrayLike
 def divergence(
     student_logits: ArrayLike, teacher_logits: ArrayLike, *, beta: float, temperature: float = 1.0
 ) -> Array:
-    """D of each position.
+    """Compute the divergence D of each position.
 
     student_logits, teacher_logits   (..., V)
     beta                             0 to 1
@@ -53,7 +54,7 @@ def divergence(
 def divergence_grad(
     student_logits: ArrayLike, teacher_logits: ArrayLike, *, beta: float, temperature: float = 1.0
 ) -> Array:
-    """d D / d(student_logits), (..., V); the teacher is constant.  It sums to 0 over V.
+    """Compute d D / d(student_logits), (..., V); the teacher is constant.  It sums to 0 over V.
 
     beta = 0:  (Q - P) / temperature
     else       (1 - beta) Q (log Q - log M - KL(Q || M)) / temperature, without the 1 - beta at 1
@@ -73,7 +74,7 @@ def divergence_grad(
 
 
 def kl_weights(beta: float) -> tuple[float, float]:
-    """Weights of KL(P || M) and KL(Q || M) in D: (beta, 1 - beta).
+    """Return the weights of KL(P || M) and KL(Q || M) in D: (beta, 1 - beta).
 
     At beta = 0 they are (1, 0), at beta = 1 (0, 1): D is the other KL alone there.
 
@@ -85,7 +86,7 @@ def kl_weights(beta: float) -> tuple[float, float]:
 
 
 def log_mixture(log_q: ArrayLike, log_p: ArrayLike, beta: float) -> Array:
-    """log M, (..., V), of log Q and log P; at beta = 0 it is log Q, at beta = 1 log P.
+    """Compute log M, (..., V), of log Q and log P; at beta = 0 it is log Q, at beta = 1 log P.
 
     >>> np.exp(log_mixture(np.log([0.75, 0.25]), np.log([0.5, 0.5]), 0.5))
     array([0.625, 0.375])
@@ -103,7 +104,7 @@ def loss(
     temperature: float = 1.0,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """The mean over the tokens that count, a float; none counts: 0.
+    """Compute the mean over the tokens that count, a float; 0 if no token counts.
 
     student_logits, teacher_logits   (B, T, V)
     completion_mask                  (B, T)  1 = counts
@@ -129,7 +130,7 @@ def loss_grad(
     temperature: float = 1.0,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """d loss / d(student_logits), (B, T, V).
+    """Compute d loss / d(student_logits), (B, T, V).
 
     >>> student, teacher = [[[np.log(3.0), 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]
     >>> loss_grad(student, teacher, [[1, 0]], beta=0.0).round(4).tolist()

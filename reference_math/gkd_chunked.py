@@ -1,4 +1,4 @@
-"""Distillation from hidden states: `gkd`'s divergence without ever holding a row of V logits.
+"""GKD in vocabulary tiles: `gkd`'s divergence from hidden states, without a full row of V logits.
 
     z = h W^T / temperature, a tile of the vocabulary at a time
 
@@ -38,7 +38,7 @@ def loss(
     vocab_chunk: int,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """The divergence's mean over the positions, a float; no positions: 0.
+    """Compute the divergence's mean over the positions, a float; 0 if there are no positions.
 
     student_hidden       (N, H)   before the LM head
     teacher_hidden       (N, H')
@@ -70,7 +70,7 @@ def loss_grad(
     vocab_chunk: int,
     num_items_in_batch: float | None = None,
 ) -> tuple[Array, Array]:
-    """(d loss / d(student_hidden) (N, H), d loss / d(student_weight) (V, H)).
+    """Compute the gradients: d loss / d(student_hidden) (N, H), d loss / d(student_weight) (V, H).
 
     z = h W^T:  dh = dz W, summed over the tiles;  dW = dz^T h, tile by tile.  dz as in `gkd`.
 
@@ -97,7 +97,7 @@ def loss_grad(
 def log_normalisers(
     hidden: ArrayLike, weight: ArrayLike, *, temperature: float = 1.0, vocab_chunk: int
 ) -> Array:
-    """log sum_v e^(z_v), (N, 1), by a running sum: each tile is added to what came before.
+    """Compute log sum_v e^(z_v), (N, 1), by a running sum: each tile is added to what came before.
 
     >>> log_normalisers([[1.0]], [[np.log(3.0)], [0.0], [0.0]], vocab_chunk=2).round(4)    # ln 5
     array([[1.6094]])

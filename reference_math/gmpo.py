@@ -1,4 +1,4 @@
-"""GMPO: GRPO with the geometric mean of a completion's token ratios, each clipped by itself.
+"""GMPO: GRPO with the geometric mean of a completion's token ratios, each clipped on its own.
 
     L = 1/B sum_b -A_b exp( 1/n_b sum_t clipped(s_t) ) + beta KL        s_t = log p / p_old
     clipped(s) = min(s, epsilon_high) where A > 0, else max(s, -epsilon_low)
@@ -33,7 +33,7 @@ def loss(
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps       (B, T)
     old_per_token_logps   (B, T)  when it was sampled
@@ -72,9 +72,9 @@ def loss_grad(
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T): -A w / (B n) on every token that is not clipped.
+    """Compute d loss / d(per_token_logps), (B, T): -A w / (B n) on every token that is not clipped.
 
-    w is one number a completion, so a clipped token still scales the push of the others.
+    w is one number per completion, so a clipped token still scales the gradient of the others.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.125, 0.5]])
     >>> loss_grad(logps, old, [1.0], [[1, 1]], epsilon_low=0.4, epsilon_high=0.4).round(4)

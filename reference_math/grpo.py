@@ -1,4 +1,4 @@
-"""GRPO's clipped surrogate: grpo, bnpo, dr_grpo, dapo, luspo and GSPO are this, reduced differently.
+"""GRPO's clipped surrogate; grpo, bnpo, dr_grpo, dapo, luspo and GSPO differ in how it is reduced.
 
     c = -min( min(w, delta) A,  clip(w, 1 - epsilon_low, 1 + epsilon_high) A )        w = e^s
 
@@ -42,11 +42,11 @@ def loss(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps             (B, T)  log-probability of each sampled token under the policy
     old_per_token_logps         (B, T)  the same when it was sampled; on-policy, a copy of the first
-    advantages                  (B,), or (B, T) for one a token
+    advantages                  (B,), or (B, T) for one per token
     completion_mask             (B, T)  1 = counts
     importance_sampling_level   "token" or "sequence" (GSPO)
     epsilon_low, epsilon_high, delta   as in `per_token_loss`
@@ -93,7 +93,7 @@ def loss_grad(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(epsilon_low=0.2, epsilon_high=0.2)
     >>> options |= dict(importance_sampling_level="token", reduction="grpo")
@@ -123,7 +123,7 @@ def per_token_loss(
     epsilon_high: float,
     delta: float | None,
 ) -> Array:
-    """Minimum of the clipped and the unclipped surrogate: no gradient beyond the clip.
+    """Compute the minimum of the clipped and the unclipped surrogate: no gradient beyond the clip.
 
     log_weights    (B, T) or (B, 1)
     advantages     (B,), or (B, T)
@@ -153,7 +153,7 @@ def per_token_loss_grad(
     epsilon_high: float,
     delta: float | None,
 ) -> Array:
-    """d per_token_loss / d(log_weights): -A w where the chosen branch is not clipped, else 0.
+    """Compute d per_token_loss / d(log_weights): -A w where the chosen branch is not clipped, else 0.
 
     dw/ds = w; min and clip pass it on or stop it. A ratio exactly at a bound still passes, as in
     torch; where both branches are equal, so are their derivatives.
@@ -179,7 +179,7 @@ def clipped(
     epsilon_high: float,
     delta: float | None,
 ) -> tuple[BoolArray, BoolArray]:
-    """Where the clip bites: (low, high), two boolean arrays. Their token means are TRL's clip_ratio.
+    """Find the clipped tokens: (low, high), two boolean arrays. Their token means are TRL's clip_ratio.
 
     low     the ratio fell below 1 - epsilon_low and A < 0
     high    it (or delta) is above 1 + epsilon_high and A > 0

@@ -36,7 +36,7 @@ def loss(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float. The trainer divides it by the accumulation steps.
+    """Compute the loss of one micro-batch, a float. The trainer divides it by the accumulation steps.
 
     surrogate               (B, T) or (B, 1)  c
     log_weights             (B, T) or (B, 1)  of `ratios.log_importance_weights`, for the KL's correction
@@ -82,7 +82,7 @@ def loss_grad(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T).
+    """Compute d loss / d(per_token_logps), (B, T).
 
     A log-probability acts on two paths, and their gradients add: directly (l itself in cispo and
     vespo, k3), and through the importance ratio (the others, the correction of the KL).

@@ -1,4 +1,4 @@
-"""The loss of TRL's GRPOTrainer in TRL's own words, put together from the parts of this package.
+"""Compute the loss of TRL's GRPOTrainer, under TRL's names, from the parts of this package.
 
     loss = ( objective(loss_type) - entropy_coef * entropy bonus ) / gradient_accumulation_steps
 
@@ -66,7 +66,7 @@ def loss(
     gradient_accumulation_steps: int = 1,
     **config: Any,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     batch       a dict of what the trainer hands its loss, arrays
                 needed    per_token_logps, completion_mask (B, T); advantages (B,)
@@ -101,7 +101,7 @@ def loss_grad(
     gradient_accumulation_steps: int = 1,
     **config: Any,
 ) -> tuple[Array, Array]:
-    """(d loss / d(per_token_logps), d loss / d(entropies)), each (B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps) and d loss / d(entropies), (B, T); the arguments of `loss`.
 
     >>> batch = dict(per_token_logps=[[-1.0]], advantages=[3.0], completion_mask=[[1]])
     >>> loss_grad(batch | dict(entropies=[[1.0]]), loss_type="grpo", entropy_coef=0.1)

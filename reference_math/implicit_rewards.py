@@ -1,4 +1,4 @@
-"""The reward that a policy trained by DPO implies, and what is logged of it.
+"""Compute the reward that a policy trained by DPO implies, and the metrics to log.
 
     r(x, y) = beta (log p(y|x) - log p_ref(y|x)) + beta log Z(x)
 
@@ -17,7 +17,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def rewards(logps: ArrayLike, ref_logps: ArrayLike, *, beta: float) -> Array:
-    """beta (log p - log p_ref) of each answer.
+    """Compute beta (log p - log p_ref) of each answer.
 
     logps, ref_logps   (N,)  summed over the answer's tokens
     returns            (N,)
@@ -31,7 +31,7 @@ def rewards(logps: ArrayLike, ref_logps: ArrayLike, *, beta: float) -> Array:
 
 
 def margins(chosen_rewards: ArrayLike, rejected_rewards: ArrayLike) -> Array:
-    """By how much the chosen answer is preferred, (B,).
+    """Compute the reward of the chosen answer minus that of the rejected one, (B,).
 
     >>> margins([0.5, 0.5], [0.25, 0.5])
     array([0.25, 0.  ])
@@ -41,7 +41,7 @@ def margins(chosen_rewards: ArrayLike, rejected_rewards: ArrayLike) -> Array:
 
 
 def accuracies(chosen_rewards: ArrayLike, rejected_rewards: ArrayLike) -> Array:
-    """1 where the chosen answer is preferred, (B,); a tie is a miss, so training starts at 0.
+    """Compute 1 where the chosen answer has the higher reward, (B,); a tie counts 0, as at the start.
 
     >>> accuracies([0.5, 0.5], [0.25, 0.5])
     array([1., 0.])

@@ -1,4 +1,4 @@
-"""Correcting for a separate sampler: vLLM's log-probabilities are not quite the trainer's.
+"""Correct for a separate sampler: vLLM's log-probabilities differ slightly from the trainer's.
 
     rho = p_old / p_sampling       of each token, their product or geometric mean over the completion
 
@@ -36,7 +36,7 @@ def ratio(
     clip_min: float | None,
     clip_max: float | None,
 ) -> Array:
-    """The bounded importance ratio.
+    """Compute the importance ratio within its bounds.
 
     truncate    outside [clip_min, clip_max] the ratio is the nearer end
     mask        outside, it is 0: the token, or the whole completion, does not count

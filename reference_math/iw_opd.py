@@ -1,4 +1,4 @@
-"""IW-OPD: on-policy distillation that trusts the teacher less the further an answer has drifted.
+"""IW-OPD: on-policy distillation that weighs a token less the further the answer has drifted.
 
     L = -1/N sum_bt w_t a_t log p_t        a_t = sg[log p_T,t - log p_old,t]
     w_t = 1 + gamma (1 - sum_{s < t} |a_s| / sum_s |a_s|)
@@ -35,7 +35,7 @@ def loss(
     gamma: float,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float; no token counts: 0.
+    """Compute the loss of one micro-batch, a float; 0 if no token counts.
 
     per_token_logps           (B, T)  of each sampled token under the student
     old_per_token_logps       (B, T)  the same when it was sampled; on-policy, a copy of the first
@@ -63,7 +63,7 @@ def loss_grad(
     gamma: float,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps) = -w a / N, (B, T); w and a are constant: the loss is linear.
+    """Compute d loss / d(per_token_logps) = -w a / N, (B, T); w and a are constant: the loss is linear.
 
     >>> logps, teacher = np.log([[0.5, 0.5]]), np.log([[0.25, 0.25]])
     >>> loss_grad(logps, logps, teacher, [[1, 1]], gamma=1.0).round(4)    # 2 ln 2 / 2, 1.5 ln 2 / 2
@@ -80,7 +80,7 @@ def loss_grad(
 
 
 def prefix_weights(advantages: ArrayLike, *, gamma: float) -> Array:
-    """w of each token: 1 + gamma before the first that differs, down to 1 after the last.
+    """Compute w of each token: 1 + gamma before the first that differs, down to 1 after the last.
 
     advantages   (B, T)  a, 0 where nothing counts
     gamma        >= 0

@@ -7,14 +7,14 @@ Proof     tests/laws/test_kl.py, tests/parity/test_kl.py
 Shapes    B completions, T tokens each.    Natural logs; KL in nats.
 
 Which way round    log r = ref - policy, always.  All three look at KL(policy || reference), the
-                   direction that punishes what the reference would not say, and only while the
-                   tokens come from the policy: on other tokens they estimate nothing.  For
+                   direction that penalises tokens which the reference finds unlikely, and only while
+                   the tokens come from the policy: on other tokens they estimate nothing.  For
                    KL(reference || policy), sample from the reference and swap the arguments.
 
           value on average      as a loss (gradient on average, tokens fixed)
-    k1    KL                    0: no push at all
+    k1    KL                    0: no gradient on average
     k2    KL + O(log r^3)       grad KL(policy || reference)
-    k3    KL                    grad KL(reference || policy): right value, the other push
+    k3    KL                    grad KL(reference || policy): right value, the other direction
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def k1(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """Unbiased, but of either sign:   k1 = -log r.
+    """Estimate the KL per token without bias; the estimate may be negative:   k1 = -log r.
 
     per_token_logps       (B, T)  log p_policy of each sampled token
     ref_per_token_logps   (B, T)  log p_ref of the same tokens
@@ -40,7 +40,7 @@ def k1(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
 
 
 def k1_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """d k1 / d(per_token_logps) = 1.
+    """Compute d k1 / d(per_token_logps) = 1.
 
     >>> k1_grad(np.log([[0.5]]), np.log([[0.25]]))
     array([[1.]])
@@ -49,7 +49,7 @@ def k1_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array
 
 
 def k2(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """Never negative, biased:   k2 = (log r)^2 / 2.  Shapes as in `k1`.
+    """Estimate the KL per token, never negative but biased:   k2 = (log r)^2 / 2.  Shapes as in `k1`.
 
     >>> k2(np.log([[0.5]]), np.log([[0.25]])).round(4)   # (ln 2)^2 / 2
     array([[0.2402]])
@@ -58,7 +58,7 @@ def k2(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
 
 
 def k2_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """d k2 / d(per_token_logps) = -log r, since d(log r) = -d(per_token_logps).
+    """Compute d k2 / d(per_token_logps) = -log r, since d(log r) = -d(per_token_logps).
 
     >>> k2_grad(np.log([[0.5]]), np.log([[0.25]])).round(4)   # ln 2
     array([[0.6931]])
@@ -67,7 +67,7 @@ def k2_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array
 
 
 def k3(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """Unbiased and never negative: E_policy[k3] = KL(policy || reference).
+    """Estimate the KL per token, unbiased and never negative: E_policy[k3] = KL(policy || reference).
 
     k3 = r - 1 - log r        r = p_ref(token) / p_policy(token)
 
@@ -85,7 +85,7 @@ def k3(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
 
 
 def k3_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array:
-    """d k3 / d(per_token_logps) = 1 - r.  (dr = r d(log r), d(log r) = -d(per_token_logps))
+    """Compute d k3 / d(per_token_logps) = 1 - r.  (dr = r d(log r), d(log r) = -d(per_token_logps))
 
     >>> k3_grad(np.log([[0.5]]), np.log([[0.25]])).round(4)   # 1 - 1/2
     array([[0.5]])
@@ -95,7 +95,7 @@ def k3_grad(per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike) -> Array
 
 
 def exact(logits: ArrayLike, ref_logits: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """KL(policy || reference) = sum_v p_v (log p_v - log q_v), over the whole vocabulary.
+    """Compute KL(policy || reference) = sum_v p_v (log p_v - log q_v), over the whole vocabulary.
 
     logits        (..., V)  of the policy
     ref_logits    (..., V)  of the reference; swap the two for KL(reference || policy)
@@ -115,7 +115,7 @@ def exact(logits: ArrayLike, ref_logits: ArrayLike, *, temperature: float = 1.0)
 
 
 def exact_grad(logits: ArrayLike, ref_logits: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """d KL / d(logits) = p_v (log p_v - log q_v - KL) / tau.
+    """Compute d KL / d(logits) = p_v (log p_v - log q_v - KL) / tau.
 
     dKL = sum (log p - log q + 1) dp;  dp_v = p_v (dz_v - sum_u p_u dz_u) / tau;  the 1 cancels.
 

@@ -1,4 +1,4 @@
-"""KL-Cov: hold back the few tokens whose log-probability moves most with their advantage.
+"""KL-Cov: penalise the few tokens whose log-probability covaries most with their advantage.
 
     cov_t = (A_t - mean A) (log p_t - mean log p)        means over all tokens that count
     c     = -w A + kl_coef |log w| 1[t in the top share by cov]        w = p / p_old
@@ -36,11 +36,11 @@ def loss(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps         (B, T)  log-probability of each sampled token under the policy
     old_per_token_logps     (B, T)  the same when it was sampled
-    advantages              (B,), or (B, T) for one a token
+    advantages              (B,), or (B, T) for one per token
     completion_mask         (B, T)  1 = counts
     share                   above 0, at most 1: of the tokens that count, but always one at least
     kl_coef                 >= 0, weight of the penalty
@@ -70,7 +70,7 @@ def loss_grad(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps) = -w A + kl_coef sign(log w) of the chosen; the choice is constant.
+    """Compute d loss / d(per_token_logps) = -w A + kl_coef sign(log w) of the chosen; the choice is constant.
 
     >>> logps, old, ones = np.log([[0.9, 0.1]]), np.log([[0.45, 0.1]]), [[1, 1]]
     >>> options = dict(share=0.5, kl_coef=1.0, reduction="luspo")
@@ -87,7 +87,7 @@ def loss_grad(
 def covariances(
     per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike
 ) -> Array:
-    """cov of each token, 0 in the padding; their mean is the covariance of A and log p.
+    """Compute cov of each token, 0 in the padding; their mean is the covariance of A and log p.
 
     >>> covariances([[-1.0, -3.0]], [[1.0, 0.0]], [[1, 1]])
     array([[0.5, 0.5]])
@@ -100,7 +100,7 @@ def covariances(
 
 
 def top_share(covariances: ArrayLike, completion_mask: ArrayLike, *, share: float) -> Array:
-    """1 for the tokens of the greatest covariances, (B, T); of equal ones, the earlier.
+    """Mark with 1 the tokens of the greatest covariances, (B, T); of equal ones, the earlier.
 
     >>> top_share(np.array([[0.1, 0.9, 0.3, 7.0]]), [[1, 1, 1, 0]], share=0.7)      # 2 of 3
     array([[0., 1., 1., 0.]])

@@ -8,8 +8,8 @@ Proof     tests/laws/test_kl_term.py, tests/parity/test_grpo.py
 
 Shapes    B completions, T tokens each; s is (B, T), or (B, 1) at sequence level.
 
-Tokens of the old policy, weighted by w, stand for tokens of the policy itself: only then is the mean
-of K the KL. On-policy w = 1, and the value is k3's; but w has a gradient, so the gradient becomes
+Tokens that the old policy sampled must be weighted by w: only then is the mean of K the KL of the
+policy itself. On-policy w = 1, and the value is k3's; but w has a gradient, so the gradient becomes
 that of KL(policy || reference), log p - log p_ref per token, where k3 alone has 1 - p_ref / p.
 
 When a token's probability tends to 0, w -> 0 and k3 -> inf while w k3 tends to the finite
@@ -31,7 +31,7 @@ LIMIT = np.exp(ratios.MAX_LOG_RATIO)
 def per_token_kl(
     per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike, log_weights: ArrayLike
 ) -> Array:
-    """K of each token.
+    """Compute the KL term K of each token.
 
     per_token_logps       (B, T)  log p of each sampled token
     ref_per_token_logps   (B, T)  log p_ref
@@ -57,7 +57,7 @@ def per_token_kl(
 def per_token_kl_grad(
     per_token_logps: ArrayLike, ref_per_token_logps: ArrayLike, log_weights: ArrayLike
 ) -> tuple[Array, Array]:
-    """The two paths of the gradient: (dK/d(per_token_logps) at a fixed w, dK/d(log_weights)).
+    """Compute both parts of the gradient: (dK/d(per_token_logps) at a fixed w, dK/d(log_weights)).
 
     d falls as log p rises: w d(k3) = w (1 - e^d).   dw/ds = w, so dK/ds = K.
 

@@ -11,9 +11,9 @@ Proof     tests/laws/test_kto.py, tests/parity/test_kto.py
 Shapes    B answers, each with its own prompt.    dpo.sequence_logps sums an answer's tokens.
 Steps     `kl_partners` pairs the prompts with other answers; `kl_baseline` of those; `loss`.
 
-z stands for KL(p || p_ref), but its answers come from the data, not from p: it is no estimate of the
-KL until the two agree, and the clamp lifts it. The gradient never flows through it. TRL's average is
-the local micro-batch's, gathered over processes.
+z stands for KL(p || p_ref), but its answers come from the data, not from p. So it does not estimate
+the KL unless the two agree, and the clamp at 0 raises it. No gradient flows through z. TRL averages
+over the local micro-batch, gathered over processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reference_math._types import Array, ArrayLike, IntArray
 
 
 def kl_partners(num_examples: int, *, batch_size: int) -> IntArray:
-    """Index of the answer that is paired with each prompt for the KL baseline.
+    """Return the index of the answer that is paired with each prompt for the KL baseline.
 
     It is the previous example's answer within the same micro-batch; the first example takes the last
     one's. The last micro-batch may be short; a single example is paired with itself, and z is its
@@ -40,12 +40,12 @@ def kl_partners(num_examples: int, *, batch_size: int) -> IntArray:
     if batch_size != int(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
     i = np.arange(num_examples)
-    last = np.minimum(i + batch_size, num_examples) - 1  # of the circle that i opens
+    last = np.minimum(i + batch_size, num_examples) - 1  # of the micro-batch that i opens
     return np.where(i % batch_size == 0, last, i - 1)
 
 
 def kl_baseline(kl_logps: ArrayLike, ref_kl_logps: ArrayLike) -> float:
-    """z, a float >= 0: the mean log-ratio of the mismatched pairs; of none: 0.
+    """Compute z, a float >= 0: the mean log-ratio of the mismatched pairs; 0 if there are none.
 
     kl_logps, ref_kl_logps   (B,)  log p and log p_ref of answer partners[i] after prompt i
 
@@ -67,7 +67,7 @@ def loss(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> float:
-    """The loss of one batch, a float.  No answers: 0.
+    """Compute the loss of one batch, a float; 0 for an empty batch.
 
     logps, ref_logps     (B,)  of whole answers
     label                (B,)  1 = desirable
@@ -76,7 +76,7 @@ def loss(
     desirable_weight, undesirable_weight   lambda >= 0. The paper keeps their ratio, times that of
                          the answers' numbers, between 1 and 4/3 (eq. 8)
 
-    A NaN among the log-probabilities is a ValueError; TRL leaves that answer out without a word.
+    A NaN among the log-probabilities is a ValueError; TRL leaves that answer out without a warning.
 
     >>> loss([-1.0, -1.0], [-1.0, -1.0], [1, 0], kl=0.0, beta=0.1, undesirable_weight=3.0)
     1.0
@@ -96,7 +96,7 @@ def loss_grad(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Array:
-    """d loss / d logps, (B,): -+lambda beta v (1 - v) / B; largest at u = z, and gone far from it.
+    """Compute d loss / d logps, (B,): -+lambda beta v (1 - v) / B; largest at u = z, 0 far from it.
 
     >>> loss_grad([-1.0, -1.0], [-1.0, -1.0], [1, 0], kl=0.0, beta=0.8)   # 0.8 / 4 / 2
     array([-0.1,  0.1])

@@ -1,4 +1,4 @@
-"""Label smoothing: a little of the target goes to every token of the vocabulary.
+"""Label smoothing: give a small part of the target to every token of the vocabulary.
 
     c = (1 - eps) (-log p_token) + eps (-1/V sum_v log p_v)
 
@@ -26,7 +26,7 @@ def loss(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """Cross-entropy against (1 - eps) 1[v = token] + eps / V.
+    """Compute the cross-entropy against (1 - eps) 1[v = token] + eps / V.
 
     logits                   (B, T, V)
     tokens                   (B, T)
@@ -57,7 +57,7 @@ def loss_grad(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """dL/d(logits) = w (p - target)  (B, T, V): zero where p is the smoothed target.
+    """Compute dL/d(logits) = w (p - target)  (B, T, V): zero where p is the smoothed target.
 
     The cross-entropy's gradient, linear in the target: w (p - 1[token]) and w (p - 1/V) mixed.
 

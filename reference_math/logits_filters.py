@@ -1,11 +1,11 @@
-"""Sampling filters: temperature, repetition penalty, top-k, top-p, min-p.
+"""Filter logits before sampling: temperature, repetition penalty, top-k, top-p, min-p.
 
 Source    top-p: Holtzman et al., arXiv 1904.09751, section 3.1; min-p: Nguyen et al., arXiv
           2407.01082, section 3; repetition penalty: Keskar et al., arXiv 1909.05858, section 4.1
 Lesson    none
 Proof     tests/laws/test_logits_filters.py, tests/parity/test_logits_filters.py
 
-Shapes    logits (B, V), one next token a row; a removed token is -inf, and stays so.
+Shapes    logits (B, V), one next token per row; a removed token is -inf, and stays so.
 Order     sampling_order.py puts them in the order of transformers or vLLM.
 Gradient  none: a draw is not differentiated. The loss's log-probs are in logprobs.py.
 """
@@ -19,7 +19,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def temperature(logits: ArrayLike, tau: float) -> Array:
-    """z / tau: below 1 sharper, above 1 flatter.
+    """Compute z / tau: below 1 sharper, above 1 flatter.
 
     >>> temperature([[1.0, 2.0]], 0.5)
     array([[2., 4.]])
@@ -28,7 +28,7 @@ def temperature(logits: ArrayLike, tau: float) -> Array:
 
 
 def repetition_penalty(logits: ArrayLike, input_ids: ArrayLike, penalty: float) -> Array:
-    """Each token that occurs in input_ids, prompt and completion, is made less likely, once.
+    """Make each token that occurs in input_ids, prompt and completion, less likely, once.
 
     z / penalty for z > 0, z * penalty for z <= 0       penalty > 1 discourages
 
@@ -47,7 +47,7 @@ def repetition_penalty(logits: ArrayLike, input_ids: ArrayLike, penalty: float) 
 
 
 def top_k(logits: ArrayLike, k: int) -> Array:
-    """The k largest logits stay, and every tie with the k-th of them.
+    """Keep the k largest logits, and every tie with the k-th of them.
 
     >>> top_k([[3.0, 1.0, 2.0, 2.0]], 2)
     array([[  3., -inf,   2.,   2.]])
@@ -60,7 +60,7 @@ def top_k(logits: ArrayLike, k: int) -> Array:
 
 
 def top_p(logits: ArrayLike, p: float) -> Array:
-    """The fewest tokens whose probabilities reach p stay; the likeliest always does.
+    """Keep the fewest tokens whose probabilities reach p; the likeliest always stays.
 
     Counted from below, as the libraries do: a token goes if it and all less likely ones sum to
     at most 1 - p. Of equally likely tokens the lower id goes first; the libraries leave that to
@@ -83,7 +83,7 @@ def top_p(logits: ArrayLike, p: float) -> Array:
 
 
 def min_p(logits: ArrayLike, p: float) -> Array:
-    """Tokens less likely than p times the likeliest go.
+    """Remove the tokens whose probability is below p times that of the likeliest.
 
     >>> min_p(np.log([[0.5, 0.3, 0.2]]), 0.5).round(1)
     array([[-0.7, -1.2, -inf]])

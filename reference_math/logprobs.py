@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy of tokens, from a language model's logits.
+"""Compute log-probabilities and entropy of tokens from a language model's logits.
 
     log p_v = z_v / tau - log sum_u exp(z_u / tau)        H = -sum_v p_v log p_v
 
@@ -20,7 +20,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """Log-probability of every token of the vocabulary.
+    """Compute the log-probability of every token of the vocabulary.
 
     Nothing overflows at any finite logit, and a token with p = 1 - 1e-20 keeps log p = -1e-20:
     log1p of the others, where log(sum) would round to 0.
@@ -46,7 +46,7 @@ def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
 def log_softmax_grad(
     logits: ArrayLike, grad_log_probs: ArrayLike, *, temperature: float = 1.0
 ) -> Array:
-    """dL/d(logits), given dL/d(log_softmax) = g:   (g_v - p_v sum_u g_u) / tau.
+    """Compute dL/d(logits), given dL/d(log_softmax) = g:   (g_v - p_v sum_u g_u) / tau.
 
     d(log p_u)/d(z_v) = (1[u = v] - p_v) / tau, summed over u with the weights g_u.
 
@@ -59,7 +59,7 @@ def log_softmax_grad(
 
 
 def per_token_logps(logits: ArrayLike, tokens: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """Log-probability of each token that stands in the text.
+    """Compute the log-probability of each token of the text.
 
     logits        (B, T, V)  logits[b, t] predict tokens[b, t]
     tokens        (B, T)     ids, 0 to V - 1
@@ -76,7 +76,7 @@ def per_token_logps(logits: ArrayLike, tokens: ArrayLike, *, temperature: float 
 def logits_grad(
     logits: ArrayLike, tokens: ArrayLike, grad_logps: ArrayLike, *, temperature: float = 1.0
 ) -> Array:
-    """dL/d(logits), given dL/d(per_token_logps) = g:   g (1[v = token] - p_v) / tau.
+    """Compute dL/d(logits), given dL/d(per_token_logps) = g:   g (1[v = token] - p_v) / tau.
 
     grad_logps    (B, T)     any objective's gradient, 0 where masked
     returns       (B, T, V)  sums to 0 over V
@@ -88,13 +88,13 @@ def logits_grad(
     at = _tokens(tokens, log_probs)[..., None]
     g = _checks.finite("grad_logps", grad_logps, shape=log_probs.shape[:-1])[..., None]
     direction = -np.exp(log_probs)
-    # 1 - p as -expm1(log p): a sure token's last push is 1e-20, not 0
+    # 1 - p as -expm1(log p): where p is close to 1 the gradient is 1e-20, not 0
     np.put_along_axis(direction, at, -np.expm1(np.take_along_axis(log_probs, at, -1)), axis=-1)
     return g * direction / temperature
 
 
 def entropy(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """Entropy of the distribution at each position, from 0 (certain) to ln V (uniform), in nats.
+    """Compute the entropy at each position, from 0 (certain) to ln V (uniform), in nats.
 
     logits        (..., V)
     returns       (...)
@@ -107,7 +107,7 @@ def entropy(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
 
 
 def entropy_grad(logits: ArrayLike, grad_entropy: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """dL/d(logits), given dL/d(entropy) = g:   -g p_v (log p_v + H) / tau.
+    """Compute dL/d(logits), given dL/d(entropy) = g:   -g p_v (log p_v + H) / tau.
 
     dH = -sum (log p + 1) dp;  dp_v = p_v (dz_v - sum_u p_u dz_u) / tau;  the 1 cancels.
 
@@ -125,7 +125,7 @@ def entropy_grad(logits: ArrayLike, grad_entropy: ArrayLike, *, temperature: flo
 
 
 def log_sum_sq_probs(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
-    """log sum_v p_v^2: the log of how often two draws agree (WPO's normaliser).
+    """Compute log sum_v p_v^2: the log of the chance that two draws agree (WPO's normaliser).
 
     logits        (..., V)
     returns       (...)  never positive

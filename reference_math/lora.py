@@ -19,7 +19,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def scaling(r: float, lora_alpha: float, *, use_rslora: bool) -> float:
-    """The factor before B A: alpha / r, or alpha / sqrt(r) for rsLoRA.
+    """Compute the factor before B A: alpha / r, or alpha / sqrt(r) for rsLoRA.
 
     With 1/r the update of a trained adapter shrinks as the rank grows; with 1/sqrt(r) it
     keeps its size. PEFT's default is use_rslora=False, r=8, alpha=8.
@@ -33,7 +33,7 @@ def scaling(r: float, lora_alpha: float, *, use_rslora: bool) -> float:
 
 
 def delta_weight(lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
-    """The update as one matrix, of rank at most r: scaling * B A.
+    """Compute the update as one matrix, of rank at most r: scaling * B A.
 
     lora_A    (r, in)     lora_B   (out, r)
     returns   (out, in)
@@ -55,7 +55,7 @@ def forward(
     scaling: float,
     bias: ArrayLike | None = None,
 ) -> Array:
-    """y = x W^T + bias + scaling * (x A^T) B^T       equation 3 of the paper
+    """Compute y = x W^T + bias + scaling * (x A^T) B^T       equation 3 of the paper
 
     x         (..., in)   weight   (out, in)   lora_A   (r, in)   lora_B   (out, r)
     bias      (out,)      or None
@@ -78,7 +78,7 @@ def forward_grad(
     *,
     scaling: float,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `forward` to x, A and B; W is frozen and gets none.
+    """Compute the gradients of `forward` to x, A and B; W is frozen and gets none.
 
     grad_y    (..., out)  the loss's gradient to y
     returns   (grad_x (..., in), grad_A (r, in), grad_B (out, r))
@@ -104,7 +104,7 @@ def forward_grad(
 
 
 def merge(weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
-    """W + scaling * B A: the same layer without the two extra products.
+    """Compute W + scaling * B A: the same layer without the two extra products.
 
     >>> merge(np.eye(2), [[1.0, 2.0]], [[3.0], [0.0]], scaling=2.0)
     array([[ 7., 12.],
@@ -115,7 +115,7 @@ def merge(weight: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: f
 
 
 def unmerge(merged: ArrayLike, lora_A: ArrayLike, lora_B: ArrayLike, *, scaling: float) -> Array:
-    """W back from `merge`'s result, up to one rounding: not always to the last bit.
+    """Recover W from `merge`'s result, up to one rounding: not always to the last bit.
 
     >>> unmerge([[7.0, 12.0], [0.0, 1.0]], [[1.0, 2.0]], [[3.0], [0.0]], scaling=2.0)
     array([[1., 0.],

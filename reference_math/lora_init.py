@@ -27,7 +27,7 @@ from reference_math._types import Array, ArrayLike
 def default(
     rng: np.random.Generator, r: int, in_features: int, out_features: int
 ) -> tuple[Array, Array]:
-    """A uniform on ±1/sqrt(in), B zero: Kaiming's bound with a = sqrt(5), as nn.Linear.
+    """Draw A uniformly on ±1/sqrt(in), set B to zero: Kaiming's bound with a = sqrt(5), as nn.Linear.
 
     returns   (lora_A (r, in), lora_B (out, r))
 
@@ -43,7 +43,7 @@ def default(
 def gaussian(
     rng: np.random.Generator, r: int, in_features: int, out_features: int
 ) -> tuple[Array, Array]:
-    """A normal with standard deviation 1/r, B zero.
+    """Draw A from a normal with standard deviation 1/r, set B to zero.
 
     returns   (lora_A (r, in), lora_B (out, r))
 
@@ -56,7 +56,7 @@ def gaussian(
 
 
 def pissa(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, Array]:
-    """The r largest singular directions of W become the adapter, the rest stays frozen.
+    """Put the r largest singular directions of W into the adapter and freeze the rest.
 
     W = U S V^T:   A = sqrt(S_r / s) V_r^T,   B = U_r sqrt(S_r / s),   residual = W - s B A
 
@@ -77,14 +77,14 @@ def pissa(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, A
 
 
 def olora(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, Array]:
-    """The first r columns of W's QR decomposition become the adapter: B orthonormal.
+    """Put the first r columns of W's QR decomposition into the adapter, with B orthonormal.
 
     W = Q R:   B = Q[:, :r],   A = R[:r],   residual = W - s B A
 
     returns   (lora_A (r, in), lora_B (out, r), residual (out, in))
 
-    B A is not divided by s, as PEFT: the layer is unchanged because the residual takes s B A
-    away, and for s > 1 the residual holds a part of -W.
+    B A is not divided by s, as in PEFT. The layer is unchanged because s B A is subtracted in the
+    residual; for s > 1 the residual holds a part of -W.
 
     >>> lora_A, lora_B, residual = olora([[2.0, 1.0], [0.0, 1.0]], 1, scaling=1.0)
     >>> lora_B @ lora_A, residual
@@ -101,7 +101,7 @@ def olora(weight: ArrayLike, r: int, *, scaling: float) -> tuple[Array, Array, A
 def orthogonal(
     rng: np.random.Generator, r: int, in_features: int, out_features: int
 ) -> tuple[Array, Array]:
-    """Both factors random with B A = 0: they use different rows of one orthogonal matrix.
+    """Draw both factors with B A = 0: they use different rows of one orthogonal matrix.
 
     With Q from QR of a normal (r, r):  A = (G1 Q_odd)^T / 10,  B = G2^T Q_even / 10.
     Unlike B = 0, neither gradient starts at zero. The rank must be even.

@@ -9,9 +9,9 @@ Proof     tests/laws/test_maxrl.py, tests/parity/test_maxrl.py
 Shapes    B completions in prompt-major groups of num_generations.
 Missing   a reward that is None or NaN: it leaves the mean, and its advantage is 0.
 
-Rewards are never negative; the paper's are 0 and 1.  With those, a prompt that the policy solves once
-in a hundred answers pushes a hundred times as hard on its right answer as plain REINFORCE: the
-gradient goes to that of log P(right) as the group grows.  A group of N has the first N - 1 terms,
+Rewards are never negative; the paper's are 0 and 1.  With those, where the policy is right once in a
+hundred answers, the right answer weighs a hundred times what it does in plain REINFORCE: as the group
+grows, the gradient tends to that of log P(right).  A group of N has the first N - 1 terms,
 sum_k (1 - P(right))^(k - 1) grad P(right).  Where no answer is right the advantages are 0.
 """
 
@@ -24,9 +24,9 @@ from reference_math._types import Array, Rewards
 
 
 def advantage(rewards: Rewards, num_generations: int, *, eps: float) -> Array:
-    """The advantage of each completion.
+    """Compute the advantage of each completion.
 
-    rewards           (B,)    one a completion, at least 0; None or NaN = missing
+    rewards           (B,)    one per completion, at least 0; None or NaN = missing
     num_generations   completions of one prompt
     eps               >= 0, added to the mean. SkyRL: 1e-6
     returns           (B,)

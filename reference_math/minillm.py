@@ -9,15 +9,15 @@ Proof     tests/laws/test_minillm.py, tests/parity/test_minillm.py (TRL 1.14.2, 
 
 Shapes    B completions of the student, T positions, V tokens of vocabulary.
 
-With gamma = 1 the push sum_t A_t grad log Q(y_t) is, on average, minus the gradient of KL(Q || P) of
-whole answers.  The decomposition computes the first term r_t of each sum exactly, as the gradient of
-KL(Q || P) over the vocabulary (`loss`), and leaves the sum of the later ones to the samples.
+With gamma = 1, sum_t A_t grad log Q(y_t) is, on average, minus the gradient of KL(Q || P) of whole
+answers.  The decomposition computes the first term r_t of each sum exactly, as the gradient of
+KL(Q || P) over the vocabulary (`loss`), and estimates the sum of the later ones from the samples.
 
 TRL departs in five ways.  It discounts by gamma^i, from the answer's start, not from t: a token's
-push is gamma^t of what it should be.  It keeps r_t in the sum beside the exact term: on average the
-single step counts twice.  Its gamma is 0 by default, so A_t = r_t.  It does not detach A: the
-policy's gradient gains sum_{i <= t} gamma^t dr_t, which is 0 on average while w = 1, pure noise, and
-no longer so once w moves.  And its mask is input_ids != -100, which is always so: padding counts.
+gradient is gamma^t times what it should be.  It keeps r_t in the sum beside the exact term: on average
+the single step counts twice.  Its gamma is 0 by default, so A_t = r_t.  It does not detach A: this
+adds sum_{i <= t} gamma^t dr_t to the policy's gradient, which is 0 on average, so only noise, while
+w = 1, but not once w has moved.  Its mask is input_ids != -100, which always holds: padding counts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def advantages(
     single_step_decomposition: bool,
     discount_from: str = "token",
 ) -> Array:
-    """A_t, (B, T): constants of the loss, one a token.
+    """Compute A_t, (B, T): constants of the loss, one per token.
 
     per_token_logps             (B, T)  log Q of the sampled tokens
     teacher_per_token_logps     (B, T)  log P
@@ -91,7 +91,7 @@ def loss(
     single_step_decomposition: bool,
     discount_from: str = "token",
 ) -> float:
-    """`grpo.loss` of these advantages, plus KL(Q || P) where it is decomposed; means over tokens.
+    """Compute `grpo.loss` of these advantages, plus KL(Q || P) if decomposed; means over tokens.
 
     student_logits, teacher_logits   (B, T, V)
     tokens                           (B, T)  ids, that the student sampled
@@ -130,7 +130,7 @@ def loss_grad(
     single_step_decomposition: bool,
     discount_from: str = "token",
 ) -> Array:
-    """d loss / d(student_logits), (B, T, V), the advantages held constant (TRL: they are not).
+    """Compute d loss / d(student_logits), (B, T, V), the advantages held constant (TRL: they are not).
 
     >>> z, even = [[[np.log(3.0), 0.0]]], [[[0.0, 0.0]]]
     >>> options = dict(gamma=0.0, length_normalization=False, clip=0.2)

@@ -29,7 +29,7 @@ def weighted_sum(
     *,
     missing: str,
 ) -> Array:
-    """r_i = sum_k w_k R_ik, NaN for a completion that no function could score.
+    """Compute r_i = sum_k w_k R_ik, NaN for a completion that no function could score.
 
     rewards_per_func  (B, K)  None or NaN = missing
     reward_weights    (K,)
@@ -63,7 +63,7 @@ def sum_then_normalize(
     ddof: float,
     eps: float,
 ) -> Array:
-    """Sum the rewards first, then take the advantage: a function with large rewards dominates.
+    """Sum the rewards, then take the advantage: the function with the largest rewards dominates.
 
     scale_rewards   "group", "batch" or "none": `advantages.group`, `.batch` or `.dr_grpo`
     returns         (B,)
@@ -89,7 +89,7 @@ def normalize_then_sum(
     ddof: float,
     eps: float,
 ) -> Array:
-    """GDPO: take each function's group advantage first, then sum and whiten: no function dominates.
+    """Take each function's group advantage, then sum and whiten (GDPO): no function dominates.
 
     A = whiten( sum_k w_k (R_ik - mean_group R_k) / (std_group R_k + eps) )
 

@@ -31,7 +31,8 @@ KL_LEVELS = ("sequence", "token")
 
 
 def mixture_log_probs(logits: ArrayLike, ref_logits: ArrayLike, *, mixture_coef: float) -> Array:
-    """log of the geometric mixture that the rival samples from: c ref + (1 - c) policy, normalised.
+    """Compute the log of the geometric mixture that the rival samples from, normalised:
+    c ref + (1 - c) policy.
 
     logits, ref_logits   (..., V)
     mixture_coef         c, 0 to 1; 0 is self-play, 1 plays against the reference
@@ -47,7 +48,7 @@ def mixture_log_probs(logits: ArrayLike, ref_logits: ArrayLike, *, mixture_coef:
 
 
 def win_probability(rewards: ArrayLike, mixture_rewards: ArrayLike) -> Array:
-    """P of Bradley and Terry: sigmoid of the difference, (B,).  The paper asks a preference model.
+    """Compute Bradley and Terry's P, the sigmoid of the difference, (B,). The paper asks a preference model.
 
     >>> win_probability([np.log(3.0)], [0.0]).round(4)
     array([0.75])
@@ -67,7 +68,7 @@ def loss(
     beta: float,
     kl_level: str,
 ) -> float:
-    """The surrogate of one micro-batch, a float; no completions: 0.
+    """Compute the surrogate of one micro-batch, a float; 0 for an empty batch.
 
     per_token_logps       (B, T)  of the policy, on its own completions
     ref_per_token_logps   (B, T)
@@ -94,7 +95,7 @@ def loss_grad(
     beta: float,
     kl_level: str,
 ) -> Array:
-    """d loss / d(per_token_logps) = (beta log-ratio - (P - 1/2)) / B: all but log p is constant.
+    """Compute d loss / d(per_token_logps) = (beta log-ratio - (P - 1/2)) / B: all but log p is constant.
 
     >>> logps, ref = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
     >>> loss_grad(logps, ref, [0.75], [[1, 1]], beta=1.0, kl_level="token").round(4)

@@ -1,4 +1,4 @@
-"""NF4: a weight as 4-bit indices into 16 fixed values, one float32 scale a block.
+"""NF4: a weight as 4-bit indices into 16 fixed values, with one float32 scale per block.
 
 Source    Dettmers et al., "QLoRA", arXiv 2305.14314, section 3 and appendix E (the 16 values)
 Torch     reference_math.torch.nf4     Lesson   notebooks/04_before_and_after.ipynb
@@ -31,13 +31,13 @@ TINY = np.float32(1e-38)  # bitsandbytes' floor under a scale before it divides
 
 
 def quantize(weight: ArrayLike, *, blocksize: int) -> tuple[ByteArray, Float32Array]:
-    """The nearest codebook value of each weight divided by its block's largest magnitude.
+    """Find the nearest codebook value of each weight divided by its block's largest magnitude.
 
     weight    any shape   rounded to float32
     returns   (packed (ceil(n/2),) uint8, absmax (ceil(n/blocksize),) float32)
 
     A tie between two values takes the lower one. A block of zeros stays exactly zero.
-    bitsandbytes lets a NaN or inf poison its block in silence; here that is a ValueError.
+    In bitsandbytes a NaN or inf spoils its whole block without an error; here it is a ValueError.
 
     >>> packed, absmax = quantize([2.0, -2.0, 0.0], blocksize=64)
     >>> [f"{byte:02x}" for byte in packed], absmax      # 1 is index 15 = f, -1 is 0, 0 is 7
@@ -53,7 +53,7 @@ def quantize(weight: ArrayLike, *, blocksize: int) -> tuple[ByteArray, Float32Ar
 def dequantize(
     packed: ArrayLike, absmax: ArrayLike, shape: tuple[int, int], *, blocksize: int
 ) -> Float32Array:
-    """codebook[index] * absmax of its block, in float32.
+    """Compute codebook[index] * absmax of its block, in float32.
 
     packed    (ceil(n/2),) uint8        absmax    (ceil(n/blocksize),) float32
     shape     of the weight, with n entries
@@ -70,7 +70,7 @@ def dequantize(
 
 
 def pack(indices: ArrayLike) -> ByteArray:
-    """Two indices a byte, the first in the high half; an odd end is filled with 7, i.e. 0.0.
+    """Store two indices per byte, the first in the high half; an odd end is filled with 7, i.e. 0.0.
 
     indices   (n,) integers 0..15
     returns   (ceil(n/2),) uint8
@@ -88,7 +88,7 @@ def pack(indices: ArrayLike) -> ByteArray:
 
 
 def unpack(packed: ArrayLike, n: int) -> ByteArray:
-    """The first n indices that `pack` stored.
+    """Return the first n indices that `pack` stored.
 
     packed    (ceil(n/2),) uint8
     returns   (n,) uint8
@@ -101,7 +101,7 @@ def unpack(packed: ArrayLike, n: int) -> ByteArray:
 
 
 def normalize(flat: Float32Array, blocksize: int) -> tuple[Float32Array, Float32Array]:
-    """Each float32 divided by its block's largest magnitude, and those magnitudes.
+    """Divide each float32 by its block's largest magnitude, and return those magnitudes too.
 
     flat      (n,) float32
     returns   (unit (n,) in [-1, 1], absmax (ceil(n/blocksize),))

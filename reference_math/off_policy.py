@@ -25,7 +25,7 @@ def keep_mask(
     *,
     threshold: float,
 ) -> Array:
-    """1 = keep: A >= 0, or the mean over the tokens of log p_sampling - log p is <= threshold.
+    """Compute a mask: 1 where A >= 0, or where the mean of log p_sampling - log p is <= threshold.
 
     That mean estimates KL(sampler || policy). As a `factor` of a loss it has no gradient.
 
@@ -33,7 +33,7 @@ def keep_mask(
     per_token_logps            (B, T)  of the policy as it is now
     sampling_per_token_logps   (B, T)  of the sampler; NaN where it gave none: that token adds 0
     completion_mask            (B, T)  1 = counts
-    threshold                  in nats a token
+    threshold                  in nats per token
     returns                    (B, 1), or (B, T) like the advantages
 
     >>> now, then = np.log([[0.1, 0.1]] * 2), np.log([[0.5, 0.5]] * 2)     # ln 5 = 1.6 nats apart

@@ -29,7 +29,7 @@ LOSS_TYPES = ("sigmoid", "ipo")
 def eos_penalized_rewards(
     rewards: ArrayLike, ended: ArrayLike, *, missing_eos_penalty: float
 ) -> Array:
-    """The reward less a penalty where the answer was cut off before its end-of-sequence token.
+    """Subtract a penalty from the reward of each answer without an end-of-sequence token.
 
     rewards               (2B,)
     ended                 (2B,)  1 = holds the end-of-sequence token
@@ -44,7 +44,7 @@ def eos_penalized_rewards(
 
 
 def better_first(rewards: ArrayLike) -> IntArray:
-    """(2B,) indices of the better answers, then of the worse: a tie goes to the first answer.
+    """Return (2B,) indices of the better answers, then of the worse: a tie goes to the first answer.
 
     >>> better_first([1.0, 2.0, 3.0,    0.0, 2.0, 9.0])
     array([0, 1, 5, 3, 4, 2])
@@ -63,7 +63,7 @@ def loss(
     beta: float,
     loss_type: str = "sigmoid",
 ) -> float:
-    """The loss of one micro-batch, a float; no prompts: 0.
+    """Compute the loss of one micro-batch, a float; 0 for an empty batch.
 
     per_token_logps       (2B, T)  of the policy, which sampled them
     ref_per_token_logps   (2B, T)
@@ -92,7 +92,7 @@ def loss_grad(
     beta: float,
     loss_type: str = "sigmoid",
 ) -> Array:
-    """d loss / d(per_token_logps), (2B, T): `dpo`'s slope on every token of an answer, over B.
+    """Compute d loss / d(per_token_logps), (2B, T): `dpo`'s slope on every token of an answer, over B.
 
     >>> logps, ref, ones = np.log([[0.5], [0.25]]), np.log([[0.25], [0.5]]), [[1], [1]]
     >>> loss_grad(logps, ref, [1.0, 0.0], ones, beta=1.0).round(4).tolist()     # -+1 / (1 + 4)

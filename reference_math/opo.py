@@ -23,9 +23,9 @@ from reference_math._types import Array, ArrayLike, Rewards
 
 
 def advantage(rewards: Rewards, num_generations: int, completion_mask: ArrayLike) -> Array:
-    """The advantage of each completion.
+    """Compute the advantage of each completion.
 
-    rewards           (B,)    one a completion; None or NaN = missing
+    rewards           (B,)    one per completion; None or NaN = missing
     num_generations   completions of one prompt
     completion_mask   (B, T)  1 = counts
     returns           (B,)

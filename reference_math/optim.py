@@ -1,4 +1,4 @@
-"""AdamW step, gradient clipping by norm, and learning rate schedules.
+"""Compute an AdamW step, gradient clipping by norm, and learning rate schedules.
 
 Source    Loshchilov and Hutter, "Decoupled weight decay", arXiv 1711.05101, algorithm 2
           Pascanu et al., arXiv 1211.5063, algorithm 1 (clipping by the norm)
@@ -31,7 +31,7 @@ def adamw_step(
     eps: float,
     weight_decay: float,
 ) -> tuple[Array, Array, Array]:
-    """One update of torch.optim.AdamW. m and v start as zeros.
+    """Compute one update of torch.optim.AdamW. m and v start as zeros.
 
     theta *= 1 - lr * weight_decay            decay: on the parameter, not through the gradient
     m = b1 m + (1 - b1) g         v = b2 v + (1 - b2) g^2
@@ -68,7 +68,7 @@ def adamw_step(
 
 
 def clip_grad_norm(grads: Sequence[Array], max_norm: float) -> tuple[list[Array], float]:
-    """All gradients shrunk by one factor, so that together their L2 norm is at most max_norm.
+    """Scale all gradients by one factor, so that together their L2 norm is at most max_norm.
 
     factor = min(1, max_norm / (norm + 1e-6))
 
@@ -89,7 +89,7 @@ def clip_grad_norm(grads: Sequence[Array], max_norm: float) -> tuple[list[Array]
 
 
 def linear_schedule(step: float, *, num_warmup_steps: int, num_training_steps: int) -> float:
-    """The learning rate's factor: up from 0 over the warm-up, then straight down to 0.
+    """Compute the learning rate's factor: linear from 0 over the warm-up, then linear down to 0.
 
     With a warm-up the first update has the rate 0: it changes nothing.
 
@@ -105,7 +105,7 @@ def linear_schedule(step: float, *, num_warmup_steps: int, num_training_steps: i
 def cosine_schedule(
     step: float, *, num_warmup_steps: int, num_training_steps: int, num_cycles: float = 0.5
 ) -> float:
-    """The same warm-up, then (1 + cos(2 pi num_cycles progress)) / 2: half a wave down to 0.
+    """Compute the same warm-up, then (1 + cos(2 pi num_cycles progress)) / 2: half a wave down to 0.
 
     Past the end it stays where it ended. transformers goes on along the wave, so that there the
     rate rises again in a run that is longer than it was planned.

@@ -1,4 +1,4 @@
-"""ORPO: fine-tuning on the chosen answer, and its odds against the rejected one's; no reference.
+"""ORPO: fine-tuning on the chosen answer plus its odds against the rejected one; no reference.
 
     L = nll(chosen) - beta mean log sigmoid(log odds(chosen) - log odds(rejected))
     odds = p / (1 - p),  p the geometric mean of the tokens' probabilities:  log p = mean_t l_t
@@ -27,7 +27,7 @@ _SUREST = -np.exp(-700.0)  # one step further and 1 / (1 - p) leaves float64
 def pair_loss(
     chosen_mean_logps: ArrayLike, rejected_mean_logps: ArrayLike, *, beta: float
 ) -> Array:
-    """-beta log sigmoid(h), h the log of the odds ratio, (B,).
+    """Compute -beta log sigmoid(h), h the log of the odds ratio, (B,).
 
     chosen_mean_logps, rejected_mean_logps   (B,)  mean log-probability of the answer's tokens, <= 0
     beta                                     >= 0
@@ -42,9 +42,9 @@ def pair_loss(
 def pair_loss_grad(
     chosen_mean_logps: ArrayLike, rejected_mean_logps: ArrayLike, *, beta: float
 ) -> tuple[Array, Array]:
-    """(d/d chosen, d/d rejected) = (-, +) beta sigmoid(-h) / (1 - p), each (B,).
+    """Compute (d/d chosen, d/d rejected) = (-, +) beta sigmoid(-h) / (1 - p), each (B,).
 
-    d log odds / d log p = 1 + p / (1 - p) = 1 / (1 - p): the surer the answer, the harder the push.
+    d log odds / d log p = 1 + p / (1 - p) = 1 / (1 - p): the likelier the answer, the larger it is.
 
     >>> pair_loss_grad(np.log([0.5]), np.log([0.5]), beta=1.0)   # 1/2 / (1 - 1/2)
     (array([-1.]), array([1.]))
@@ -61,7 +61,7 @@ def loss(
     beta: float = 0.1,
     nll_mask: ArrayLike | None = None,
 ) -> float:
-    """The loss of one batch, a float.
+    """Compute the loss of one batch, a float.
 
     per_token_logps   (2B, T)
     completion_mask   (2B, T)  1 = the answer's tokens
@@ -82,7 +82,7 @@ def loss_grad(
     beta: float = 0.1,
     nll_mask: ArrayLike | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (2B, T); the arguments of `loss`.
 
     >>> loss_grad(np.log([[0.5], [0.5]]), [[1], [1]], beta=1.0).tolist()   # nll: -1; odds: -+1
     [[-2.0], [1.0]]
@@ -94,7 +94,7 @@ loss_and_grad = _renamed.both(loss, loss_grad)
 
 
 def mean_weights(completion_mask: Array) -> Array:
-    """What each token weighs in its answer's mean log-probability, (2B, T): 1 / its tokens.
+    """Compute the weight of each token in its answer's mean log-probability, (2B, T): 1 / its tokens.
 
     An empty answer has no weights: its mean is 0 (TRL: NaN).
 

@@ -1,4 +1,4 @@
-"""DAPO's soft overlong punishment: no price up to a length, then a linear one down to -1.
+"""DAPO's soft overlong punishment: 0 up to a length, then linear down to -1.
 
     R(y) = 0                                  |y| <= L_max - L_cache
            ((L_max - L_cache) - |y|) / L_cache      up to L_max
@@ -10,7 +10,7 @@ Proof     tests/laws/test_overlong.py, tests/parity/test_overlong.py
 
 Shapes    B completions.
 TRL       get_soft_overlong_punishment, from token ids; `rewards.overlong_reward_within` is the same
-          with a price that `rewards.combine` can weigh.
+          with a penalty that `rewards.combine` can weigh.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from reference_math._types import Array, ArrayLike
 
 
 def soft_punishment(lengths: ArrayLike, *, max_length: float, cache: float) -> Array:
-    """The price of each completion's length, (B,), between -1 and 0.
+    """Compute the penalty for each completion's length, (B,), between -1 and 0.
 
     lengths      (B,)  tokens of each completion
     max_length   L_max, > 0
-    cache        L_cache, between 0 and max_length; 0: the price is -1 beyond max_length and nothing below
+    cache        L_cache, between 0 and max_length; 0: the penalty is -1 beyond max_length and 0 below
 
     >>> soft_punishment([80, 90, 100, 101], max_length=100, cache=20)
     array([ 0. , -0.5, -1. , -1. ])

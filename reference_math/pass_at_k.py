@@ -1,4 +1,4 @@
-"""The advantage for the best of a group: how much the group's best reward owes to each answer.
+"""The pass@k advantage: by how much each answer raises the best reward of its group.
 
     A_i = max_j r_j - max_{j != i} r_j          the best answer's lead over the second; others 0
 
@@ -23,9 +23,9 @@ from reference_math._types import Array, Rewards
 
 
 def advantage(rewards: Rewards, num_generations: int) -> Array:
-    """The advantage of each completion, never negative.
+    """Compute the advantage of each completion, never negative.
 
-    rewards           (B,)    one a completion; None or NaN = missing
+    rewards           (B,)    one per completion; None or NaN = missing
     num_generations   completions of one prompt, at least 2
     returns           (B,)
 
@@ -35,13 +35,13 @@ def advantage(rewards: Rewards, num_generations: int) -> Array:
     rewards, grouped = _grouped(rewards, num_generations)
     known = np.where(np.isnan(grouped), -np.inf, grouped)
     second, best = np.sort(known, axis=1)[:, -2:].T[..., None]
-    with_rival = np.where(np.isneginf(second), best, second)  # alone it leads by nothing
+    with_rival = np.where(np.isneginf(second), best, second)  # the only answer of its group: 0
     lead = np.where(np.isneginf(best), 0.0, best) - np.where(np.isneginf(best), 0.0, with_rival)
     return np.where(known == best, lead, 0.0).reshape(-1)
 
 
 def scaled(rewards: Rewards, num_generations: int, *, ddof: float, eps: float) -> Array:
-    """`advantage`, divided by the standard deviation of the group's rewards.
+    """Divide `advantage` by the standard deviation of the group's rewards.
 
     ddof   0 or 1. verl: 1
     eps    > 0, added to the std. verl: 1e-6

@@ -1,4 +1,4 @@
-"""PPO: a critic's advantages, a clipped policy, a clipped critic, and the KL in the reward.
+"""PPO: a critic's advantages, a clipped policy loss, a clipped value loss, and the KL in the reward.
 
     L = mean_tokens max(-A w, -A clip(w, 1 +- eps)) + vf_coef/2 mean_states max((V - R)^2, (V' - R)^2)
 
@@ -29,7 +29,7 @@ SCORE_AT = ("last_token", "next_state")
 
 
 def state_mask(completion_mask: ArrayLike) -> Array:
-    """Mask of the states that have a value: before each token, and after the last if there is room.
+    """Mark the states that have a value: before each token, and after the last if there is room.
 
     >>> state_mask([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
     array([[1., 1., 1., 0.],
@@ -90,7 +90,7 @@ def policy_loss(
     *,
     cliprange: float,
 ) -> float:
-    """The clipped surrogate of `grpo`, one advantage a token, mean over the micro-batch's tokens.
+    """Compute `grpo`'s clipped surrogate with one advantage per token; mean over the micro-batch's tokens.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])               # w = 2 and 1
     >>> policy_loss(logps, old, [[2.0, 1.0]], [[1, 1]], cliprange=0.2)         # -(1.2 2 + 1) / 2
@@ -108,7 +108,7 @@ def policy_loss_grad(
     *,
     cliprange: float,
 ) -> Array:
-    """d policy_loss / d(per_token_logps), (B, T): -A w / tokens, 0 where clipped.
+    """Compute d policy_loss / d(per_token_logps), (B, T): -A w / tokens, 0 where clipped.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
     >>> policy_loss_grad(logps, old, [[2.0, 1.0]], [[1, 1]], cliprange=0.2)
@@ -126,7 +126,7 @@ def value_loss(
     *,
     cliprange_value: float,
 ) -> float:
-    """Half the mean of the larger of two squared errors, with and without the clip of the value.
+    """Compute half the mean of the larger of two squared errors, with and without the value's clip.
 
     values            (B, T)  of the critic now
     old_values        (B, T)  when the completions were sampled
@@ -151,7 +151,7 @@ def value_loss_grad(
     *,
     cliprange_value: float,
 ) -> Array:
-    """d value_loss / d(values), (B, T): (V - R) / states; 0 where the clipped square is the worse.
+    """Compute d value_loss / d(values), (B, T): (V - R) / states; 0 where the clipped square is larger.
 
     V' does not move with V outside the clip, and is V inside it.  At a tie V counts (torch: half).
 

@@ -1,4 +1,4 @@
-"""Process reward model: a score of each step of an answer, read where the step ends.
+"""Process reward model: score each step of an answer at the token where the step ends.
 
     input    prompt | step 1 | separator | step 2 | separator | ...
     labels    -100  ...  -100   label 1    -100      label 2            1 = the step is right
@@ -36,7 +36,7 @@ def tokenize_row(
     max_completion_length: int | None = None,
     max_length: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """One answer as (input_ids, labels), two lists of one length.
+    """Turn one answer into (input_ids, labels), two lists of one length.
 
     prompt_ids              token ids
     steps_ids               a list of token ids for each step
@@ -66,7 +66,7 @@ def tokenize_row(
 
 
 def loss(logits: ArrayLike, labels: ArrayLike, *, num_items_in_batch: float | None = None) -> float:
-    """The loss of one batch, a float; nothing labelled: 0 (transformers: NaN).
+    """Compute the loss of one batch, a float; 0 if nothing is labelled (transformers: NaN).
 
     logits               (B, T, C)
     labels               (B, T)     0 ... C - 1, or -100 where nothing is judged
@@ -84,7 +84,7 @@ def loss(logits: ArrayLike, labels: ArrayLike, *, num_items_in_batch: float | No
 def loss_grad(
     logits: ArrayLike, labels: ArrayLike, *, num_items_in_batch: float | None = None
 ) -> Array:
-    """d loss / d logits, (B, T, C): w (p - 1[label]) where labelled, 0 elsewhere.
+    """Compute d loss / d logits, (B, T, C): w (p - 1[label]) where labelled, 0 elsewhere.
 
     >>> ln_3 = 1.09861229
     >>> loss_grad([[[0.0, 0.0], [0.0, ln_3]]], [[-100, 1]]).round(4) + 0.0

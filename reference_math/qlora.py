@@ -29,7 +29,7 @@ def forward(
     scaling: float,
     bias: ArrayLike | None = None,
 ) -> Array:
-    """The weight read back from 4 bits, then LoRA's forward.
+    """Dequantise the 4-bit weight, then compute LoRA's forward.
 
     x         (..., in)      returns   (..., out)
 
@@ -54,7 +54,7 @@ def forward_grad(
     blocksize: int,
     scaling: float,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `forward` to x, A and B. The 4-bit weight gets none, yet grad_x goes
+    """Compute the gradients of `forward` to x, A and B. The 4-bit weight gets none, yet grad_x goes
     through its values: the layers below learn what the stored weight does, not the original.
 
     grad_y    (..., out)
@@ -80,7 +80,7 @@ def merge(
     blocksize: int,
     scaling: float,
 ) -> tuple[ByteArray, Float32Array]:
-    """The update added, and the sum quantised again: no longer the layer that was trained.
+    """Add the update and quantise the sum again: the result is not the layer that was trained.
 
     The second rounding is as coarse as the first, so an update smaller than half a step of the
     codebook is lost; and `merge` with -scaling does not bring the first weight back. Merge into

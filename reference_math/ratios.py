@@ -1,4 +1,4 @@
-"""Importance ratios of the policy to the one that sampled, per token or per sequence.
+"""Compute importance ratios of the policy to the one that sampled, per token or per sequence.
 
 Source    token      Schulman et al., PPO, arXiv 1707.06347, section 3
           sequence   Zheng et al., GSPO, arXiv 2507.18071: the geometric mean of a row's token ratios
@@ -8,8 +8,8 @@ Proof     tests/laws/test_ratios.py, tests/parity/test_grpo.py
 Shapes    B completions, T tokens each. A ratio is (B, T) at token level, (B, 1) at sequence level.
           completion_mask (B, T), 1 = counts. What stands under a 0 is never read, NaN included.
 
-Ratios stay logarithms until the last moment, and `ratio` stops growing at e^700 (its gradient is 0
-beyond). TRL's exp(log_ratio) is inf there, and then even a clipped token has a NaN gradient: 0 * inf.
+Ratios are kept as logarithms as long as possible, and `ratio` stops growing at e^700 (its gradient is
+0 beyond). TRL's exp(log_ratio) is inf there, so that even a clipped token has a NaN gradient: 0 * inf.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def log_importance_weights(
     completion_mask: ArrayLike,
     importance_sampling_level: str,
 ) -> Array:
-    """Log of the importance ratio.
+    """Compute the log of the importance ratio.
 
     token       s_t = log p(y_t) - log p_old(y_t)
     sequence    s   = 1/n sum_t s_t            n tokens count; 0 when there is none
@@ -57,7 +57,7 @@ def log_importance_weights(
 def log_importance_weights_grad(
     grad_log_weights: ArrayLike, completion_mask: ArrayLike, importance_sampling_level: str
 ) -> Array:
-    """dL/d(per_token_logps), given dL/d(log_weights).
+    """Compute dL/d(per_token_logps), given dL/d(log_weights).
 
     token: s_t moves one for one with its own log-probability.  sequence: each of the n tokens moves
     s by 1/n, so all of them share the gradient of the whole row.
@@ -79,7 +79,7 @@ def log_importance_weights_grad(
 
 
 def ratio(log_weights: ArrayLike) -> Array:
-    """w = e^s, saturating at e^700.
+    """Compute w = e^s, saturating at e^700.
 
     >>> ratio(np.array([0.0, -1e4, 1e4])).round(3)
     array([1.00000e+000, 0.00000e+000, 1.01423e+304])
@@ -88,7 +88,7 @@ def ratio(log_weights: ArrayLike) -> Array:
 
 
 def ratio_grad(log_weights: ArrayLike) -> Array:
-    """dw/ds = w, and 0 where w has saturated.
+    """Compute dw/ds = w, and 0 where w has saturated.
 
     >>> ratio_grad(np.array([0.0, -1e4, 1e4]))
     array([1., 0., 0.])
@@ -97,7 +97,7 @@ def ratio_grad(log_weights: ArrayLike) -> Array:
 
 
 def lengths(completion_mask: Array) -> Array:
-    """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0.
+    """Count the tokens that count, (B, 1); 1 for an empty completion, where the numerator is 0.
 
     >>> lengths(np.array([[1.0, 1.0], [0.0, 0.0]]))
     array([[2.],
@@ -107,7 +107,7 @@ def lengths(completion_mask: Array) -> Array:
 
 
 def as_column(advantages: ArrayLike, rows: int) -> Array:
-    """Advantages beside (B, T) tokens: (B,) becomes (B, 1); one a token, (B, T), stays.
+    """Reshape advantages for (B, T) tokens: (B,) becomes (B, 1); one per token, (B, T), stays.
 
     >>> as_column([1.0, -1.0], 2)
     array([[ 1.],
@@ -116,7 +116,7 @@ def as_column(advantages: ArrayLike, rows: int) -> Array:
     advantages = _checks.finite("advantages", advantages)
     if advantages.ndim not in (1, 2) or len(advantages) != rows:
         raise ValueError(
-            f"advantages must have shape ({rows},), one a completion, or ({rows}, T), "
+            f"advantages must have shape ({rows},), one per completion, or ({rows}, T), "
             f"got {advantages.shape}"
         )
     return advantages[:, None] if advantages.ndim == 1 else advantages

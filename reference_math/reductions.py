@@ -88,7 +88,7 @@ def reduce(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> float:
-    """Weighted sum of the per-token losses, a float; the options are those of `token_weights`.
+    """Compute the weighted sum of the per-token losses, a float; options as in `token_weights`.
 
     per_token_loss   (B, T), or (B, 1) at sequence level: the same for every token of a row
 

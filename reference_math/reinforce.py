@@ -1,4 +1,4 @@
-"""REINFORCE with a baseline, the plain ancestor of every loss of the GRPO family.
+"""REINFORCE with a baseline: the simplest policy gradient, from which the GRPO family derives.
 
     loss = -1/B sum_b A_b log p(completion_b)          so -d loss = an unbiased gradient of E[r]
 
@@ -22,10 +22,10 @@ from reference_math._types import Array, ArrayLike
 
 
 def loss(per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike) -> float:
-    """The loss of one batch, a float.
+    """Compute the loss of one batch, a float.
 
     per_token_logps   (B, T)  log-probability of each sampled token
-    advantages        (B,), or (B, T) for one a token: the reward less a baseline that does not
+    advantages        (B,), or (B, T) for one per token: the reward less a baseline that does not
                       depend on the completion (`advantages.leave_one_out` is such a one)
     completion_mask   (B, T)  1 = counts
 
@@ -40,7 +40,7 @@ def loss(per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: Arr
 def loss_grad(
     per_token_logps: ArrayLike, advantages: ArrayLike, completion_mask: ArrayLike
 ) -> Array:
-    """d loss / d(per_token_logps) = -A / B on every token that counts: the loss is linear.
+    """Compute d loss / d(per_token_logps) = -A / B on every token that counts: the loss is linear.
 
     >>> loss_grad(np.log([[0.5, 0.5], [0.5, 0.1]]), [1.0, -1.0], [[1, 1], [1, 0]])
     array([[-0.5, -0.5],

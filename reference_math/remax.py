@@ -1,4 +1,4 @@
-"""ReMax's advantage: the reward less that of the answer which greedy decoding gives.
+"""ReMax's advantage: the reward minus the reward of the greedily decoded answer.
 
     A_i = r_i - r(greedy answer to the same prompt)
 
@@ -22,9 +22,9 @@ from reference_math._types import Array, ArrayLike, Rewards
 
 
 def advantage(rewards: Rewards, greedy_rewards: ArrayLike, num_generations: int) -> Array:
-    """The advantage of each completion.
+    """Compute the advantage of each completion.
 
-    rewards           (B,)    one a completion; None or NaN = missing
+    rewards           (B,)    one per completion; None or NaN = missing
     greedy_rewards    (P,)    of the greedy answer to each prompt
     num_generations   completions of one prompt, 1 or more
     returns           (B,)

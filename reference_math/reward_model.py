@@ -1,4 +1,4 @@
-"""Reward model: a score of a whole answer, such that the preferred one of two scores higher.
+"""Reward model: score whole answers so that the preferred one of two scores higher.
 
     P(chosen beats rejected) = sigmoid(r_chosen - r_rejected)                        Bradley-Terry
     L = mean -log sigmoid(r_chosen - r_rejected - m)  +  c mean (r_chosen + r_rejected)^2
@@ -23,7 +23,7 @@ from reference_math._types import Array, ArrayLike, IntArray
 
 
 def scored_positions(input_ids: ArrayLike, *, pad_token_id: int) -> IntArray:
-    """Which token's output is the answer's score: the last that is not padding, on either side.
+    """Find the token whose output is the answer's score: the last that is not padding, on either side.
 
     A tokenizer that pads with its end-of-sequence token hides that token: the one before is scored.
 
@@ -47,7 +47,7 @@ def loss(
     margin: ArrayLike | None = None,
     center_rewards_coefficient: float | None = None,
 ) -> float:
-    """The loss of one batch, a float; no pairs: 0 (TRL stops).
+    """Compute the loss of one batch, a float; 0 for an empty batch (TRL stops).
 
     chosen_rewards, rejected_rewards   (B,)
     margin                             (B,)  m: by how much the chosen answer is better; None = 0
@@ -69,7 +69,7 @@ def loss_grad(
     margin: ArrayLike | None = None,
     center_rewards_coefficient: float | None = None,
 ) -> tuple[Array, Array]:
-    """(d/d chosen, d/d rejected), each (B,): -+sigmoid(-x) / B for the pair, 2 c (sum) / B for both.
+    """Compute (d/d chosen, d/d rejected), (B,): -+sigmoid(-x) / B for the pair, 2 c (sum) / B for both.
 
     >>> loss_grad([1.0], [1.0])
     (array([-0.5]), array([0.5]))

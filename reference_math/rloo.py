@@ -68,7 +68,7 @@ def loss(
     epsilon_low: float,
     epsilon_high: float,
 ) -> float:
-    """The loss of one batch, a float.
+    """Compute the loss of one batch, a float.
 
     per_token_logps   (B, T)  log-probability of each sampled token under the policy
     old_logps         (B,)    of the whole completion, when it was sampled
@@ -94,7 +94,7 @@ def loss_grad(
     epsilon_low: float,
     epsilon_high: float,
 ) -> Array:
-    """d loss / d(per_token_logps): each token moves s one for one, so all of a row share -A w / B.
+    """Compute d loss / d(per_token_logps): each token moves s one for one, so all of a row share -A w / B.
 
     returns   (B, T)
 

@@ -1,4 +1,4 @@
-"""Rollout importance sampling: REINFORCE corrected for the sampler, without the tokens too far off.
+"""Rollout importance sampling: REINFORCE corrected for the sampler; tokens outside a band are dropped.
 
     c = -sg[ w 1(clip_min <= w <= clip_max) ] A log p         w = p / p_sampling
 
@@ -10,9 +10,9 @@ Proof     tests/laws/test_rollout_is.py, tests/parity/test_rollout_is.py
 Shapes    B completions, T tokens each.    Natural logs.
 
 One ratio corrects both for the engine that sampled and for a policy that has moved since.  A token
-whose ratio leaves the band is dropped, as too uncertain, where PPO's clip drops only those that went
-too far the way they are pushed.  IcePop proper is GRPO with `importance_sampling.ratio`, mode
-"token_mask", as its factor.
+whose ratio leaves the band is dropped; PPO's clip drops only tokens that have already moved too far
+in the direction of their advantage.  The IcePop paper's own form is GRPO with
+`importance_sampling.ratio`, mode "token_mask", as its factor.
 
 SkyRL names the band by 1 - clip_low and 1 + clip_high and leaves its two ends out.
 """
@@ -39,11 +39,11 @@ def loss(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps            (B, T)  log-probability of each sampled token under the policy
     sampling_per_token_logps   (B, T)  by the engine that sampled it
-    advantages                 (B,), or (B, T) for one a token
+    advantages                 (B,), or (B, T) for one per token
     completion_mask            (B, T)  1 = counts
     clip_min, clip_max         the band; None for no bound
     reduction ... tokens_per_micro_batch   as in `reductions.token_weights`
@@ -74,7 +74,7 @@ def loss_grad(
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); the weight is constant: the loss is linear in log p.
+    """Compute d loss / d(per_token_logps), (B, T); the weight is constant: the loss is linear in log p.
 
     >>> logps, sampling = np.log([[0.5, 0.5]]), np.log([[0.1, 0.4]])
     >>> options = dict(clip_min=0.5, clip_max=2.0, reduction="luspo")

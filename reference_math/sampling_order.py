@@ -1,10 +1,10 @@
-"""From logits to the distribution that is sampled, and the log-probs that are reported of it.
+"""Apply the logits filters in a library's order; compute the log-probs that it reports.
 
 Source    transformers GenerationMixin._get_logits_processor; vllm.v1.sample.sampler.Sampler
 Lesson    none
 Proof     tests/laws/test_sampling_order.py, tests/parity/test_sampling_order.py
 
-Shapes    logits (B, V), one next token a row; input_ids (B, T), prompt and completion so far.
+Shapes    logits (B, V), one next token per row; input_ids (B, T), prompt and completion so far.
 Gradient  none: a draw is not differentiated. The loss's log-probs are in logprobs.py.
 
 A trainer that divides by the sampler's log-probs needs those of the distribution that was
@@ -37,7 +37,7 @@ def process_logits(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
 ) -> Array:
-    """The penalty, the temperature, then the three filters in the order of the library.
+    """Apply the penalty, the temperature, then the three filters in the order of the library.
 
     order     "transformers"   top-k, top-p, min-p; the temperature must be > 0
               "vllm"           min-p, top-k, top-p; temperature 0 is greedy and turns the filters
@@ -81,7 +81,7 @@ def reported_logps(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
 ) -> Array:
-    """The log-probs over the vocabulary that the sampler hands back beside its token.
+    """Compute the log-probs over the vocabulary that the sampler returns with its token.
 
     logprobs_mode   "raw_logprobs"        of the logits as they came: vLLM's default
                     "processed_logprobs"  of `process_logits`'s: what was sampled from. TRL sets this.

@@ -37,7 +37,7 @@ def loss(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with two
+    """Compute the loss of one micro-batch, a float; the arguments of `grpo.loss`, with two
     temperatures instead of epsilon_low, epsilon_high and delta.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(temperature_pos=1.0, temperature_neg=1.05)
@@ -73,7 +73,7 @@ def loss_grad(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, options = np.log([[0.5, 0.5]]), dict(temperature_pos=1.0, temperature_neg=1.05)
     >>> options |= dict(importance_sampling_level="token", reduction="grpo")
@@ -94,12 +94,12 @@ def loss_grad(
 def per_token_loss(
     log_weights: ArrayLike, advantages: ArrayLike, *, temperature_pos: float, temperature_neg: float
 ) -> Array:
-    """c of each token (or row).
+    """Compute c, the loss of each token (or row).
 
     log_weights       (B, T) or (B, 1)
     advantages        (B,), or (B, T)
     temperature_pos   > 0, where A > 0; 1.0 in the paper and TRL
-    temperature_neg   > 0, where A <= 0; 1.05: hotter, so it fades faster
+    temperature_neg   > 0, where A <= 0; 1.05: higher, so that the gradient fades faster
 
     >>> per_token_loss(np.log([[1.0, 3.0]]), [1.0], temperature_pos=1.0, temperature_neg=2.0).round(4)
     array([[-2.    , -3.5232]])
@@ -111,7 +111,7 @@ def per_token_loss(
 def per_token_loss_grad(
     log_weights: ArrayLike, advantages: ArrayLike, *, temperature_pos: float, temperature_neg: float
 ) -> Array:
-    """d per_token_loss / d(log_weights) = -4 sigmoid(x) sigmoid(-x) w A,  x = tau (w - 1).
+    """Compute d per_token_loss / d(log_weights) = -4 sigmoid(x) sigmoid(-x) w A,  x = tau (w - 1).
 
     sigmoid' = sigmoid(x) sigmoid(-x);  dx/dw = tau cancels 1/tau;  dw/ds = w.
 

@@ -11,7 +11,7 @@ Shapes    B completions of the student, T positions, V tokens of vocabulary.
 
 w = p / p_old corrects for a student that has moved since it sampled; it is constant.  TRL: alpha
 0.5, k 100, without the bucket of the rest, clip 2; it caps the mass of the k tokens at 1 - 1e-7
-before it takes the rest, here the rest is summed by itself.
+before it computes the rest from it; here the rest is summed directly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def loss(
     topk: int | None = None,
     add_tail: bool = False,
 ) -> float:
-    """The mean over the completions of their mean over tokens, a float.
+    """Compute the mean over the completions of their mean over tokens, a float.
 
     student_logits    (B, T, V)  of the model without the demonstration
     teacher_logits    (B, T, V)  of the same tokens with it
@@ -63,7 +63,7 @@ def loss_grad(
     topk: int | None = None,
     add_tail: bool = False,
 ) -> Array:
-    """d loss / d(student_logits), (B, T, V); the choice of the k tokens is constant.
+    """Compute d loss / d(student_logits), (B, T, V); the choice of the k tokens is constant.
 
     The logit of the bucket is the log-sum-exp of the rest: its gradient is shared in proportion to e^z.
 
@@ -82,7 +82,7 @@ def loss_grad(
 def on_topk(
     logits: Array, student_logits: Array, *, topk: int | None = None, add_tail: bool = False
 ) -> tuple[Array, Array]:
-    """Logits of the student's k likeliest tokens, and of one bucket for all others.
+    """Return the logits of the student's k likeliest tokens, and of one bucket for all others.
 
     logits           (B, T, V)  the student's own, or the teacher's
     student_logits   (B, T, V)  say which tokens; of equal ones the lower id
@@ -120,7 +120,7 @@ def clipped_ratio(
     *,
     clip: float,
 ) -> Array:
-    """min(p / p_old, clip) of the sampled tokens, (B, T), a constant of the loss.
+    """Compute min(p / p_old, clip) of the sampled tokens, (B, T), a constant of the loss.
 
     TRL keeps the log-ratio within 20 first, so its smallest ratio is e^-20.
 

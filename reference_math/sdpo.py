@@ -1,4 +1,4 @@
-"""SDPO: the policy that has seen feedback teaches the policy that has not, at each sampled token.
+"""SDPO: distil the policy that has seen feedback into the policy that has not, per sampled token.
 
     L = (1 - w) L_GRPO  +  w 1/B sum_b 1/n_b sum_t min(rho_t, clip) sg[log p_t - log p_T,t] log p_t
 
@@ -46,12 +46,12 @@ def loss(
     tokens_per_micro_batch: float | None = None,
     has_teacher: ArrayLike | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float.
+    """Compute the loss of one micro-batch, a float.
 
     per_token_logps           (B, T)  of each sampled token under the policy
     old_per_token_logps       (B, T)  the same when it was sampled; on-policy, a copy of the first
     teacher_per_token_logps   (B, T)  the same with the feedback in the context
-    advantages                (B,), or (B, T) for one a token
+    advantages                (B,), or (B, T) for one per token
     completion_mask           (B, T)  1 = counts
     distillation_weight       w, 0 to 1
     is_clip                   > 0, the largest rho; None: rho is 1
@@ -102,7 +102,7 @@ def loss_grad(
     tokens_per_micro_batch: float | None = None,
     has_teacher: ArrayLike | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); rho and the log-ratio to the teacher are constant.
+    """Compute d loss / d(per_token_logps), (B, T); rho and the log-ratio to the teacher are constant.
 
     >>> logps, teacher, options = np.log([[0.5]]), np.log([[0.25]]), {"is_clip": None}
     >>> options |= dict(epsilon_low=0.2, epsilon_high=0.2, reduction="grpo")
@@ -135,7 +135,7 @@ def distillation_grad(
     is_clip: float | None,
     has_teacher: ArrayLike | None = None,
 ) -> Array:
-    """Gradient of the second part, (B, T); the part itself is this times log p: it is linear in log p.
+    """Compute the gradient of the second part, (B, T); the part itself is this gradient times log p.
 
     >>> logps, old, teacher = np.log([[0.5, 0.5]]), np.log([[0.1, 0.5]]), np.log([[0.25, 0.5]])
     >>> distillation_grad(logps, old, teacher, [[1, 1]], 2.0).round(4)      # 2 ln 2 / 2; no gap

@@ -1,4 +1,4 @@
-"""Distillation from a teacher that tells the log-probabilities of a few tokens only, as a server does.
+"""Distil from a teacher of which only a few tokens' log-probabilities are known, as from a server.
 
     D of `gkd`, between (q_1 ... q_k, 1 - sum q) of the student and (p_1 ... p_k, 1 - sum p) of the teacher
 
@@ -18,7 +18,7 @@ TRL    beta = 0 takes the teacher's k likeliest tokens; any other beta its likel
        one, beta = 1 the sampled one alone: `narrow_support`.  Both trainers divide by the tokens of
        the micro-batch, whatever the accumulation.  A position that the teacher did not score is
        left out of the sum, not out of the count.  The async one is float32 throughout.
-       The student's candidates hold at most 1 - 1e-7 there; here the rest is summed by itself.  The
+       The student's candidates hold at most 1 - 1e-7 there; here the rest is summed directly.  The
        teacher's rest is what is missing from 1, and at least 1e-7 here as there.
 """
 
@@ -45,7 +45,7 @@ def loss(
     temperature: float = 1.0,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """The mean over the tokens that count, a float; none counts: 0.
+    """Compute the mean over the tokens that count, a float; 0 if no token counts.
 
     student_logits          (B, T, V)
     support_ids             (B, T, K)  tokens that the teacher scored, all different; -1 = none
@@ -79,7 +79,7 @@ def loss_grad(
     temperature: float = 1.0,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """d loss / d(student_logits), (B, T, V); the choice of the candidates is constant.
+    """Compute d loss / d(student_logits), (B, T, V); the choice of the candidates is constant.
 
     The bucket's logit is the log-sum-exp of the others: its gradient is shared in proportion to e^z.
 
@@ -96,7 +96,7 @@ def loss_grad(
 def narrow_support(
     topk_ids: ArrayLike, topk_logps: ArrayLike, tokens: ArrayLike, *, beta: float
 ) -> tuple[IntArray, Array]:
-    """The candidates that TRL takes for this beta, and the teacher's log-probabilities of them.
+    """Select the candidates that TRL takes for this beta, and the teacher's log-probabilities of them.
 
     topk_ids     (B, T, K)  what the teacher scored, the likeliest first; -1 = none
     topk_logps   (B, T, K)

@@ -19,7 +19,7 @@ from reference_math._types import Array, ArrayLike
 
 
 def loss_mask(completion_mask: ArrayLike, assistant_mask: ArrayLike | None = None) -> Array:
-    """Which predictions count, from the masks over input_ids: all masks AND-ed, shifted by one.
+    """Mark the predictions that count, from the masks over input_ids: all masks AND-ed, shifted by one.
 
     The first token of a sequence is never predicted, so its column goes.
 
@@ -81,7 +81,7 @@ def nll(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """Negative log-likelihood of the counted tokens.
+    """Compute the negative log-likelihood of the counted tokens.
 
     per_token_logps   (B, T)
     completion_mask   (B, T)
@@ -102,7 +102,7 @@ def nll_grad(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """d nll / d(per_token_logps) = -w  (B, T): the same for every counted token.
+    """Compute d nll / d(per_token_logps) = -w  (B, T): the same for every counted token.
 
     >>> nll_grad(np.log([[0.5, 0.25]]), [[1, 1]], reduction="batch_token")
     array([[-0.5, -0.5]])
@@ -117,7 +117,7 @@ def dft(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> float:
-    """Dynamic fine-tuning: nll with each token weighted by its own probability, held constant.
+    """Compute nll with each token weighted by its own probability, held constant (dynamic fine-tuning).
 
     Unlikely tokens, whose nll gradient on the logits is the largest, no longer dominate.
     Arguments and result as in `nll`.
@@ -136,7 +136,7 @@ def dft_grad(
     reduction: str,
     num_items_in_batch: float | None = None,
 ) -> Array:
-    """The gradient that trains, -w p  (B, T): that of -sum w p, not of the value shown.
+    """Compute the gradient that trains, -w p  (B, T): that of -sum w p, not of the value shown.
 
     sg[p] is a constant, so d(-sg[p] log p) = -p d(log p); differencing `dft` would add -p log p.
 
@@ -148,7 +148,7 @@ def dft_grad(
 
 
 def mean_entropy(entropy: ArrayLike, completion_mask: ArrayLike) -> float:
-    """Mean entropy of the counted positions, in nats; 0 if nothing counts.
+    """Compute the mean entropy of the counted positions, in nats; 0 if nothing counts.
 
     TRL logs the unweighted mean of this over micro-batches, not over tokens.
 
@@ -162,7 +162,7 @@ def mean_entropy(entropy: ArrayLike, completion_mask: ArrayLike) -> float:
 
 
 def mean_token_accuracy(logits: ArrayLike, tokens: ArrayLike, completion_mask: ArrayLike) -> float:
-    """How often the likeliest token is the one demonstrated; of a tie the smaller id is it.
+    """Compute how often the likeliest token is the demonstrated one; of a tie the smaller id counts.
 
     logits (B, T, V), tokens (B, T), completion_mask (B, T) -> a float; 0 if nothing counts
 

@@ -1,4 +1,4 @@
-"""SimPO: the mean log-probability is the reward, and a margin has to be won. No reference.
+"""SimPO: the mean log-probability is the reward, and the loss asks for a margin. No reference.
 
     L = -log sigmoid(beta mean_t l(chosen) - beta mean_t l(rejected) - gamma)
 
@@ -8,7 +8,7 @@ Proof     tests/laws/test_simpo.py, tests/parity/test_cpo_trainer.py
 
 Shapes    B pairs.    `cpo_trainer` goes from token log-probs to this.
 TRL       CPOTrainer, loss_type="simpo" (trl.experimental): its defaults beta 0.1, gamma 0.5 ask for
-          a margin of 5 nats a token, and cpo_alpha = 1 adds an nll that is not the paper's.
+          a margin of 5 nats per token, and cpo_alpha = 1 adds an nll that is not the paper's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pair_loss(
     simpo_gamma: float,
     label_smoothing: float = 0.0,
 ) -> Array:
-    """-log sigmoid(beta (chosen - rejected) - gamma), (B,); smoothed as in `cpo`.
+    """Compute -log sigmoid(beta (chosen - rejected) - gamma), (B,); smoothed as in `cpo`.
 
     chosen_rewards, rejected_rewards   (B,)  mean log-probability of the answer's tokens; AlphaPO's
                                        reward of it
@@ -47,7 +47,7 @@ def pair_loss_grad(
     simpo_gamma: float,
     label_smoothing: float = 0.0,
 ) -> tuple[Array, Array]:
-    """(d/d chosen, d/d rejected), each (B,): `cpo`'s, beyond the margin.
+    """Compute (d/d chosen, d/d rejected), each (B,): `cpo`'s, with the margin subtracted.
 
     >>> pair_loss_grad([-1.0], [-1.5], beta=2.0, simpo_gamma=1.0)
     (array([-1.]), array([1.]))

@@ -1,4 +1,4 @@
-"""TPO: a preference loss without a reference, and a gold answer to imitate.
+"""TPO: a preference loss without a reference, plus fine-tuning on a gold answer.
 
     L = mean_pairs l(s_chosen - s_rejected) + tpo_alpha NLL(gold)
 
@@ -35,7 +35,7 @@ def loss(
     label_smoothing: float = 0.0,
     tpo_l_gamma: float = 0.5,
 ) -> float:
-    """The loss of one micro-batch, a float; the defaults are TRL's.
+    """Compute the loss of one micro-batch, a float; the defaults are TRL's.
 
     per_token_logps   (3B, T)
     completion_mask   (3B, T)  1 = counts
@@ -62,7 +62,7 @@ def loss_grad(
     label_smoothing: float = 0.0,
     tpo_l_gamma: float = 0.5,
 ) -> Array:
-    """d loss / d(per_token_logps), (3B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (3B, T); the arguments of `loss`.
 
     >>> logps = np.log([[0.5], [0.25], [0.5]])
     >>> loss_grad(logps, [[1], [1], [1]], beta=1.0).round(4).tolist()     # -+1 / (1 + 2), -1

@@ -30,7 +30,7 @@ from reference_math._types import Array, ArrayLike
 def loss(
     student_logits: ArrayLike, teacher_logits: ArrayLike, *, temperature: float = 1.0
 ) -> float:
-    """The mean of D over the positions, a float; no positions: 0.
+    """Compute the mean of D over the positions, a float; 0 if there are no positions.
 
     student_logits   (T, V)
     teacher_logits   (T, V')
@@ -47,10 +47,10 @@ def loss(
 def loss_grad(
     student_logits: ArrayLike, teacher_logits: ArrayLike, *, temperature: float = 1.0
 ) -> Array:
-    """d loss / d(student_logits), (T, V): Q_v (s_v - sum_u Q_u s_u) / (temperature T).
+    """Compute d loss / d(student_logits), (T, V): Q_v (s_v - sum_u Q_u s_u) / (temperature T).
 
     s_v = sign(Q_(i) - P_(i)) at token v's rank i: a small step does not change the ranks.  Equal
-    probabilities take the ranks in the order of their ids; equal to the teacher's: no push.
+    probabilities take the ranks in the order of their ids; where both are equal the gradient is 0.
 
     >>> loss_grad([[np.log(3.0), 0.0]], [[0.0, 0.0]])                     # 3/4 (1 - (3/4 - 1/4))
     array([[ 0.375, -0.375]])

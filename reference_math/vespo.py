@@ -1,4 +1,4 @@
-"""VESPO: REINFORCE with a smooth weight of the whole sequence's ratio, 1 on-policy.
+"""VESPO: REINFORCE with a smooth weight, a function of the whole sequence's ratio, 1 on-policy.
 
     c = -sg[ phi(w) ] A log p       phi(w) = w^k e^(lambda (1 - w))       w = prod_t p / p_old
 
@@ -41,7 +41,7 @@ def loss(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> float:
-    """The loss of one micro-batch, a float; the arguments of `grpo.loss`, with k_pos ...
+    """Compute the loss of one micro-batch, a float; the arguments of `grpo.loss`, with k_pos ...
     lambda_neg instead of epsilon_low, epsilon_high and delta.
 
     importance_sampling_level   of the KL's correction only: phi always weighs the sequence
@@ -85,7 +85,7 @@ def loss_grad(
     ref_per_token_logps: ArrayLike | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Array:
-    """d loss / d(per_token_logps), (B, T); the arguments of `loss`.
+    """Compute d loss / d(per_token_logps), (B, T); the arguments of `loss`.
 
     >>> logps, gamma = np.log([[0.5, 0.5]]), dict(k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0)
     >>> options = dict(importance_sampling_level="token", reduction="grpo", **gamma)
@@ -114,7 +114,7 @@ def per_token_loss(
     k_neg: float,
     lambda_neg: float,
 ) -> Array:
-    """c of each token: (B, T) log-probabilities times the (B, 1) of `per_token_loss_grad`.
+    """Compute c of each token: (B, T) log-probabilities times the (B, 1) of `per_token_loss_grad`.
 
     >>> gamma = dict(k_pos=2.0, lambda_pos=3.0, k_neg=3.0, lambda_neg=2.0)
     >>> per_token_loss([[-1.0, -2.0]], [[0.0]], [1.0], **gamma)
@@ -133,7 +133,7 @@ def per_token_loss_grad(
     k_neg: float,
     lambda_neg: float,
 ) -> Array:
-    """dc / d(per_token_logps) = -phi A: c is linear in log p, and phi carries no gradient.
+    """Compute dc / d(per_token_logps) = -phi A: c is linear in log p, and phi carries no gradient.
 
     log_w               (B, 1)  of `sequence_log_ratio`
     advantages          (B,), or (B, T)
@@ -150,7 +150,7 @@ def per_token_loss_grad(
 
 
 def phi(log_w: Array, k: float, lam: float) -> Array:
-    """The gamma weight: 1 at w = 1, largest at w = k / lambda.
+    """Compute the gamma weight: 1 at w = 1, largest at w = k / lambda.
 
     >>> phi(np.log([1.0, 2.0]), 2.0, 3.0).round(4)                    # 1, 2^2 e^-3
     array([1.    , 0.1991])
@@ -165,7 +165,7 @@ def sequence_log_ratio(
     completion_mask: ArrayLike,
     importance_sampling_ratio: ArrayLike | None = None,
 ) -> Array:
-    """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded.
+    """Compute log w, (B, 1): the sum of the token log-ratios and of the logs of the IS ratios, bounded.
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]])
     >>> np.exp(sequence_log_ratio(logps, old, [[1, 1]], [[3.0]])).round(4)          # 2 times 3

@@ -1,4 +1,4 @@
-"""Weighted preference optimisation: pairs that are likely under the policy count more.
+"""WPO: weighted preference optimisation; pairs that are likely under the policy count more.
 
     w(y) = exp( mean_t (log p_t - log sum_v p_v^2) )        weight of a pair = sg[w(chosen) w(rejected)]
 
@@ -20,7 +20,7 @@ from reference_math._types import Array, ArrayLike
 def pair_weights(
     per_token_logps: ArrayLike, log_sum_sq_probs: ArrayLike, completion_mask: ArrayLike
 ) -> Array:
-    """Weight of each pair's loss; a constant without gradient.
+    """Compute the weight of each pair's loss; a constant without gradient.
 
     Dividing by sum p^2 (the chance that two draws agree) keeps flat distributions from getting low
     weights; a uniform policy's own tokens weigh 1.

@@ -11,7 +11,7 @@ Proof     tests/laws/test_xpo.py, tests/parity/test_xpo.py (TRL 1.13.0, the last
 
 Shapes    B prompts, 2B answers of T positions: the B of the policy, then the B of the reference.
 
-TRL's alpha is 1e-5 by default, and one number or a list, one an epoch.  Its micro-batches are not
+TRL's alpha is 1e-5 by default, and one number or a list, one per epoch.  Its micro-batches are not
 divided by the accumulation steps: see `online_dpo`.
 """
 
@@ -33,7 +33,7 @@ def loss(
     beta: float,
     loss_type: str = "sigmoid",
 ) -> float:
-    """The loss of one micro-batch, a float; the arguments of `online_dpo.loss`, and
+    """Compute the loss of one micro-batch, a float; the arguments of `online_dpo.loss`, and
 
     alpha   >= 0  how much exploration; 0 is online DPO against the reference's answers
 
@@ -59,7 +59,7 @@ def loss_grad(
     beta: float,
     loss_type: str = "sigmoid",
 ) -> Array:
-    """d loss / d(per_token_logps), (2B, T): the bonus adds alpha / B to the reference's answers.
+    """Compute d loss / d(per_token_logps), (2B, T): the bonus adds alpha / B to the reference's answers.
 
     >>> logps, ref, ones = np.log([[0.5], [0.25]]), np.log([[0.25], [0.5]]), [[1], [1]]
     >>> loss_grad(logps, ref, [1.0, 0.0], ones, alpha=0.5, beta=1.0).round(4).tolist()

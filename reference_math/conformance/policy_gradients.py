@@ -148,16 +148,16 @@ def grpo_conventions(options: Options) -> dict[str, Variant]:
             "ratio: of the whole sequence, the product of its tokens' (not GSPO's mean)": optioned(
                 ratio="product"
             ),
-            "ratio: one a sequence, the mean taken over the padding too": optioned(
+            "ratio: one per sequence, the mean taken over the padding too": optioned(
                 ratio="padded mean"
             ),
-            "ratio: one a sequence, the arithmetic mean of its tokens'": optioned(
+            "ratio: one per sequence, the arithmetic mean of its tokens'": optioned(
                 ratio="arithmetic mean"
             ),
         }
     found |= _normalisers(loss_type) | {
-        "ratio: one a token": optioned(importance_sampling_level="token"),
-        "ratio: one a sequence (GSPO)": optioned(importance_sampling_level="sequence"),
+        "ratio: one per token": optioned(importance_sampling_level="token"),
+        "ratio: one per sequence (GSPO)": optioned(importance_sampling_level="sequence"),
         "ratio: inverted, old over new": swapped("per_token_logps", "old_per_token_logps"),
         "ratio: always 1, the old log-probabilities unused": given(
             lambda arrays: {"old_per_token_logps": arrays["per_token_logps"]}

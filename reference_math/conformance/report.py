@@ -98,7 +98,7 @@ def relative_error(theirs: ArrayLike, ours: ArrayLike) -> float:
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
-    """(columns, lines): a line an objective and option, a column a library and place."""
+    """(columns, lines): one line per objective and option, one column per library and place."""
     columns = sorted({_column(r) for r in records})
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for r in records:
@@ -118,7 +118,7 @@ def _cell(record):
 
 
 def as_text(records: Sequence[Record]) -> str:
-    """The matrix, a line an objective, option and library; refusals and departures; the worst."""
+    """Return the matrix, one line per objective, option and library; refusals and departures; the worst."""
     places = sorted({_place(r) for r in records}, reverse=True)
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for r in records:
@@ -136,7 +136,7 @@ def as_text(records: Sequence[Record]) -> str:
 
 
 def _worst(records):
-    """A line an objective, library and place: its worst options."""
+    """Yield one line per objective, library and place, with its worst options."""
     worst = {}
     for r in records:
         for what in ("value", "gradient"):

@@ -11,7 +11,7 @@ from reference_math.torch.logprobs import precision
 
 
 def counted(name: str, x: Tensor, completion_mask: Tensor) -> Tensor:
-    """x (B, T) where the mask is 1 and 0 elsewhere, in float32 at least.
+    """Return x (B, T) where the mask is 1 and 0 elsewhere, in float32 at least.
 
     What stands in the padding is never read, NaN or not, and gets no gradient.
     """
@@ -22,17 +22,17 @@ def counted(name: str, x: Tensor, completion_mask: Tensor) -> Tensor:
 
 
 def lifted(x: Tensor) -> Tensor:
-    """x in float32 at least. Lift once: two casts would round a bfloat16 gradient twice."""
+    """Return x in float32 at least. Lift once: two casts would round a bfloat16 gradient twice."""
     return x.to(precision(x))
 
 
 def count(completion_mask: Tensor, **dim: Any) -> Tensor:
-    """Number of tokens that count. A sum in bfloat16 would be off from 257 tokens on."""
+    """Count the tokens that count. A sum in bfloat16 would be off from 257 tokens on."""
     return completion_mask.sum(dtype=precision(completion_mask), **dim)
 
 
 def ndim(name: str, x: Tensor, axes: int) -> Tensor:
-    """x, if it has that many axes."""
+    """Return x; refuse it if it has another number of axes."""
     if x.ndim != axes:
         raise ValueError(f"{name} must have {axes} axes, got shape {tuple(x.shape)}")
     return x

@@ -1,4 +1,4 @@
-"""Advantages on any device.
+"""Compute advantages on any device.
 
 Twin of   reference_math.advantages     Proof   tests/parity/test_advantages.py
 
@@ -14,25 +14,25 @@ from reference_math.torch.logprobs import precision
 
 
 def group(rewards: Tensor, num_generations: int, *, ddof: float, eps: float) -> Tensor:
-    """GRPO: the reward less the group's mean, in units of the group's std.  (B,) -> (B,)"""
+    """Compute GRPO's advantage: (reward - group's mean) / (group's std + eps).  (B,) -> (B,)"""
     deviations = centered(_grouped(rewards, num_generations), axis=1)
     return standardized(deviations, std(deviations, axis=1, ddof=ddof), eps=eps).reshape(-1)
 
 
 def batch(rewards: Tensor, num_generations: int, *, ddof: float, eps: float) -> Tensor:
-    """The mean is still the group's, the std is that of all the rewards of the batch."""
+    """Compute the reward minus the group's mean, divided by the std of all rewards of the batch."""
     grouped = _grouped(rewards, num_generations)
     scale = std(centered(grouped, axis=None), axis=None, ddof=ddof)
     return standardized(centered(grouped, axis=1), scale, eps=eps).reshape(-1)
 
 
 def dr_grpo(rewards: Tensor, num_generations: int) -> Tensor:
-    """Dr. GRPO: the reward less the group's mean, and no std."""
+    """Compute Dr. GRPO's advantage: the reward minus the group's mean, without a std."""
     return centered(_grouped(rewards, num_generations), axis=1).nan_to_num().reshape(-1)
 
 
 def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
-    """RLOO: the reward less the mean of the others."""
+    """Compute RLOO's advantage: the reward minus the mean of the others."""
     deviations = centered(_grouped(rewards, num_generations), axis=1)
     n = (~deviations.isnan()).sum(dim=1, keepdim=True)
     return (deviations * n / (n - 1).clamp(min=1)).nan_to_num().reshape(-1)
@@ -41,7 +41,7 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
 def leave_one_out_scaled(
     rewards: Tensor, num_generations: int, *, ddof: float, eps: float
 ) -> Tensor:
-    """NeMo-RL: the others' mean is the baseline, the others' std the unit."""
+    """Compute NeMo-RL's advantage: the reward minus the others' mean, divided by the others' std."""
     grouped, eps = _grouped(rewards, num_generations), _checks.number("eps", eps, at_least=0)
     own = torch.eye(num_generations, dtype=torch.bool, device=grouped.device)
     others = grouped[:, None].masked_fill(own, torch.nan)  # (P, G, G): row i holds all but i
@@ -51,13 +51,13 @@ def leave_one_out_scaled(
 
 
 def whiten(values: Tensor, *, ddof: float, eps: float) -> Tensor:
-    """REINFORCE++: mean 0 and std 1 over the whole batch, prompts mixed."""
+    """Compute REINFORCE++'s advantage: mean 0 and std 1 over the whole batch, all prompts together."""
     deviations = centered(_rewards("values", values), axis=None)
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
 
 
 def centered(x: Tensor, axis: int | None) -> Tensor:
-    """x less its mean over what is there; NaN stays NaN; equal values give exact zeros."""
+    """Subtract the mean of the values that are not missing; NaN stays NaN; equal values give exact zeros."""
     if x.numel() == 0:
         return x
     dims = tuple(range(x.ndim)) if axis is None else axis
@@ -67,7 +67,7 @@ def centered(x: Tensor, axis: int | None) -> Tensor:
 
 
 def std(deviations: Tensor, axis: int | None, *, ddof: float) -> Tensor:
-    """Root of the mean square of what is there; 0 for one value alone, whatever ddof."""
+    """Compute the std of deviations that are not missing; 0 for one value alone, whatever ddof."""
     ddof = _checks.number("ddof", ddof, at_least=0, at_most=1)
     dims = tuple(range(deviations.ndim)) if axis is None else axis
     count = (~deviations.isnan()).sum(dim=dims, keepdim=True)
@@ -76,7 +76,7 @@ def std(deviations: Tensor, axis: int | None, *, ddof: float) -> Tensor:
 
 
 def standardized(deviations: Tensor, scale: Tensor, *, eps: float) -> Tensor:
-    """deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0."""
+    """Compute deviations / (scale + eps); 0 where the deviation is 0 or missing, even at 0 / 0."""
     scale = scale + _checks.number("eps", eps, at_least=0)
     deviations = deviations.nan_to_num()
     return torch.where(deviations == 0, deviations, deviations / scale)

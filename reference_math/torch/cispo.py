@@ -29,7 +29,7 @@ def loss(
     ref_per_token_logps: Tensor | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Tensor:
-    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    """Compute the loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_importance_weights(*tokens, importance_sampling_level)
@@ -50,7 +50,7 @@ def per_token_loss(
     epsilon_max: float,
     epsilon_min: float = 0.0,
 ) -> Tensor:
-    """-sg[ min(max(w, epsilon_min), epsilon_max) ] A log p, (B, T)."""
+    """Compute -sg[ min(max(w, epsilon_min), epsilon_max) ] A log p, (B, T)."""
     epsilon_max = _checks.number("epsilon_max", epsilon_max, above=0)
     epsilon_min = _checks.number("epsilon_min", epsilon_min, at_least=0, at_most=epsilon_max)
     a = ratios.as_column(advantages, len(log_weights))

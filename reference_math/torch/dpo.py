@@ -18,7 +18,7 @@ from reference_math.torch.logprobs import precision
 def sequence_weights(
     completion_mask: Tensor, *, ld_alpha: float | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """What each token weighs in its answer's log-probability: (2B, T) -> (2B, T)."""
+    """Compute the weight of each token in its answer's log-probability: (2B, T) -> (2B, T)."""
     if completion_mask.ndim != 2 or len(completion_mask) % 2:
         raise ValueError(
             f"completion_mask must be (2B, T), B chosen first, got {tuple(completion_mask.shape)}"
@@ -34,7 +34,7 @@ def sequence_weights(
 def sequence_logps(
     per_token_logps: Tensor, completion_mask: Tensor, *, ld_alpha: float | None = None
 ) -> Tensor:
-    """Log-probability of each answer: (2B, T) -> (2B,).  Empty: log 1 = 0."""
+    """Compute the log-probability of each answer: (2B, T) -> (2B,).  Empty: log 1 = 0."""
     if per_token_logps.shape != completion_mask.shape:
         raise ValueError(
             f"completion_mask must have the shape of per_token_logps {tuple(per_token_logps.shape)}"
@@ -47,17 +47,17 @@ def sequence_logps(
 
 
 def sigmoid(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
-    """-log sigmoid(beta (chosen - rejected)), (B,)."""
+    """Compute -log sigmoid(beta (chosen - rejected)), (B,)."""
     return -logsigmoid(_margin(chosen_logratios, rejected_logratios, beta))
 
 
 def hinge(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
-    """max(0, 1 - beta (chosen - rejected)), (B,)."""
+    """Compute max(0, 1 - beta (chosen - rejected)), (B,)."""
     return torch.relu(1 - _margin(chosen_logratios, rejected_logratios, beta))
 
 
 def ipo(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
-    """(chosen - rejected - 1/(2 beta))^2, (B,); TRL hands it log-ratios a token."""
+    """Compute (chosen - rejected - 1/(2 beta))^2, (B,); TRL passes it log-ratios per token."""
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")
     return (_margin(chosen_logratios, rejected_logratios, 1.0) - 0.5 / beta) ** 2

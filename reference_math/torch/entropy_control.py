@@ -1,4 +1,4 @@
-"""Which tokens learn by their entropy, and a bonus for it, on any device.
+"""Select the tokens that learn by their entropy, and compute an entropy bonus, on any device.
 
 Twin of   reference_math.entropy_control     Proof   tests/parity/test_entropy_control.py
 
@@ -14,7 +14,7 @@ from reference_math.torch import _checks
 def high_entropy_mask(
     entropies: Tensor, completion_mask: Tensor, *, top_entropy_quantile: float
 ) -> Tensor:
-    """1 = at or above the (1 - top_entropy_quantile) quantile of the batch's tokens, (B, T).
+    """Mark with 1 the tokens at or above the batch's (1 - top_entropy_quantile) quantile, (B, T).
 
     By a sort, since torch.quantile refuses more than 16 million tokens.
     """
@@ -32,6 +32,6 @@ def high_entropy_mask(
 
 
 def bonus(entropies: Tensor, completion_mask: Tensor) -> Tensor:
-    """The mean entropy of the tokens that count, a 0-d tensor; 0 when none does."""
+    """Compute the mean entropy of the tokens that count, a 0-d tensor; 0 when none does."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     return _checks.counted("entropies", entropies, mask).sum() / _checks.count(mask).clamp(min=1)

@@ -32,7 +32,7 @@ def loss(
     ref_per_token_logps: Tensor | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Tensor:
-    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    """Compute the loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_importance_weights(*tokens, importance_sampling_level)
@@ -57,7 +57,7 @@ def per_token_loss(
     epsilon_high: float,
     delta: float | None,
 ) -> Tensor:
-    """-min( min(w, delta) A, clip(w) A ), the shape of log_weights or (B, T)."""
+    """Compute -min( min(w, delta) A, clip(w) A ), the shape of log_weights or (B, T)."""
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
     w, a = ratios.ratio(log_weights), ratios.as_column(advantages, len(log_weights))
     return -torch.minimum(w.clamp(max=delta) * a, w.clamp(low, high) * a)
@@ -71,7 +71,7 @@ def clipped(
     epsilon_high: float,
     delta: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Where the clip bites: (low, high), two boolean tensors."""
+    """Find the clipped tokens: (low, high), two boolean tensors."""
     low, high, delta = _bounds(epsilon_low, epsilon_high, delta)
     w = ratios.ratio(log_weights).clamp(max=delta)
     a = ratios.as_column(advantages, len(log_weights))

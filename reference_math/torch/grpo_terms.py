@@ -24,7 +24,7 @@ def loss(
     ref_per_token_logps: Tensor | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Tensor:
-    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    """Compute the loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     weights = reductions.token_weights(
         completion_mask,
         reduction=reduction,

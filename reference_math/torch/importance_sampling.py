@@ -1,4 +1,4 @@
-"""Correcting for a separate sampler, on any device; the ratio has no gradient.
+"""Correct for a separate sampler, on any device; the ratio has no gradient.
 
 Twin of   reference_math.importance_sampling     Proof   tests/parity/test_importance_sampling.py
 
@@ -24,7 +24,7 @@ def ratio(
     clip_min: float | None,
     clip_max: float | None,
 ) -> Tensor:
-    """p_old / p_sampling, bounded: (B, T) with 1 on padding, or (B, 1) of a whole completion."""
+    """Compute p_old / p_sampling within bounds: (B, T) with 1 on padding, or (B, 1) per completion."""
     level, outside = _checks.one_of("mode", mode, MODES + GEOMETRIC).split("_")
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     low = -math.inf if clip_min is None else _checks.number("clip_min", clip_min)

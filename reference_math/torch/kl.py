@@ -1,4 +1,4 @@
-"""Per-token estimates of KL(policy || reference), on any device; autograd for the gradient.
+"""Estimate KL(policy || reference) per token, on any device; autograd for the gradient.
 
 Twin of   reference_math.kl     Proof   tests/parity/test_kl.py
 
@@ -13,17 +13,17 @@ from reference_math.torch.logprobs import precision
 
 
 def k1(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
-    """Unbiased, but of either sign:   k1 = -log r = log p_policy - log p_ref."""
+    """Estimate without bias; the estimate may be negative:   k1 = -log r = log p_policy - log p_ref."""
     return -_log_r(per_token_logps, ref_per_token_logps)
 
 
 def k2(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
-    """Never negative, biased:   k2 = (log r)^2 / 2."""
+    """Estimate with a bias, but never below 0:   k2 = (log r)^2 / 2."""
     return _log_r(per_token_logps, ref_per_token_logps) ** 2 / 2
 
 
 def k3(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
-    """Unbiased and never negative:   k3 = r - 1 - log r.
+    """Estimate without bias and never below 0:   k3 = r - 1 - log r.
 
     Near r = 1 the Taylor series, as in the numpy twin: in float32 exp(x) - 1 - x keeps no digit
     of a KL below 1e-7.
@@ -37,7 +37,7 @@ def k3(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
 
 
 def exact(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KL(policy || reference) over the whole vocabulary: (..., V) twice -> (...)."""
+    """Compute KL(policy || reference) over the whole vocabulary: (..., V) twice -> (...)."""
     if logits.shape != ref_logits.shape:
         raise ValueError(
             f"ref_logits must have shape {tuple(logits.shape)}, got {tuple(ref_logits.shape)}"

@@ -16,7 +16,7 @@ from reference_math.torch import kl, ratios
 def per_token_kl(
     per_token_logps: Tensor, ref_per_token_logps: Tensor, log_weights: Tensor | float
 ) -> Tensor:
-    """w k3, its exponents added before they are raised: e^(s + d) - w (1 + d) where d is large."""
+    """Compute w k3; the exponents are added first, e^(s + d) - w (1 + d), where d is large."""
     d = ref_per_token_logps - per_token_logps
     s = torch.as_tensor(log_weights, dtype=d.dtype, device=d.device)
     w, top = ratios.ratio(s), ratios.max_log_ratio(d.dtype)

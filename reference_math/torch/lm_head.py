@@ -22,7 +22,7 @@ from reference_math.torch import logprobs
 def per_token_logps(
     hidden_states: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
-    """What logprobs.per_token_logps says of logits = hidden_states @ weight.T.
+    """Compute logprobs.per_token_logps of logits = hidden_states @ weight.T.
 
     hidden_states   (B, T, D)  hidden_states[b, t] predict tokens[b, t]
     weight          (V, D)     of the head, without bias
@@ -35,7 +35,7 @@ def per_token_logps(
 def per_token_logps_and_entropy(
     hidden_states: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Both in one pass: ((B, T), (B, T))."""
+    """Compute both in one pass: ((B, T), (B, T))."""
     both = _apply(hidden_states, weight, tokens, temperature, True)
     return tuple(x.view(tokens.shape) for x in both)
 

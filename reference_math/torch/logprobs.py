@@ -1,7 +1,7 @@
-"""Token log-probabilities and entropy on any device, one chunk of positions at a time.
+"""Compute token log-probabilities and entropy on any device, one chunk of positions at a time.
 
 The naive form, log_softmax and gather, makes several more tensors as large as the logits: at
-B T = 8192 and V = 151,936 each is 5 GB in float32.  Here the forward keeps two numbers a position
+B T = 8192 and V = 151,936 each is 5 GB in float32.  Here the forward keeps two numbers per position
 and the backward takes each chunk's softmax again: beside its input it holds one chunk, and in the
 backward the gradient that autograd asks for.  `lm_head` needs not even the logits.
 
@@ -23,7 +23,7 @@ CHUNK_ELSEWHERE = 2**25
 
 
 def per_token_logps(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each token that stands in the text.
+    """Compute the log-probability of each token of the text.
 
     logits        (B, T, V)  logits[b, t] predict tokens[b, t]; a view is not copied
     tokens        (B, T)     ids, 0 to V - 1
@@ -34,7 +34,7 @@ def per_token_logps(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0)
 
 
 def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """How undecided the model is at each position: (B, T, V) -> (B, T), in nats."""
+    """Compute the entropy at each position: (B, T, V) -> (B, T), in nats."""
     tokens = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
     return per_token_logps_and_entropy(logits, tokens, temperature=temperature)[1]
 
@@ -42,7 +42,7 @@ def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 def per_token_logps_and_entropy(
     logits: Tensor, tokens: Tensor, *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Both in one pass over the logits, forward and backward: ((B, T), (B, T))."""
+    """Compute both in one pass over the logits, forward and backward: ((B, T), (B, T))."""
     _check(logits, tokens, temperature)
     return _LogpsAndEntropy.apply(logits, tokens, temperature, True)
 
@@ -74,10 +74,10 @@ class _LogpsAndEntropy(torch.autograd.Function):
 
 
 def chunk_values(z: Tensor, tokens: Tensor, with_entropy: bool) -> Tensor:
-    """One chunk's values, by the chain rule: is it this token, and if not, which of the others?
+    """Compute one chunk's values by the chain rule: this token or not, and which of the others.
 
-    log p = log sigmoid(-odds), odds = log sum_others e^z - z: a sure token keeps its log p of
-    -1e-20, where z - log sum_all e^z is 0.  H = H(this or not) + (1 - p) H(the others).
+    log p = log sigmoid(-odds), odds = log sum_others e^z - z: a token with p close to 1 keeps its
+    log p of -1e-20, where z - log sum_all e^z is 0.  H = H(this or not) + (1 - p) H(the others).
 
     z         (N, V)  logits / temperature; used up
     returns   (2, N)  log p of the token; entropy, or 0
@@ -103,7 +103,7 @@ def chunk_grad(
     grad_logps: Tensor | None,
     grad_entropy: Tensor | None,
 ) -> Tensor:
-    """dL/dz = g (1[v = token] - p) - h p (log p + H), the two gradients of the numpy twin.
+    """Compute dL/dz = g (1[v = token] - p) - h p (log p + H), the two gradients of the numpy twin.
 
     z                          (N, V)  as above
     values                     (2, N)  of `chunk_values`
@@ -123,9 +123,9 @@ def chunk_grad(
 
 
 def chunk_direction(z: Tensor, tokens: Tensor, logps: Tensor) -> Tensor:
-    """d log p / dz = 1[v = token] - p, from what `chunk_values` without the entropy left of z.
+    """Compute d log p / dz = 1[v = token] - p from z as `chunk_values` without the entropy leaves it.
 
-    There the token stands at -inf: a softmax over the others, of whom p takes the share 1 - p(token).
+    There the token's own logit is -inf, so the softmax is over the others; times 1 - p(token) it is p.
 
     z         (N, V)  used up
     logps     (N,)    of `chunk_values`
@@ -143,12 +143,12 @@ def _chunks(logits):
 
 
 def chunk_size(device: torch.device, vocab_size: int) -> int:
-    """How many positions to take at a time."""
+    """Return how many positions to take at a time."""
     return max(1, CHUNK.get(device.type, CHUNK_ELSEWHERE) // vocab_size)
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """float64 or float32: what x is computed in."""
+    """Return float64 or float32: the dtype in which x is computed."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

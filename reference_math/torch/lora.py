@@ -1,4 +1,4 @@
-"""A LoRA layer on any device and dtype; autograd for the gradient.
+"""LoRA: a frozen linear layer plus a trained low-rank update, on any device; autograd for the gradient.
 
 Twin of   reference_math.lora     Proof   tests/parity/test_lora.py
 
@@ -14,7 +14,7 @@ __all__ = ["delta_weight", "forward", "merge", "scaling", "unmerge"]
 
 
 def delta_weight(lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
-    """scaling * B A, of W's shape (out, in)."""
+    """Compute scaling * B A, of W's shape (out, in)."""
     _same_rank(lora_A, lora_B)
     return scaling * (lora_B @ lora_A)
 
@@ -28,7 +28,7 @@ def forward(
     scaling: float,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """y = x W^T + bias + scaling * (x A^T) B^T, (..., out).
+    """Compute y = x W^T + bias + scaling * (x A^T) B^T, (..., out).
 
     The two thin products, never B A itself: r (in + out) numbers instead of in * out.
     """
@@ -37,12 +37,12 @@ def forward(
 
 
 def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
-    """W + scaling * B A. In bfloat16 most of a small update is rounded away: merge in float32."""
+    """Compute W + scaling * B A. In bfloat16 most of a small update is rounded away: merge in float32."""
     return weight + delta_weight(lora_A, lora_B, scaling=scaling)
 
 
 def unmerge(merged: Tensor, lora_A: Tensor, lora_B: Tensor, *, scaling: float) -> Tensor:
-    """W back, up to one rounding of the dtype."""
+    """Recover W, up to one rounding of the dtype."""
     return merged - delta_weight(lora_A, lora_B, scaling=scaling)
 
 

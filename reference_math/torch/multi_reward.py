@@ -1,4 +1,4 @@
-"""Several reward functions, one advantage a completion, on any device.
+"""Combine several reward functions into one advantage per completion, on any device.
 
 Twin of   reference_math.multi_reward     Proof   tests/parity/test_advantages.py
 
@@ -22,7 +22,7 @@ def weighted_sum(
     *,
     missing: str,
 ) -> Tensor:
-    """r_i = sum_k w_k R_ik, NaN for a completion that no function could score.  (B, K) -> (B,)"""
+    """Compute r_i = sum_k w_k R_ik, NaN where no function could score.  (B, K) -> (B,)"""
     _checks.one_of("missing", missing, ("zero", "mean"))
     grouped, weights = _grouped(rewards_per_func, reward_weights, num_generations)
     there = ~grouped.isnan()
@@ -42,7 +42,7 @@ def sum_then_normalize(
     ddof: float,
     eps: float,
 ) -> Tensor:
-    """One reward a completion first, then its advantage."""
+    """Sum to one reward per completion, then take its advantage."""
     _checks.one_of("scale_rewards", scale_rewards, SCALE_REWARDS)
     rewards = weighted_sum(rewards_per_func, reward_weights, num_generations, missing=missing)
     if scale_rewards == "none":
@@ -59,7 +59,7 @@ def normalize_then_sum(
     ddof: float,
     eps: float,
 ) -> Tensor:
-    """GDPO: each function's own group advantage first; sum; whiten."""
+    """Take each function's group advantage, then sum and whiten (GDPO)."""
     grouped, weights = _grouped(rewards_per_func, reward_weights, num_generations)
     deviations = advantages.centered(grouped, axis=1)
     scale = advantages.std(deviations, axis=1, ddof=ddof)

@@ -1,4 +1,4 @@
-"""NF4 on any device, and a linear layer over the packed weight.
+"""NF4 on any device, and a linear layer that reads the packed weight.
 
 Twin of   reference_math.nf4     Proof   tests/parity/test_nf4.py: the same bits, float32 inside
 
@@ -18,7 +18,7 @@ MIDPOINTS = torch.from_numpy(nf4.MIDPOINTS)
 
 
 def quantize(weight: Tensor, *, blocksize: int) -> tuple[Tensor, Tensor]:
-    """(packed, absmax) of a weight of any shape and floating dtype."""
+    """Compute (packed, absmax) of a weight of any shape and floating dtype."""
     _known(blocksize)
     flat = weight.detach().reshape(-1).float()
     if not flat.isfinite().all():
@@ -35,7 +35,7 @@ def dequantize(
     blocksize: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """codebook[index] * absmax of its block: the product in float32, then rounded to dtype."""
+    """Compute codebook[index] * absmax of its block: in float32, then rounded to dtype."""
     _known(blocksize)
     n = prod(shape)
     if absmax.shape != (-(-n // blocksize),):
@@ -54,7 +54,7 @@ def linear(
     blocksize: int,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """x W^T + bias with W read from its 4 bits, in x's dtype: (..., in) -> (..., out).
+    """Compute x W^T + bias, W dequantised from its 4 bits, in x's dtype: (..., in) -> (..., out).
 
     Autograd would keep the whole dequantised W for the backward pass; this reads it again there,
     so that between the passes only the packed weight is held. W and its scales get no gradient.
@@ -76,20 +76,20 @@ class _Linear(torch.autograd.Function):
 
 
 def pack(indices: Tensor) -> Tensor:
-    """Two indices 0..15 a byte, the first in the high half; an odd end is filled with 7."""
+    """Store two indices 0..15 per byte, the first in the high half; an odd end is filled with 7."""
     even = torch.nn.functional.pad(indices, (0, indices.numel() % 2), value=7).to(torch.uint8)
     return even[0::2] << 4 | even[1::2]
 
 
 def unpack(packed: Tensor, n: int) -> Tensor:
-    """The first n indices."""
+    """Return the first n indices."""
     if packed.shape != (-(-n // 2),):
         raise ValueError(f"packed must have {-(-n // 2)} bytes, got {tuple(packed.shape)}")
     return torch.stack([packed >> 4, packed & 15], dim=1).reshape(-1)[:n]
 
 
 def normalize(flat: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    """Each float32 over its block's largest magnitude, rounded as bitsandbytes rounds."""
+    """Divide each float32 by its block's largest magnitude, rounded as bitsandbytes rounds."""
     full = flat.numel() - flat.numel() % blocksize
     blocks, tail = flat[:full].reshape(-1, blocksize), flat[full:]
     absmax = blocks.abs().amax(dim=1)

@@ -20,7 +20,7 @@ def keep_mask(
     *,
     threshold: float,
 ) -> Tensor:
-    """1 = keep: A >= 0, or the mean of log p_sampling - log p is <= threshold.  (B, 1) or (B, T)"""
+    """Mark 1 where A >= 0, or where the mean of log p_sampling - log p is <= threshold.  (B, 1) or (B, T)"""
     threshold = _checks.number("threshold", threshold)
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     scored = mask * ~sampling_per_token_logps.isnan()

@@ -1,4 +1,4 @@
-"""Importance ratios, token or sequence, on any device; autograd for the gradient.
+"""Compute importance ratios, per token or per sequence, on any device; autograd for the gradient.
 
 Twin of   reference_math.ratios     Proof   tests/parity/test_grpo.py
 
@@ -21,7 +21,7 @@ def log_importance_weights(
     completion_mask: Tensor,
     importance_sampling_level: str,
 ) -> Tensor:
-    """Log of the importance ratio; at sequence level the mean over the tokens that count."""
+    """Compute the log of the importance ratio; at sequence level its mean over the tokens that count."""
     _checks.one_of("importance_sampling_level", importance_sampling_level, LEVELS)
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     log_ratio = _checks.counted("per_token_logps", per_token_logps, mask)
@@ -32,25 +32,25 @@ def log_importance_weights(
 
 
 def ratio(log_weights: Tensor) -> Tensor:
-    """w = e^s, saturating far below the dtype's end, with no gradient beyond."""
+    """Compute w = e^s, saturating far below the dtype's end, with no gradient beyond."""
     return log_weights.clamp(max=max_log_ratio(log_weights.dtype)).exp()
 
 
 def max_log_ratio(dtype: torch.dtype) -> float:
-    """700 in float64, 80 in float32: a factor of thousands is left for the advantages."""
+    """Return 700 in float64, 80 in float32: a factor of thousands is left for the advantages."""
     return 700.0 if dtype == torch.float64 else 80.0
 
 
 def lengths(completion_mask: Tensor) -> Tensor:
-    """(B, 1) tokens that count, 1 for an empty completion: it is only ever divided into 0."""
+    """Count the tokens that count, (B, 1); 1 for an empty completion, where the numerator is 0."""
     return _checks.count(completion_mask, dim=1, keepdim=True).clamp(min=1)
 
 
 def as_column(advantages: Tensor, rows: int) -> Tensor:
-    """Advantages beside (B, T) tokens, in float32 at least: (B,) becomes (B, 1); (B, T) stays."""
+    """Reshape advantages for (B, T) tokens, in float32 at least: (B,) becomes (B, 1); (B, T) stays."""
     if advantages.ndim not in (1, 2) or len(advantages) != rows:
         raise ValueError(
-            f"advantages must have shape ({rows},), one a completion, or ({rows}, T), "
+            f"advantages must have shape ({rows},), one per completion, or ({rows}, T), "
             f"got {tuple(advantages.shape)}"
         )
     advantages = _checks.lifted(advantages)

@@ -1,4 +1,4 @@
-"""How much each token weighs in the loss, on any device.
+"""Reduce per-token losses to one number, on any device.
 
 Twin of   reference_math.reductions     Proof   tests/parity/test_grpo.py
 
@@ -20,7 +20,7 @@ def token_weights(
     tokens_per_micro_batch: Tensor | float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The weight of each token in the loss of one micro-batch, (B, T); see the numpy twin."""
+    """Compute the weight of each token in the loss of one micro-batch, (B, T); see the numpy twin."""
     _checks.one_of("reduction", reduction, REDUCTIONS)
     mask = _checks.ndim("completion_mask", completion_mask, 2).to(dtype)
     rows = max(len(mask), 1)
@@ -44,7 +44,7 @@ def reduce(
     tokens_per_micro_batch: Tensor | float | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Weighted sum of the per-token losses, a 0-d tensor; padding is never read."""
+    """Compute the weighted sum of the per-token losses, a 0-d tensor; padding is never read."""
     weights = token_weights(
         completion_mask,
         reduction=reduction,

@@ -24,7 +24,7 @@ def kl_penalized_rewards(
     beta: float,
     reward_clip_range: tuple[float, float] | None = None,
 ) -> Tensor:
-    """r - beta sum_t (log p_old - log p_ref), (B,); NaN = missing stays NaN."""
+    """Compute r - beta sum_t (log p_old - log p_ref), (B,); a missing reward stays NaN."""
     beta = _checks.number("beta", beta, at_least=0)
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     if rewards.shape != mask.shape[:1]:
@@ -46,7 +46,7 @@ def loss(
     epsilon_low: float,
     epsilon_high: float,
 ) -> Tensor:
-    """The loss of one batch, a 0-d tensor; old_logps (B,) are of whole completions."""
+    """Compute the loss of one batch, a 0-d tensor; old_logps (B,) are of whole completions."""
     mask = _checks.ndim("completion_mask", completion_mask, 2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask).sum(dim=1)
     if old_logps.shape != logps.shape:

@@ -30,7 +30,7 @@ def loss(
     ref_per_token_logps: Tensor | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Tensor:
-    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    """Compute the loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_importance_weights(*tokens, importance_sampling_level)
@@ -46,7 +46,7 @@ def loss(
 def per_token_loss(
     log_weights: Tensor, advantages: Tensor, *, temperature_pos: float, temperature_neg: float
 ) -> Tensor:
-    """-(4 / tau) sigmoid( tau (w - 1) ) A, the shape of log_weights or (B, T)."""
+    """Compute -(4 / tau) sigmoid( tau (w - 1) ) A, the shape of log_weights or (B, T)."""
     a = ratios.as_column(advantages, len(log_weights))
     positive = _checks.number("temperature_pos", temperature_pos, above=0)
     other = _checks.number("temperature_neg", temperature_neg, above=0)

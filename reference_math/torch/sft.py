@@ -14,7 +14,7 @@ from reference_math.torch.logprobs import precision
 
 
 def loss_mask(completion_mask: Tensor, assistant_mask: Tensor | None = None) -> Tensor:
-    """Which predictions count: all masks AND-ed, shifted by one.  (B, T + 1) -> (B, T)."""
+    """Mark the predictions that count: all masks AND-ed, shifted by one.  (B, T + 1) -> (B, T)."""
     mask = completion_mask if assistant_mask is None else completion_mask * assistant_mask
     return mask[:, 1:]
 
@@ -26,7 +26,7 @@ def token_weights(
     num_items_in_batch: Tensor | float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What one token's loss weighs in the whole, (B, T); see the numpy twin for the reductions."""
+    """Compute the weight of each token in the loss, (B, T); see the numpy twin for the reductions."""
     if (reduction == "global_token") != (num_items_in_batch is not None):
         raise ValueError(
             "num_items_in_batch is the counted tokens of the optimizer step: needed for reduction="
@@ -53,7 +53,7 @@ def nll(
     reduction: str,
     num_items_in_batch: Tensor | float | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of the counted tokens, a 0-d tensor; 0 if nothing counts."""
+    """Compute the negative log-likelihood of the counted tokens, a 0-d tensor; 0 if nothing counts."""
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
     return -(weights * logps).sum()
 
@@ -65,18 +65,18 @@ def dft(
     reduction: str,
     num_items_in_batch: Tensor | float | None = None,
 ) -> Tensor:
-    """nll with each token weighted by its own probability, held constant."""
+    """Compute nll with each token weighted by its own probability, held constant."""
     logps, weights = _inputs(per_token_logps, completion_mask, reduction, num_items_in_batch)
     return -(weights * logps.detach().exp() * logps).sum()
 
 
 def mean_entropy(entropy: Tensor, completion_mask: Tensor) -> Tensor:
-    """Mean entropy of the counted positions, a 0-d tensor; 0 if nothing counts."""
+    """Compute the mean entropy of the counted positions, a 0-d tensor; 0 if nothing counts."""
     return -nll(entropy, completion_mask, reduction="batch_token")
 
 
 def mean_token_accuracy(logits: Tensor, tokens: Tensor, completion_mask: Tensor) -> Tensor:
-    """How often the likeliest token is the one demonstrated, a 0-d tensor.  (B, T, V), (B, T) x 2."""
+    """Compute how often the likeliest token is the demonstrated one, a 0-d tensor.  (B, T, V), (B, T) x 2."""
     hits = (logits.argmax(dim=-1) == tokens).to(torch.float32)
     return -nll(hits, completion_mask, reduction="batch_token")
 

@@ -34,7 +34,7 @@ def loss(
     ref_per_token_logps: Tensor | None = None,
     use_bias_correction_kl: bool | None = None,
 ) -> Tensor:
-    """The loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
+    """Compute the loss of one micro-batch, a 0-d tensor; see the numpy twin for the arguments."""
     per_token_logps = _checks.lifted(per_token_logps)
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_importance_weights(*tokens, importance_sampling_level)
@@ -59,14 +59,14 @@ def per_token_loss(
     k_neg: float,
     lambda_neg: float,
 ) -> Tensor:
-    """-sg[ phi(w) ] A log p, (B, T)."""
+    """Compute -sg[ phi(w) ] A log p, (B, T)."""
     log_w, a = log_w.detach(), ratios.as_column(advantages, len(log_w))
     weight = torch.where(a >= 0, phi(log_w, k_pos, lambda_pos), phi(log_w, k_neg, lambda_neg))
     return -weight * a * per_token_logps
 
 
 def phi(log_w: Tensor, k: float, lam: float) -> Tensor:
-    """The gamma weight: 1 at w = 1, largest at w = k / lambda."""
+    """Compute the gamma weight: 1 at w = 1, largest at w = k / lambda."""
     k, lam = _checks.number("k", k, at_least=0), _checks.number("lambda", lam, above=0)
     return (k * log_w + lam * (1.0 - log_w.exp())).exp()
 
@@ -77,7 +77,7 @@ def sequence_log_ratio(
     completion_mask: Tensor,
     importance_sampling_ratio: Tensor | None = None,
 ) -> Tensor:
-    """(B, 1) log w: the sum of the token log-ratios, and of the logs of the IS ratios, bounded."""
+    """Compute log w, (B, 1): the sum of the token log-ratios and of the logs of the IS ratios, bounded."""
     tokens = per_token_logps, old_per_token_logps, completion_mask
     s = ratios.log_importance_weights(*tokens, "token")
     log_w = s.clamp(-HIGHEST, HIGHEST).sum(dim=1, keepdim=True)

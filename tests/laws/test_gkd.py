@@ -51,7 +51,7 @@ def test_the_ends_are_the_forward_and_the_reverse_kl():
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 300.0), st.integers(0, 99))
-def test_it_is_never_negative_and_between_the_ends_at_most_a_coins_entropy(beta, scale, seed):
+def test_it_is_never_negative_and_between_the_ends_at_most_a_bernoulli_entropy(beta, scale, seed):
     student, teacher = two_models((3, 4), seed, scale)
     d = gkd.divergence(student, teacher, beta=beta)
     assert (d >= 0).all() and np.isfinite(d).all()

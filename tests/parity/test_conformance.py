@@ -126,12 +126,12 @@ def cdpo(per_token_logps, ref_per_token_logps, completion_mask):
         (twin_kl.k1, "kl", {}, ["estimator: k1"]),
         (changed(reduction="grpo"), "grpo", {}, ["reduction: of loss_type 'grpo'"]),
         (changed(reduction="luspo"), "grpo", {}, ["reduction: of loss_type 'luspo'"]),
-        (changed(importance_sampling_level="sequence"), "grpo", {}, ["ratio: one a sequence"]),
+        (changed(importance_sampling_level="sequence"), "grpo", {}, ["ratio: one per sequence"]),
         (
             changed(importance_sampling_level="sequence", reduction="grpo"),
             "grpo",
             {},
-            ["reduction: of loss_type 'grpo'", "ratio: one a sequence"],
+            ["reduction: of loss_type 'grpo'", "ratio: one per sequence"],
         ),
         (changed(epsilon_low=1.0, epsilon_high=np.inf), "grpo", {}, ["clip: none"]),
         (
