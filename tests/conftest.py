@@ -9,6 +9,7 @@ mend may skip: tests marked `gpu` or `hardware`.
 import importlib.util
 import os
 
+import lab  # noqa: F401 - it sets what torch reads when it loads, whichever test imports it first
 import pytest
 from hypothesis import settings
 

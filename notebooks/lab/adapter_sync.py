@@ -17,14 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from trl.generation.vllm_generation import empty_cache
 
-from lab import colocated
+from lab import colocated, vllm
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of which vLLM's max_lora_rank has to be one
 NAME = "default"  # TRL's and PEFT's name of the adapter in training

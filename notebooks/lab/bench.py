@@ -23,14 +23,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 from trl import GRPOConfig
 
-from lab import adapter_sync, model, pace, runs, show, tasks
+from lab import adapter_sync, model, pace, runs, show, tasks, vllm
 
 SHAPES = {  # config.json of SmolLM2-135M; the embedding has the tiny tokenizer's 320 rows
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "layers": 30, "heads": 9},

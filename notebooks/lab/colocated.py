@@ -15,16 +15,14 @@ import warnings
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 import trl
 from accelerate.utils import set_seed
 from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import ensure_master_addr_port
 
-from lab import tap
+from lab import tap, vllm
 
 
 def engine_defaults():

@@ -119,9 +119,6 @@ def _flag(name, value):
 
 def environment():
     """The environment of the server: adapters may be loaded while it runs, and it is quiet."""
-    from lab import vllm
-
-    vllm.prepare()
     quiet = {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore")}
     return os.environ | quiet | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 

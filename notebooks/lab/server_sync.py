@@ -25,14 +25,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import requests  # isort: skip
+import requests
 import torch
 from accelerate.utils import broadcast_object_list
 from trl.generation.vllm_client import VLLMClient
 
-from lab import adapter_sync, colocated
+from lab import adapter_sync, colocated, vllm
 
 START = "python -m lab.serve grpo --config RECIPE"
 PROBE = "What is 12 + 34? 2 + 4 = 6 and 1 + 3 = 4, so 12 + 34 = 46."

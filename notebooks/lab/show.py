@@ -25,12 +25,10 @@ def setup(seed=0):
         from lab import install
 
         install.install_here()
-    from lab import vllm  # first: it sets what torch and vLLM read when they load
-
     quiet()
     from transformers import set_seed
 
-    from lab import recipes, runs
+    from lab import recipes, runs, vllm
 
     set_seed(seed)
     profile = recipes.profile()

@@ -10,12 +10,10 @@ import math
 import tempfile
 import time
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab import bench, tasks
+from lab import bench, tasks, vllm
 
 SIZES = (
     {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 2},

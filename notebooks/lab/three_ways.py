@@ -19,13 +19,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab import bars, completions, evaluate, instructions, pace, recipes, runs, train
+from lab import bars, completions, evaluate, instructions, pace, recipes, runs, train, vllm
 from reference_math.torch import logprobs
 from rewards.instruction import shares, verdicts
 from rewards.rules import words

@@ -10,9 +10,7 @@ import importlib
 import os
 import time
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
-
-import torch  # isort: skip
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -36,6 +34,7 @@ from lab import (
     tasks,
     validate,
     verified,
+    vllm,
 )
 
 # How the engine of GRPO gets the policy's weights: merged into plain ones, or as base and adapter.

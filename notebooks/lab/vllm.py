@@ -16,45 +16,15 @@ Lesson    notebooks/03_grpo.ipynb        Proof    tests/lab/test_vllm.py
 Mends     each names the upstream report it works around, and has a test that fails once upstream
           no longer needs it
 
-Import this module before torch, trl or vllm: `prepare` sets what they read when they load. The engine and
-the trainer stand in lab.colocated, which takes seconds to import: it loads when the first of them is used.
+The engine and the trainer stand in lab.colocated, which takes seconds to import: it loads when the first of
+them is used.
 """
 
 import functools
 import importlib
 import importlib.util
-import logging
-import os
 import re
 import sys
-
-QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",  # no telemetry
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # the NUMA notice of vLLM's C++ side
-}
-# Loggers that tell every CPU user what a CPU user cannot change.
-CHATTER = ("bitsandbytes.backends.cpu.ops", "torch._library.triton")
-
-
-def prepare():
-    """Set the environment that torch and vLLM read when they load; what is set already stands."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    for name in CHATTER:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # OpenMP's idle threads spin by default, and take the cores from whoever has work: the engine,
-    # the trainer, another program. Asleep, a training step measured 0.7 s instead of 1.5 to 2.4 s
-    # on two busy cores, and generation took half the CPU time in the same wall time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # vLLM asks for stdout's descriptor; a kernel that runs under pytest (nbmake) has none to give.
-    try:
-        sys.stdout.fileno()
-    except OSError:
-        sys.stdout.fileno = lambda: 1
-
-
-prepare()
 
 import torch
 from peft import PeftModel

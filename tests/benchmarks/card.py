@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 
-from lab import runs  # first: it sets what torch reads when it loads
+from lab import runs  # first: lab sets what torch reads when it loads
 
 import torch  # isort: skip
 

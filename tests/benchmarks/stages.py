@@ -41,7 +41,7 @@ if OPTIONS:
     os.environ.setdefault("LAB_RUNS", tempfile.mkdtemp())
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from lab import vllm  # first: it sets what torch and vLLM read when they load
+from lab import vllm  # first: lab sets what torch and vLLM read when they load
 
 import torch  # isort: skip
 from datasets import Dataset

@@ -3,9 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lab import vllm
-
-import torch  # isort: skip
 from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig, Qwen2Config, Qwen2ForCausalLM
 

@@ -13,12 +13,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
-from lab import serve, vllm  # before torch and trl
-
-from lab import model, recipes, server_sync, train  # isort: skip
 import requests
 import torch
+import yaml
+from lab import model, recipes, serve, server_sync, train, vllm
 from lab.colocated import _free_port
 
 pytestmark = pytest.mark.vllm

@@ -3,9 +3,8 @@
 import json
 import sys
 
+import torch
 from lab import recipes, train, vllm
-
-import torch  # isort: skip
 
 
 def digits(completions, **_):

@@ -1,0 +1,34 @@
+"""Whichever module of the kit comes first, torch finds the environment that the kit sets for it."""
+
+import os
+import subprocess
+import sys
+
+import lab
+import pytest
+
+# In torch's place: it says what it finds, and ends the process before anything heavy loads.
+TORCH = 'import os, sys\nprint(*(f"{n}={os.environ.get(n)}" for n in sys.argv[1:]))\nos._exit(0)\n'
+FOUND = {**lab.QUIET, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("module", ["train", "vllm", "model", "recipes", "bench", "three_ways"])
+@pytest.mark.parametrize("stands", [{}, {"VLLM_LOGGING_LEVEL": "DEBUG"}], ids=["empty", "set"])
+def test_torch_finds_the_environment_set_and_what_was_set_stands(tmp_path, module, stands):
+    for name in ("torch", "numpy"):  # whichever a module imports first; numpy's threads read it too
+        (tmp_path / f"{name}.py").write_text(TORCH)
+    environment = {name: value for name, value in os.environ.items() if name not in FOUND}
+    environment |= {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"} | stands
+    run = [sys.executable, "-c", f"from lab import {module}", *FOUND]
+    said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
+    assert dict(pair.split("=") for pair in said.split()) == FOUND | stands
+
+
+def test_an_output_without_a_descriptor_gets_one(monkeypatch):
+    class Output:  # what a kernel under pytest has
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    lab.prepare()
+    assert sys.stdout.fileno() == 1
