@@ -153,13 +153,13 @@ def room():
         )
     from transformers import AutoConfig
 
-    from lab import train
+    from lab import hub, train
 
     card = torch.cuda.get_device_properties(0).total_memory / 2**20
     needs = {}
     for stage in recipes.STAGES[1:]:
         recipe = recipes.load(stage)
-        config = AutoConfig.from_pretrained(train.base_model(recipe))
+        config = AutoConfig.from_pretrained(train.base_model(recipe, hub.CONFIG))
         needs[stage] = memory.of(recipe, config, card)
     tight = [stage for stage, parts in needs.items() if not memory.fits(parts, card)]
     said = ", ".join(f"{stage} {sum(parts.values()) / 1024:.1f}" for stage, parts in needs.items())

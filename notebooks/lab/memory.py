@@ -138,10 +138,10 @@ def main(argv=None):
     options = parser.parse_args(argv)
     from transformers import AutoConfig
 
-    from lab import recipes, train
+    from lab import hub, recipes, train
 
     recipe = recipes.load(options.stage, options.config)
-    config = AutoConfig.from_pretrained(options.model or train.base_model(recipe))
+    config = AutoConfig.from_pretrained(options.model or train.base_model(recipe, hub.CONFIG))
     card = options.card and options.card * 1024
     parts = of(recipe, config, card)
     for part, size in parts.items():

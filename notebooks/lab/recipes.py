@@ -29,9 +29,11 @@ LONG = ("t4", "a100")  # profiles whose stages take longer than a lesson: traine
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
 # lab.train holds their keys against the classes that take them (`known_fields`).
 KEYS = {
-    **dict.fromkeys(("stage", "profile", "start_from", "model", "adapter", "dtype", "sync"), str),
+    **dict.fromkeys(
+        ("stage", "profile", "start_from", "model", "revision", "adapter", "dtype", "sync"), str
+    ),
     "seed": int,
-    **dict.fromkeys(("args", "lora", "quantization"), dict),
+    **dict.fromkeys(("args", "cards", "lora", "quantization"), dict),
     "data": {"n": int, "samples": int, "carry_error": float, "name": str, "options": dict},
     "evaluate": {
         **dict.fromkeys(("n", "pass_n", "max_new_tokens"), int),
@@ -70,7 +72,7 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    recipe = for_a_server(for_this_card(recipe))
+    recipe = for_a_server(sized(for_this_card(recipe)))
     return standins.into(recipe) if recipe["profile"] in LONG else recipe
 
 
@@ -103,6 +105,26 @@ def for_this_card(recipe):
     if "args" in recipe:
         other["args"] = recipe["args"] | {"fp16": False, "bf16": True}
     return other
+
+
+def sized(recipe):
+    """The recipe with the sizes that its `cards` give for this card: the last entry that is no larger.
+
+    cards    {GiB of memory: {arguments of TRL's}}; a step of the optimizer has as many rows on each
+
+    Raises ValueError for an entry under a name that is no number.
+    """
+    for gib in recipe.get("cards", ()):
+        if not isinstance(gib, (int, float)):
+            raise ValueError(  # noqa: TRY004  one kind of error for every recipe that is unfit
+                f"cards: {gib!r} is no number of GiB, as in `cards: {{70: {{...}}}}`"
+            )
+    plain = {key: value for key, value in recipe.items() if key != "cards"}
+    if "cards" not in recipe or not torch.cuda.is_available():
+        return plain
+    here = torch.cuda.get_device_properties(0).total_memory / 2**30
+    least = max((gib for gib in recipe["cards"] if gib <= here), default=None)
+    return plain if least is None else plain | {"args": plain["args"] | recipe["cards"][least]}
 
 
 def check(recipe, where, keys=None):

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import time
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -24,6 +25,7 @@ from lab import (
     callbacks,
     evaluate,
     guards,
+    hub,
     model,
     pairs,
     ready,
@@ -57,13 +59,39 @@ MISSING = (
 )
 
 
-def base_model(recipe):
-    """Where the base is: a hub id, a folder, the model of a wheel, or the folder of the base stage."""
-    while "model" not in recipe:
-        if recipe["stage"] == "base":
-            return str(runs.folder(recipe))
+def base_model(recipe, files=hub.FILES):
+    """Where the base is: a folder, the hub's at the recipe's `revision` and the wheel's too, or a hub id.
+
+    files    patterns of the files that are wanted of a model on the hub
+
+    Raises ConnectionError for a model of the hub that cannot be had.
+    """
+    named = _names_the_base(recipe)
+    if "model" not in named:
+        return str(runs.folder(named))
+    pinned = _pin(recipe)
+    return hub.snapshot(*pinned, files) if pinned else smollm.found(named["model"])
+
+
+def base_name(recipe):
+    """The base as a manifest names it: a hub id with its commit, or where it is."""
+    pinned = _pin(recipe)
+    return "@".join(pinned) if pinned else base_model(recipe)
+
+
+def _pin(recipe):
+    """(hub id, commit) of the base, or None for a folder, a wheel's model and a hub id that nothing pins."""
+    named = _names_the_base(recipe)
+    if "revision" not in named or Path(named["model"]).is_dir():
+        return None
+    return named["model"], named["revision"]
+
+
+def _names_the_base(recipe):
+    """The recipe, of this stage or one before it, that says which model the chain starts from."""
+    while "model" not in recipe and recipe["stage"] != "base":
         recipe = recipes.parent(recipe)
-    return smollm.found(recipe["model"])
+    return recipe
 
 
 def load(recipe):
@@ -91,6 +119,8 @@ def load(recipe):
         return PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tok
     if recipe.get("lora"):
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **recipe["lora"]))
+        if _pin(recipe):
+            hub.name_base(loaded, *_pin(recipe))
     return loaded, tok
 
 
@@ -216,7 +246,7 @@ def _save(built, recipe, folder, began):
     plain = vllm.served(policy, dtype=getattr(torch, recipe.get("dtype", "float32")))
     scores = evaluate.score(plain, built.processing_class, recipe)
     wall_s = time.perf_counter() - began
-    return runs.save_manifest(recipe, base_model(recipe), built.state.log_history, wall_s, scores)
+    return runs.save_manifest(recipe, base_name(recipe), built.state.log_history, wall_s, scores)
 
 
 def make_base(recipe):
@@ -240,7 +270,7 @@ def score_base(recipe):
     runs.clear(recipe)
     base, tok = load(recipe)
     scores = evaluate.score(base.eval(), tok, recipe)
-    return runs.save_manifest(recipe, base_model(recipe), [], time.perf_counter() - began, scores)
+    return runs.save_manifest(recipe, base_name(recipe), [], time.perf_counter() - began, scores)
 
 
 def is_chief():
@@ -310,7 +340,7 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
         return manifest
     if os.environ.get("LAB_READY") == "1" and ready.fits(recipe):
         return ready.restore(stage, recipe["seed"], say)
-    say(f"{stage}: making it, from {before['stage'] if before else base_model(recipe)}")
+    say(f"{stage}: making it, from {before['stage'] if before else base_name(recipe)}")
     return make(recipe)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab import doctor, install, recipes
+from lab import doctor, hub, install, recipes
 from transformers import Qwen2Config
 
 
@@ -89,6 +89,7 @@ def test_a_batch_that_does_not_fit_the_card_is_named(monkeypatch):
     half_a_billion = Qwen2Config(**shape, tie_word_embeddings=True)
     with_card(monkeypatch)
     monkeypatch.setenv("LAB_PROFILE", "t4")
+    monkeypatch.setattr(hub, "snapshot", lambda model, revision, files: model)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda _: half_a_billion)
     assert verdict(doctor.room)[0] == doctor.OK
     with_card(monkeypatch, gib=1.5)

@@ -1,17 +1,27 @@
 """Every recipe of the kit is one that TRL, PEFT and bitsandbytes take as it stands."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from lab import recipes, sources, train
+from lab import memory, recipes, sources, train
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, Qwen2Config
 from trl import SFTConfig
 
 TRAINED = [stage for stage in recipes.STAGES if stage != "base"]
 ALL = [(stage, profile) for stage in TRAINED for profile in recipes.PROFILES]
+HALF_A_BILLION = Qwen2Config(  # config.json of Qwen2.5-0.5B-Instruct
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
 BASES = [("base", profile) for profile in recipes.PROFILES]
 
 
@@ -57,25 +67,64 @@ def test_the_other_libraries_take_their_parts(stage, profile):
         LoraConfig(task_type="CAUSAL_LM", **recipe["lora"])
 
 
+def a_card(monkeypatch, gib, capability=(8, 9)):
+    card = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+
+
 @pytest.mark.parametrize("stage", TRAINED)
 def test_a_t4_computes_nowhere_in_bfloat16(stage, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    a_card(monkeypatch, 14.7, (7, 5))
     recipe = recipes.load(stage, "t4")
     assert recipe["dtype"] == recipe["quantization"]["bnb_4bit_compute_dtype"] == "float16"
     assert recipe["args"]["fp16"] and not recipe["args"]["bf16"]
 
 
+def rows_of_a_step(args):
+    return args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
+
+
+@pytest.mark.parametrize("stage", recipes.STAGES[1:])
+@pytest.mark.parametrize(
+    ("profile", "usual", "larger"), [("t4", 14.7, 22.2), ("a100", 39.5, 79.1)], ids=["l4", "h100"]
+)
+def test_a_larger_card_gets_its_own_sizes_and_the_same_rows_in_a_step(
+    stage, profile, usual, larger, monkeypatch
+):
+    without_a_card = recipes.load(stage, profile)
+    a_card(monkeypatch, usual, (7, 5) if profile == "t4" else (8, 0))
+    assert recipes.load(stage, profile) == without_a_card
+    a_card(monkeypatch, larger)
+    args = recipes.load(stage, profile)["args"]
+    assert (
+        args["per_device_train_batch_size"] > without_a_card["args"]["per_device_train_batch_size"]
+    )
+    assert rows_of_a_step(args) == rows_of_a_step(without_a_card["args"])
+    if stage == "grpo":  # one generation a step of the optimizer, of whole groups
+        assert args["steps_per_generation"] == args["gradient_accumulation_steps"]
+        assert args["per_device_train_batch_size"] % args["num_generations"] == 0
+    recipes.known_fields(args, train.classes(stage)[1], stage)
+    needs = memory.of(recipes.load(stage, profile), HALF_A_BILLION, larger * 1024)
+    assert memory.fits(needs, larger * 1024)
+
+
+def test_sizes_of_a_card_that_is_no_number_are_refused():
+    with pytest.raises(ValueError, match="cards: 'H100' is no number of GiB"):
+        recipes.sized({"cards": {"H100": {}}, "args": {}})
+
+
 @pytest.mark.parametrize("stage", recipes.STAGES)
 def test_an_l4_takes_the_t4_s_recipe_in_bfloat16(stage, monkeypatch):
     own = recipes.load(stage, "t4")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    a_card(monkeypatch, 22.2)
     recipe = recipes.load(stage, "t4")
     assert recipe["dtype"] == "bfloat16" and "float16'" not in str(recipe).replace("bfloat16'", "")
     if stage != "base":
         assert recipe["args"]["bf16"] and not recipe["args"]["fp16"]
-        kept = {k: v for k, v in own["args"].items() if k not in ("bf16", "fp16")}
+        sizes = yaml.safe_load((recipes.FOLDER / f"{stage}_t4.yaml").read_text())["cards"][20]
+        kept = {k: v for k, v in own["args"].items() if k not in ("bf16", "fp16", *sizes)}
         assert kept.items() <= recipe["args"].items()
     assert recipes.load(stage, "tiny").get("dtype") != "bfloat16"
 
