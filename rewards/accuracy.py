@@ -1,4 +1,4 @@
-"""1.0 where the answer block equals the gold, 0.0 where it does not, None without a gold."""
+"""Reward 1.0 where the answer block equals the gold, 0.0 where it does not, None without a gold."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,7 +43,7 @@ def accuracy_reward(
 
 
 def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """What else there is to know about a batch than its mean.
+    """Count what else there is to know about a batch than its mean.
 
     >>> from rewards.verdicts import Verdict
     >>> counts([Verdict(0.0, "timed out"), Verdict(1.0, "right")])
@@ -61,7 +61,7 @@ def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
 def require_golds(
     function: str, completions: Completions, solution: Golds | None, columns: Iterable[str]
 ) -> Golds:
-    """The golds, one for each completion, or a ValueError that says what to do."""
+    """Return the golds, one for each completion, or raise a ValueError that says what to do."""
     if solution is None:
         raise ValueError(
             f"{function}: no column `solution`, which holds the gold answers; other columns: "

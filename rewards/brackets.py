@@ -1,4 +1,4 @@
-"""Where brackets close, and what stands outside all of them."""
+"""Find where brackets close, and what stands outside all of them."""
 
 import re
 from itertools import accumulate
@@ -9,7 +9,7 @@ _BRACKET = re.compile(
 
 
 def matching(text: str, opening: int) -> int | None:
-    """Index of the bracket that closes the one at `opening`, None if there is none.
+    """Return the index of the bracket that closes the one at `opening`, None if there is none.
 
     Half-open intervals are brackets too: any closing bracket closes any opening one.
 
@@ -25,7 +25,7 @@ def matching(text: str, opening: int) -> int | None:
 
 
 def balanced(text: str) -> bool:
-    r"""Does every brace close? A round or square bracket may stay half open.
+    r"""Tell whether every brace closes. A round or square bracket may stay half open.
 
     >>> balanced(r"\frac{1}{2}"), balanced("1}{2"), balanced("[0, 1)")
     (True, False, True)
@@ -35,7 +35,7 @@ def balanced(text: str) -> bool:
 
 
 def deepest(text: str) -> int:
-    """How many brackets stand inside each other.
+    """Count how many brackets stand inside each other.
 
     >>> deepest("(a(b))(c)")
     2
@@ -48,7 +48,7 @@ def _depths(text, opening, closing):
 
 
 def outside(text: str) -> str:
-    r"""`text` with everything inside brackets and environments blanked, index for index.
+    r"""Return `text` with everything inside brackets and environments blanked, index for index.
 
     >>> outside("f(x, y) = {2}, 3")
     'f(    ) = { }, 3'

@@ -1,4 +1,4 @@
-"""A weighted sum of rewards as one reward function."""
+"""Combine several rewards into one reward function, a weighted sum."""
 
 import math
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from rewards._types import Completions, RewardFunction
 
 
 class combine:
-    """The weighted sum of several rewards, None where any of them is None.
+    """Sum several rewards with weights; None where any of them is None.
 
     reward_funcs     list of K reward functions
     reward_weights   list of K floats             optional, 1.0 each
     returns          a reward function for TRL
 
     TRL's own reward_weights count None as 0 once any other reward of that row is a number:
-    a gold that nobody can verify then pulls its whole group. Here such a row is skipped.
+    a gold that cannot be verified then shifts the mean of its whole group. Here such a row is skipped.
     A class, not a closure: TRL pickles reward functions, and logs them by `__name__`.
 
     >>> from rewards import format_reward

@@ -1,4 +1,4 @@
-r"""Is one reading the other? The lines of rewards/POLICY.md, kind by kind.
+r"""Compare two readings, answer and gold, by the lines of rewards/POLICY.md, kind by kind.
 
 Each function returns "" when right, else the reason, or raises Refused with it. Only the
 leaves that need algebra import sympy: in the worker process, that is.
@@ -22,7 +22,7 @@ _UNDONE = re.compile(
 
 
 def compare(gold: Reading, answer: Reading, same_text: bool = True) -> str:
-    """Why the answer is not the gold, "" when it is.
+    """Return why the answer is not the gold, "" when it is.
 
     gold, answer   Reading
     same_text      bool      take the same words for the same thing, without any algebra
@@ -289,6 +289,6 @@ def _word(reading):
 
 
 def squeeze(text: str) -> str:
-    """`text` without white space, but for what keeps two numbers apart; A^{T} as A^T."""
+    """Return `text` without white space, except where it keeps two numbers apart; A^{T} as A^T."""
     text = re.sub(r"(?<![0-9])\s|\s(?![0-9])", "", text)
     return re.sub(r"([\^_])\{(\w)\}(?![0-9])", r"\1\2", text)

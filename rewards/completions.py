@@ -1,10 +1,10 @@
-"""From what TRL passes as `completions` and `prompts` to plain text."""
+"""Turn what TRL passes as `completions` and `prompts` into plain text."""
 
 from rewards._types import Chat
 
 
 def text_of(completion: Chat | None) -> str:
-    """The text that is scored: a string itself, or a chat's last assistant message.
+    """Return the text that is scored: a string itself, or a chat's last assistant message.
 
     None, an empty chat, a chat without an assistant message and content that is not text
     all give "": they score 0.0, they never raise.
@@ -16,7 +16,7 @@ def text_of(completion: Chat | None) -> str:
 
 
 def prompt_of(prompt: Chat | None) -> str:
-    """The question: a string itself, or a chat's last user message.
+    """Return the question: a string itself, or a chat's last user message.
 
     >>> prompt_of([{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}])
     '2+2?'

@@ -1,6 +1,6 @@
-r"""Take off what only changes how an answer looks: Markdown, HTML, colours, sizes, environments.
+r"""Remove what only changes how an answer looks: Markdown, HTML, colours, sizes, environments.
 
-What marks an answer as taken back (struck out, cancelled, hidden) is no dress: it stays, or is
+What marks an answer as withdrawn (struck out, cancelled, hidden) is not only looks: it stays, or is
 refused. Each pattern is anchored on a literal, so the time is linear in the text.
 """
 
@@ -40,7 +40,7 @@ _WRAPPER = re.compile(r"\\(" + "|".join(_WRAPPERS) + ")" + _WORD_END + r"\s*(?:\
 
 
 def undressed(text: str) -> str:
-    r"""The text without what only changes its looks.
+    r"""Return the text without what only changes its looks.
 
     Raises Refused on text that is struck out.
 

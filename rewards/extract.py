@@ -1,4 +1,4 @@
-r"""From an answer block or a gold column to the one expression that is compared.
+r"""Extract from an answer block or a gold column the one expression that is compared.
 
 An answer holds at most one box. Outside the box stands only what `rewards.grammar` reads: a
 lead-in ("The area is"), a name ("x ="), a unit, a full stop. A gold may be a whole worked
@@ -37,7 +37,7 @@ _FIRST = re.compile(
 
 
 def answer_text(block: str, nouns: Nouns = frozenset()) -> str:
-    r"""The expression an answer block gives.
+    r"""Return the expression that an answer block gives.
 
     nouns   set of words   of the gold and the question, for `rewards.grammar`
 
@@ -71,7 +71,7 @@ def answer_text(block: str, nouns: Nouns = frozenset()) -> str:
 
 
 def gold_text(gold: object) -> str:
-    r"""The expression a gold gives: a number as it is, text after ####, or its boxes.
+    r"""Return the expression that a gold gives: a number as it is, text after ####, or its boxes.
 
     Raises Refused when there is nothing that could be compared.
 

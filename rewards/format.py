@@ -1,4 +1,4 @@
-"""1.0 for a completion in form, 0.0 for any other."""
+"""Reward 1.0 for a completion in the required form, 0.0 for any other."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rewards.tags import scan
 
 
 def format_reward(completions: Completions, **columns: Any) -> list[float]:
-    """Exactly one non-empty <think> block, then exactly one non-empty <answer> block.
+    """Require exactly one non-empty <think> block, then exactly one non-empty <answer> block.
 
     completions   list of N strings or chats   the last assistant message of a chat counts
     returns       list of N floats             0.0 or 1.0, never None

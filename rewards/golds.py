@@ -1,4 +1,4 @@
-"""Check the golds once, before training: a gold that nobody can verify teaches nothing."""
+"""Check the golds once, before training: a gold that cannot be verified gives no reward."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-r"""The words that may stand before an answer, and the names that it may be given.
+r"""List the words that may stand before an answer, and the names that it may be given.
 
     answer    lead-in* [name "="] value [unit] ["is the answer"] ["."]
     lead-in   connective | subject verb | "we get" | "this gives" | label ":"
@@ -95,7 +95,7 @@ MOST_LEAD_INS = 5
 
 
 def after_lead_in(text: str, nouns: Nouns = frozenset()) -> str:
-    r"""The rest of an answer behind the words that lead to it.
+    r"""Return the rest of an answer behind the words that lead to it.
 
     nouns   set of words   of the gold and the question: they may be its subject
 
@@ -114,12 +114,12 @@ def after_lead_in(text: str, nouns: Nouns = frozenset()) -> str:
 
 
 def without_tail(text: str) -> str:
-    """The answer without "is the final answer" or "I hope it is correct" behind it."""
+    """Return the answer without "is the final answer" or "I hope it is correct" behind it."""
     return _TAIL.sub("", _HOPE.sub("", text.strip()))
 
 
 def is_quantity(words: str, nouns: Nouns = frozenset()) -> bool:
-    """Does a phrase name what is asked for, and nothing else? "total area" does, "half" not.
+    """Tell whether a phrase only names what is asked for: "total area" does, "half" does not.
 
     >>> is_quantity("the total cost"), is_quantity("Area"), is_quantity("half of the area")
     (True, True, False)
@@ -176,7 +176,7 @@ _NAMES = [
 
 
 def is_name(text: str, nouns: Nouns = frozenset()) -> bool:
-    r"""Does the left side of an equation only name what is on the right?
+    r"""Tell whether the left side of an equation only names what is on the right.
 
     A letter with index or arguments, a segment, an angle, a quantity; nothing to compute with:
     x + y and xy are sums and products, and no word but those of the grammar.
@@ -202,5 +202,5 @@ def is_name(text: str, nouns: Nouns = frozenset()) -> bool:
 
 
 def is_segment(text: str) -> bool:
-    """AB, the distance of two points: only a number can be its value, since PV = nRT is a law."""
+    """Tell whether it is AB, the distance of two points; its value can only be a number: PV = nRT is a law."""
     return bool((found := _NAMES[-1].fullmatch(text.strip())) and found["segment"])

@@ -1,4 +1,4 @@
-"""How well a completion keeps the rules of its instruction."""
+"""Reward a completion for the rules of its instruction that it keeps."""
 
 import re
 from collections import defaultdict
@@ -20,7 +20,7 @@ def instruction_reward(
     log_extra: Callable[[str, list[str]], object] | None = None,
     **columns: Any,
 ) -> list[float]:
-    """Half the share of the rules that are kept, and half for keeping all of them.
+    """Give half the share of the rules that are kept, and a further half if all are kept.
 
     completions   list of N strings or chats   the last assistant message of a chat counts
     solution      list of N rules              JSON objects, as in rewards/rules.py
@@ -46,7 +46,7 @@ def instruction_reward(
 def verdicts(
     completions: Completions, solution: Golds | None, prompts: Completions | None = None
 ) -> list[dict[str, str]]:
-    """For each completion {rule: why it is broken, "" if it is kept}."""
+    """Return for each completion {rule: why it is broken, "" if it is kept}."""
     if solution is None or isinstance(solution, str) or len(solution) != len(completions):
         got = "none" if solution is None else f"{len(solution)}"
         raise ValueError(
@@ -66,7 +66,7 @@ def _verdict(text, rules, prompt):
 
 
 def copied(text: str, instruction: str) -> bool:
-    """Whether six words or more of the instruction stand in the text, in a row.
+    """Tell whether six words or more of the instruction stand in the text, in a row.
 
     >>> copied("use the word blue and at most 8 words", "Use the word blue and at most 8 words.")
     True
@@ -78,7 +78,7 @@ def copied(text: str, instruction: str) -> bool:
 
 
 def score(verdict: Mapping[str, str]) -> float:
-    """The reward of a verdict.
+    """Return the reward of a verdict.
 
     >>> score({"word": "", "ends": ""}), score({"word": "", "ends": "ends with '.', not with '?'"})
     (1.0, 0.25)
@@ -88,12 +88,12 @@ def score(verdict: Mapping[str, str]) -> float:
 
 
 def reason(verdict: Mapping[str, str]) -> str:
-    """Why a verdict is not 1, in one line; "all kept" if it is."""
+    """Return why a verdict is not 1, in one line; "all kept" if it is."""
     return "; ".join(dict.fromkeys(why for why in verdict.values() if why)) or "all kept"
 
 
 def shares(found: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """{rule: share of the rows with that rule that keep it, "all": share that keep all}.
+    """Return {rule: share of the rows with that rule that keep it, "all": share that keep all}.
 
     >>> shares([{"word": ""}, {"word": "no words"}])
     {'word': 0.5, 'all': 0.5}

@@ -1,4 +1,4 @@
-"""A bounded price on tokens: a right answer earns more when it is shorter."""
+"""Subtract a bounded price for tokens: a right answer earns more when it is shorter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def length_reward(
     max_tokens: int = 1024,
     **columns: Any,
 ) -> list[float | None]:
-    """1 - tokens / max_tokens for a right answer, 0.0 for a wrong one.
+    """Give 1 - tokens / max_tokens for a right answer, 0.0 for a wrong one.
 
     completions      list of N strings or chats
     solution         list of N golds           as for `accuracy_reward`
@@ -48,7 +48,7 @@ def length_reward(
 
 
 class length_reward_within:
-    """`length_reward` for another length, as TRL wants it: picklable, under a name of its own.
+    """Make `length_reward` for another length, as TRL wants it: picklable, under a name of its own.
 
     >>> length_reward_within(46).__name__
     'length_reward_within_46'

@@ -1,4 +1,4 @@
-r"""The leaves that need algebra, through math-verify, gold first, and what it gets wrong.
+r"""Compare what needs algebra through math-verify, gold first, and correct its known errors.
 
 math-verify 0.9 parses, and compares what has letters in it. It is not asked where it is known to
 be wrong: two constants are told apart exactly, by sympy, since math-verify compares 15 digits;
@@ -39,7 +39,7 @@ _CANCELLED = 2500  # digits that may cancel before two constants count as not to
 
 
 def equal(gold: str, answer: str, interval: bool = False) -> bool:
-    r"""Is the answer the gold, by algebra?
+    r"""Tell whether the answer equals the gold, by algebra.
 
     gold, answer   str    LaTeX of one expression each, without delimiters
     interval       bool   the gold is an interval for sure: x > 2 may answer (2, \infty)
@@ -64,7 +64,7 @@ def equal(gold: str, answer: str, interval: bool = False) -> bool:
 
 
 def rounds_to(gold: str, number: Number) -> bool:
-    """Is `number` the constant `gold`, rounded to at least six decimals and six digits?"""
+    """Tell whether `number` is the constant `gold`, rounded to at least six decimals and six digits."""
     gold = parse(gold)
     if not isinstance(gold, sympy.Expr) or gold.free_symbols:
         return False
@@ -73,7 +73,7 @@ def rounds_to(gold: str, number: Number) -> bool:
 
 
 def same_solutions(gold: Statements, answer: Statements) -> bool:
-    r"""Do two statements about one variable have the same solutions?
+    r"""Tell whether two statements about one variable have the same solutions.
 
     gold, answer   (connective, [LaTeX])   x < 1 or x > 2 is ("or", ["x<1", "x>2"])
 
@@ -90,7 +90,7 @@ def same_solutions(gold: Statements, answer: Statements) -> bool:
 
 
 def parse(latex: str) -> sympy.Basic:
-    """One sympy object: symbols real, i the imaginary unit, decimals exact."""
+    """Parse into one sympy object: symbols real, i the imaginary unit, decimals exact."""
     found = math_verify.parse(
         "\\boxed{" + latex + "}",
         [_CONFIG],

@@ -1,4 +1,4 @@
-r"""One notation for what people and models write: plain text and LaTeX made alike.
+r"""Bring what people and models write, plain text and LaTeX, into one notation.
 
 `notation` only respells; it never computes and never drops a symbol that carries value.
 Every pattern is anchored on a literal and has no nested repetition: linear time.
@@ -57,7 +57,7 @@ _COMPILED = [(re.compile(pattern), by) for pattern, by in _RESPELL]
 
 
 def notation(text: str) -> str:
-    r"""Respell an answer or a gold: no delimiters, no spacing commands, one name a symbol.
+    r"""Respell an answer or a gold: no delimiters, no spacing commands, one name per symbol.
 
     Raises Refused on characters that cannot be read and on a lone math delimiter.
 

@@ -1,4 +1,4 @@
-r"""Plain numbers, read exactly: no floating point, so 0.1 + 0.2 never surprises anybody.
+r"""Read plain numbers exactly, without floating point: 0.1 + 0.2 is 0.3.
 
 A plain number is digits with a sign, a decimal point, thousands separators, at most one
 fraction bar (mixed numbers too), a power of ten, a percent sign, a repeating decimal.
@@ -41,7 +41,7 @@ class Number(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
-    r"""The number that `text` writes, None when it is not a plain number.
+    r"""Return the number that `text` writes, None when it is not a plain number.
 
     >>> read_number("1,234.50").value, read_number(r"-2\frac{1}{2}").value
     (Fraction(2469, 2), Fraction(-5, 2))
@@ -61,7 +61,7 @@ def read_number(text: str) -> Number | None:
 
 
 def same_number(gold: Number, answer: Number) -> bool:
-    """Equal exactly, or one the other rounded to at least six decimals and six digits.
+    """Tell whether two numbers are equal, or one is the other rounded to at least six decimals and digits.
 
     >>> third = read_number("1/3")
     >>> [same_number(third, read_number(s)) for s in ("2/6", "0.333333", "0.33333", "0.3333334")]
@@ -77,7 +77,7 @@ def same_number(gold: Number, answer: Number) -> bool:
 
 
 def is_rounding(decimal: Number, value: Fraction) -> bool:
-    """Is `decimal` that exact value, rounded where it ends? Ties may go either way."""
+    """Tell whether `decimal` is that exact value, rounded where it ends. Ties may go either way."""
     if decimal.places is None or decimal.places < ROUNDED_PLACES:
         return False
     unit = Fraction(1, 10**decimal.places)

@@ -1,4 +1,4 @@
-"""A price on the last tokens before the limit, so that a completion learns to end before it is cut off."""
+"""Penalise the last tokens before the limit, so that a completion learns to end before it is cut off."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,14 @@ from rewards._types import Completions
 
 
 class overlong_reward_within:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 to -1 over the last `cache` tokens.
+    """Make DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 to -1 over the last `cache` tokens.
 
     max_tokens   int   L_max: at this length and beyond it costs 1. Give max_completion_length
     cache        int   L_cache: the price begins this many tokens before; 0: only beyond max_tokens
 
-    A function in TRL's signature, picklable, under a name of its own. It costs, and never pays:
-    a short wrong answer gains nothing by it. It reads no text, so no completion can fool it.
+    Returns a function in TRL's signature, picklable, under a name of its own. Its values are never
+    positive, so a short wrong answer gains nothing by it. It reads no text, so no completion can
+    fool it.
 
     >>> reward = overlong_reward_within(100, 20)
     >>> reward(["a", "b", "c"], completion_ids=[[0] * 80, [0] * 90, [0] * 120])
@@ -48,7 +49,7 @@ class overlong_reward_within:
         return [self.price(len(ids)) for ids in completion_ids]
 
     def price(self, tokens: int) -> float:
-        """The price of one length."""
+        """Return the price of one length."""
         if tokens > self.max_tokens:
             return -1.0
         over = tokens - (self.max_tokens - self.cache)

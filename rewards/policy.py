@@ -1,4 +1,4 @@
-r"""What counts as right. The policy in words, a test for each line: rewards/POLICY.md.
+r"""Decide what counts as right. The policy in words, with a test for each line: rewards/POLICY.md.
 
 `judge` is a pure function of two texts. It may take for ever on a hostile one: the reward
 functions call it in the worker process, where it can be killed.
@@ -15,7 +15,7 @@ from rewards.units import nouns_in
 
 
 def judge(gold: object, answer: str, question: str = "") -> str:
-    r"""Why the answer is not the gold, "" when it is.
+    r"""Return why the answer is not the gold, "" when it is.
 
     gold      str or number   LaTeX, a number, a box, GSM8K's ####
     answer    str             the inside of an answer block
@@ -33,7 +33,7 @@ def judge(gold: object, answer: str, question: str = "") -> str:
 
 
 def judge_gold(gold: object) -> str:
-    r"""Why a gold cannot be verified, "" when it can: it must be found equal to itself.
+    r"""Return why a gold cannot be verified, "" when it can: it must be found equal to itself.
 
     It is compared with 0 as well, only to see whether it can be computed at all.
 
@@ -50,7 +50,7 @@ def judge_gold(gold: object) -> str:
 
 
 def copied(gold: object, answer: str, prompt: str) -> bool:
-    r"""Is a right expression only the question again, in other words than the gold's?
+    r"""Tell whether a right expression only repeats the question, in other words than the gold's.
 
     A number may well stand in the question; a number is an answer all the same.
 

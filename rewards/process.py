@@ -1,4 +1,4 @@
-"""One worker process per process: started when first needed, killed when late, and again.
+"""Keep one worker process per process: started when first needed, killed when late, then replaced.
 
 `ask` is safe from any thread, under asyncio, in a forked child (which starts a worker of
 its own) and in every rank. It uses no signal and no multiprocessing: a daemonic DataLoader
@@ -64,7 +64,7 @@ class Worker:
         self.replies.put({"eof": True})
 
     def send(self, message: object) -> bool:
-        """False when nobody reads any more."""
+        """Send a line; False when nobody reads any more."""
         try:
             self._jobs.write(json.dumps(message).encode("ascii") + b"\n")
             return True
@@ -80,7 +80,7 @@ class Worker:
         return reply
 
     def is_starved(self) -> bool:
-        """Has the machine left the present job without CPU? Linux tells, elsewhere False."""
+        """Tell whether the machine gave the present job too little CPU. Linux tells, elsewhere False."""
         try:
             with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
                 ticks = sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
@@ -108,7 +108,7 @@ class Worker:
         self._jobs.close()
 
     def disown(self) -> None:
-        """In a forked child: the worker is the parent's, our ends of its pipes keep it alive."""
+        """Leave the worker to the parent in a forked child: our ends of its pipes keep it alive."""
         self._jobs.close()
         self._answers.close()
         self.process.returncode = 0  # nothing here to wait for
@@ -123,7 +123,7 @@ class Verifier:
         self._spare: Worker | None = None
 
     def ask(self, job: str, *arguments: object) -> str:
-        """The worker's verdict on one job, in at most `limits.DEADLINE_S` of its time.
+        """Return the worker's verdict on one job, in at most `limits.DEADLINE_S` of its time.
 
         returns   str   the reason, "" when right; TIMED_OUT or DIED when it had to be killed
         Raises RuntimeError when no worker can be started at all.
@@ -144,7 +144,7 @@ class Verifier:
             return DIED
 
     def pids(self) -> list[int]:
-        """Process ids of the worker and its spare, those that run."""
+        """Return the process ids of the worker and its spare, those that run."""
         workers = (self._worker, self._spare)
         return [w.process.pid for w in workers if w is not None and w.process.poll() is None]
 
@@ -155,7 +155,7 @@ class Verifier:
             self._drop()  # the spare took its place
 
     def forget(self) -> None:
-        """After a fork: the worker and the lock's owner stayed with the parent."""
+        """Reset after a fork: the worker and the lock's owner stayed with the parent."""
         for worker in (self._worker, self._spare):
             if worker is not None:
                 worker.disown()

@@ -1,4 +1,4 @@
-r"""The structure of an answer: what kind of thing it states, down to numbers and expressions.
+r"""Read the structure of an answer: what kind of thing it states, down to numbers and expressions.
 
 kind         body
 number       Number
@@ -264,7 +264,7 @@ def _is_word(text):
 
 
 def is_unsolved(text: str) -> bool:
-    r"""Is it an inequality with a side that is neither a lone name nor free of letters?
+    r"""Tell whether it is an inequality with a side that is neither a lone name nor free of letters.
 
     >>> is_unsolved("2x < 6"), is_unsolved("1 < x"), is_unsolved("x + 1")
     (True, False, False)
@@ -275,7 +275,7 @@ def is_unsolved(text: str) -> bool:
 
 
 def split(text: str) -> tuple[list[str], str]:
-    """The parts between the commas, semicolons, "and" and "or" that no bracket encloses.
+    """Return the parts between the commas, semicolons, "and" and "or" that no bracket encloses.
 
     >>> split("(1,2), x and y")
     (['(1,2)', 'x', 'y'], 'and')

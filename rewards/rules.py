@@ -1,4 +1,4 @@
-"""Rules of an instruction that a program can check, each with the reason of a failure.
+"""Check rules of an instruction by program, each with the reason of a failure.
 
     rule          value         kept if
     word          "blue"        the word occurs, in any case, as a word of its own
@@ -35,7 +35,7 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> int:
-    """Number of sentences: pieces that hold a word, parted where . ! or ? ends a word.
+    """Count the sentences: pieces that hold a word, parted where . ! or ? ends a word.
 
     >>> sentences("It is 3.5 m long. Is it?"), sentences("no end"), sentences("...")
     (2, 1, 0)
@@ -111,7 +111,7 @@ RULES = {  # name: the check, and the type of its value
 
 
 def read(rules: Rules | str) -> Rules:
-    """The rules of one row as a dict: itself, or its JSON.
+    """Return the rules of one row as a dict: itself, or its JSON.
 
     Raises ValueError for what is neither, for an unknown rule and for a value of another type.
 
@@ -134,7 +134,7 @@ def read(rules: Rules | str) -> Rules:
 
 
 def failures(text: str, rules: Rules | str) -> dict[str, str]:
-    """{rule: why the text breaks it, "" if it keeps it}.
+    """Return {rule: why the text breaks it, "" if it keeps it}.
 
     >>> failures("The sky is blue.", {"word": "blue", "ends": "?"})
     {'word': '', 'ends': "ends with '.', not with '?'"}

@@ -1,4 +1,4 @@
-r"""Which LaTeX math-verify reads whole. The rest is compared as it is written, never by algebra.
+r"""List the LaTeX that math-verify reads whole. The rest is compared as it is written, never by algebra.
 
 math-verify drops or confuses what it does not know: a prime, a transpose, a bar, a word between
 two formulas, the order of two functions. So there is a list of what it is known to read. An
@@ -37,7 +37,7 @@ _UNKNOWN_SIGN = re.compile(r"['\"#@`~?$;]|!\s*!|\|\s*\||(?<![0-9)}\s]):|:(?![0-9
 
 
 def with_named_derivatives(latex: str) -> str:
-    r"""Each primed letter as a letter of its own, for a parser that would drop the prime.
+    r"""Turn each primed letter into a letter of its own, for a parser that would drop the prime.
 
     >>> with_named_derivatives("y''+y=0"), with_named_derivatives(r"f^{\prime}(x)")
     ('y_{992}+y=0', 'f_{991}(x)')
@@ -51,7 +51,7 @@ def _as_index(found):
 
 
 def is_algebra(latex: str) -> bool:
-    r"""Is every symbol of `latex` one that math-verify reads?
+    r"""Tell whether every symbol of `latex` is one that math-verify reads.
 
     >>> [is_algebra(s) for s in (r"\frac{x}{2}", r"\neg p", "A^T", r"\mathbb{Z}_6", "(2n)!!")]
     [True, False, False, False, False]

@@ -1,4 +1,4 @@
-"""One linear scan of a completion for its <think> and <answer> blocks.
+"""Find the <think> and <answer> blocks of a completion in one linear scan.
 
 The only completion that is in form, white space around the blocks allowed:
 
@@ -54,5 +54,5 @@ def scan(text: str) -> Blocks:
 
 
 def is_blank(text: str) -> bool:
-    """Nothing to see: white space, zero-width and control characters only."""
+    """Tell whether nothing is visible: white space, zero-width and control characters only."""
     return all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)

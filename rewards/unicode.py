@@ -1,4 +1,4 @@
-"""From Unicode to ASCII LaTeX, where plain NFKC would change the value.
+"""Turn Unicode into ASCII LaTeX, where plain NFKC would change the value.
 
 NFKC alone turns 5² into 52 and 1½ into 11/2: superscripts, subscripts and fractions are
 spelled out first. Zero-width characters go; control characters, lone surrogates, private
@@ -38,7 +38,7 @@ _REFUSED = {"Cc", "Cs", "Co", "Cn"}
 
 
 def to_ascii_latex(text: str) -> str:
-    r"""Spell out what has a LaTeX spelling, NFKC for the rest.
+    r"""Spell out what has a LaTeX spelling, and apply NFKC to the rest.
 
     Raises Refused on characters that cannot be read.
 

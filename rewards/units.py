@@ -1,4 +1,4 @@
-r"""Units: the table of those that may stand beside a number, and how they combine.
+r"""Read units: the table of those that may stand beside a number, and how they combine.
 
     unit   term, then more terms, each after a space, a dot or a product sign, "/" or "per"
     term   [square | sq | cubic | cu] word [power | squared | cubed]
@@ -123,7 +123,7 @@ _KNOWN = {name for unit in _UNITS.values() for name in unit.split("/")}
 
 
 def split_unit(text: str, nouns: Nouns | None = frozenset()) -> tuple[str, str]:
-    r"""The text without its unit, and the unit, "" when there is none.
+    r"""Return the text without its unit, and the unit, "" when there is none.
 
     text      str            in the notation of `rewards.notation`
     nouns     set of words   that may stand beside the number too; None: any noun, as in a gold
@@ -151,7 +151,7 @@ def split_unit(text: str, nouns: Nouns | None = frozenset()) -> tuple[str, str]:
 
 
 def read_unit(text: str, nouns: Nouns | None = frozenset()) -> str:
-    r"""The canonical name of a unit, "" when some of the text is no unit.
+    r"""Return the canonical name of a unit, "" when some of the text is no unit.
 
     >>> read_unit("meters per second squared"), read_unit(r"\text{ m/s}^2"), read_unit("sq. ft")
     ('m s^-2', 'm s^-2', 'ft^2')
@@ -192,7 +192,7 @@ def read_unit(text: str, nouns: Nouns | None = frozenset()) -> str:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Are two units the same? A pound is a weight or a currency; of two names one may be fuller.
+    """Tell whether two units are the same. A pound is a weight or a currency; of two names one may be fuller.
 
     >>> same_unit("pound", "gbp"), same_unit("marble red", "marble"), same_unit("km", "m")
     (True, True, False)
@@ -208,7 +208,7 @@ def same_unit(one: str, other: str) -> bool:
 
 
 def quantities(text: str) -> tuple[tuple[str, str], ...] | None:
-    r"""The parts of one quantity in several units, largest first; None for anything else.
+    r"""Return the parts of one quantity in several units, largest first; None for anything else.
 
     >>> quantities(r"2\text{ ft }6\text{ in}"), quantities("3 weeks, 2 days"), quantities("5 ft")
     ((('2', 'ft'), ('6', 'in')), (('3', 'week'), ('2', 'day')), None)
@@ -233,7 +233,7 @@ def quantities(text: str) -> tuple[tuple[str, str], ...] | None:
 
 
 def singular(word: str) -> str:
-    """A noun without its plural ending, in small letters.
+    """Return a noun without its plural ending, in small letters.
 
     >>> singular("Boxes"), singular("pennies"), singular("glass"), singular("apples")
     ('box', 'penny', 'glass', 'apple')
@@ -246,7 +246,7 @@ def singular(word: str) -> str:
 
 
 def nouns_in(text: str) -> set[str]:
-    """The words of a text that may stand beside a number: no number word, no verb form.
+    """Return the words of a text that may stand beside a number: no number word, no verb form.
 
     >>> sorted(nouns_in("How many red apples are half of twelve apples?"))
     ['apple', 'red']
@@ -256,7 +256,7 @@ def nouns_in(text: str) -> set[str]:
 
 
 def changes_the_number(word: str) -> bool:
-    """Twelfths, million, doubled: such a word is no unit, whoever uses it."""
+    """Tell whether a word changes the number (twelfths, million, doubled): such a word is never a unit."""
     return bool(_CHANGES.fullmatch(word.lower()))
 
 

@@ -1,4 +1,4 @@
-"""The verdict on each completion with its reason: what the reward functions are made of."""
+"""Give the verdict on each completion with its reason; the reward functions are built on it."""
 
 import re
 from functools import lru_cache
@@ -49,7 +49,7 @@ def explain(
 
 
 def why_unverifiable(gold: object) -> str:
-    """Why a gold cannot be verified, "" when it can.
+    """Return why a gold cannot be verified, "" when it can.
 
     >>> why_unverifiable("#### 42"), why_unverifiable(None)
     ('', 'the gold is None')

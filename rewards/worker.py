@@ -1,11 +1,11 @@
-"""The process that is killed when a completion will not let go.
+"""Run the process that is killed when a completion takes too long.
 
 It reads one JSON line per job from stdin, [name, arguments], and answers with one JSON
 line. It is a fresh interpreter that imports this package only: the caller's __main__ is
 never run again, so it is safe in notebooks and in scripts without a guard.
 
-It ends by itself when its parent is gone (end of stdin) and, should it be in the middle of
-a job then, by its own alarm, whose default action the kernel carries out even in a C loop.
+It ends by itself when its parent is gone (end of stdin). If it is in the middle of a job then, its
+own alarm ends it: the kernel carries out the default action even in a C loop.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How far the installed libraries, or a loss of your own, are from reference_math.
+"""Measure how far the installed libraries, or a loss of your own, are from reference_math.
 
     python -m reference_math.conformance          every objective and option, library, device, dtype
 

@@ -1,4 +1,4 @@
-"""python -m reference_math.conformance [--out DIR]: the matrix, on the terminal, in HTML and JSON."""
+"""Write the matrix on the terminal, in HTML and JSON: python -m reference_math.conformance [--out DIR]."""
 
 import argparse
 import importlib.util

@@ -51,7 +51,7 @@ def rows() -> Iterator[Row]:
 
 
 def catalogue_rows() -> Iterator[Row]:
-    """Each entry that names a driver, and each function of an entry that has a torch twin."""
+    """Yield each entry that names a driver, and each function of an entry that has a torch twin."""
     twins = set()
     for objective in catalogue.OBJECTIVES:
         family = (objective.loss or objective.formula).partition(".")[0].removesuffix("_trainer")
@@ -125,7 +125,7 @@ def through_logits(ours: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def sft_rows() -> Iterator[Row]:
-    """The tokens of the whole optimizer step as the divisor, as a trainer with accumulation has it."""
+    """Divide by the tokens of the whole optimizer step, as a trainer with accumulation does."""
     from reference_math.conformance import trl_sft
 
     arrays = {name: ARRAYS[name] for name in ("logits", "tokens", "completion_mask")}
@@ -153,7 +153,7 @@ def sft_rows() -> Iterator[Row]:
 
 
 def dpo_rows() -> Iterator[Row]:
-    """Each loss type, length-discounted, of each divergence of scores, and weighted by WPO."""
+    """Yield each loss type, length-discounted, with each divergence of scores, and weighted by WPO."""
     from reference_math.conformance import trl_dpo
 
     names = ("per_token_logps", "ref_per_token_logps", "completion_mask")
@@ -182,7 +182,7 @@ def dpo_rows() -> Iterator[Row]:
 
 
 def grpo_rows() -> Iterator[Row]:
-    """Each loss type at both levels of the ratio with each option, in GRPOTrainer's own words."""
+    """Yield each loss type at both levels of the ratio with each option, under GRPOTrainer's names."""
     from reference_math.conformance import trl_grpo
 
     names = ("per_token_logps", "old_per_token_logps", "ref_per_token_logps", "advantages")
@@ -211,7 +211,7 @@ def grpo_rows() -> Iterator[Row]:
 
 
 def kto_rows() -> Iterator[Row]:
-    """From token log-probs, the mismatched pairs of the baseline included."""
+    """Start from token log-probs, the mismatched pairs of the baseline included."""
     from reference_math.conformance import trl_kto
 
     rng, mask = np.random.default_rng(0), ARRAYS["completion_mask"]

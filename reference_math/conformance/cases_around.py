@@ -1,4 +1,4 @@
-"""Rows of the report: what stands around a loss: tokens, rewards, sampling, adapters, the optimizer."""
+"""Rows of the report for what surrounds a loss: tokens, rewards, sampling, adapters, the optimizer."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def rows() -> Iterator[Row]:
 
 
 def token_rows() -> Iterator[Row]:
-    """Log-probabilities and entropy, from logits and from TRL's fused head."""
+    """Compare log-probabilities and entropy, from logits and from TRL's fused head."""
     rng, tau = np.random.default_rng(0), {"temperature": 0.7}
     tokens = rng.integers(0, 101, (3, 5))
     arrays = {"logits": rng.normal(scale=2.0, size=(3, 5, 101)), "tokens": tokens}
@@ -94,7 +94,7 @@ def _scored(place, rewards, weights, trainer="grpo", **options):
 
 
 def advantage_rows() -> Iterator[Row]:
-    """Three reward functions, some of them silent on some completions."""
+    """Score with three reward functions, some of which return nothing for some completions."""
     rng, weights = np.random.default_rng(0), np.array([1.0, 0.5, 2.0])
     rewards = rng.normal(size=(18, 3))
     rewards[1, 0] = rewards[4] = rewards[-GROUP:, 1] = np.nan
@@ -133,7 +133,7 @@ def advantage_rows() -> Iterator[Row]:
 
 
 def importance_rows() -> Iterator[Row]:
-    """The bounded ratio of the trainer's and the sampler's probabilities; one token unscored."""
+    """Compare the bounded ratio of trainer to sampler; one token has no sampler's log-prob."""
     rng = np.random.default_rng(0)
     mask = (np.arange(5) < np.array([[5], [3], [1], [4], [2], [5]])).astype(float)
     old = -rng.exponential(size=mask.shape)

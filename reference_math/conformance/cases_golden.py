@@ -1,4 +1,4 @@
-"""Rows of the report: trainers that TRL has dropped, by the numbers that their last release computed."""
+"""Rows of the report for trainers that TRL has dropped, from the numbers of their last release."""
 
 from collections.abc import Iterator
 

@@ -23,9 +23,9 @@ class Verdict(NamedTuple):
     value_error: float  # the largest difference over the largest number, of the worst batch
     gradient_error: float  # the same; nan where the objective has no gradient
     explained_by: (
-        tuple  # what together makes the reference into yours: conventions, a number; or ()
+        tuple  # the conventions, or a number, that together turn the reference into yours; or ()
     )
-    constant: float  # where yours is the reference times one constant: that; else nan
+    constant: float  # the constant, where yours is the reference times one; else nan
     follows: tuple = ()  # libraries whose defaults give the same on every batch
 
     def __str__(self):
@@ -53,7 +53,7 @@ def check(
     seed: int = 0,
     **options: Any,
 ) -> Verdict:
-    """Compares my_loss with the reference on random batches, in value and in gradient.
+    """Compare my_loss with the reference on random batches, in value and in gradient.
 
     my_loss     called with arrays by name, those that it has parameters for:
                     sft          per_token_logps, completion_mask
@@ -78,8 +78,8 @@ def check(
     returns     a Verdict.  It names one convention, or two, or a number that differs from the one
                 asked for (beta: 0.5, not 0.1), alone or with one convention.
                 For grpo and advantages `follows` names the libraries whose defaults give the same as
-                yours. On one batch a global token mean and the batch's are one; a KL in the reward
-                is no part of the loss.
+                yours. On one batch a global token mean equals the batch's token mean; a KL in the
+                reward is not part of the loss.
 
     >>> def mine(per_token_logps, ref_per_token_logps):
     ...     log_r = per_token_logps - ref_per_token_logps

@@ -1,4 +1,4 @@
-"""Where a library departs from the paper of the same name, or from what an option's name suggests.
+"""List where a library departs from the paper of the same name, or from what an option's name suggests.
 
 TRL 1.16 where no other is named.  Each is pinned down by a test in tests/parity, which fails on the
 day the library changes.

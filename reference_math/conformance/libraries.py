@@ -1,4 +1,4 @@
-"""A library's defaults as calls of `reference_math`, from its row of `conventions`; two of them compared.
+"""Write a library's defaults as calls of `reference_math`, from its row of `conventions`; compare two.
 
     python -m reference_math.conformance.libraries                  the names
     python -m reference_math.conformance.libraries verl ms-swift    what differs, by how much, the calls
@@ -43,12 +43,12 @@ NORMALISER = {
 
 
 def rows() -> list[Convention]:
-    """The rows of libraries."""
+    """Return the rows of libraries."""
     return [row for row in TABLE if row["kind"] != "paper"]
 
 
 def find(name: str) -> Convention:
-    """The row of that name, or the only one that begins with it.
+    """Return the row of that name, or the only one that begins with it.
 
     >>> find("verl")["name"], find("TRL dapo")["name"]
     ('verl grpo', 'TRL dapo')
@@ -62,13 +62,13 @@ def find(name: str) -> Convention:
 
 
 def has_loss(row: Convention) -> bool:
-    """Whether the columns say a whole loss: clip, ratio and reduction."""
+    """Tell whether the columns describe a whole loss: clip, ratio and reduction."""
     said = ("reduction", "level", "epsilon_low", "epsilon_high")
     return row["surrogate"] == "grpo" and all(row[key] is not None for key in said)
 
 
 def calls(row: Convention) -> dict[str, str]:
-    """{"advantages", "loss", "gradient": call}, what the columns do not say left out.
+    """Return {"advantages", "loss", "gradient": call}, without the parts that the columns do not give.
 
     >>> calls(find("verl"))["advantages"]
     'advantages.group(R, G, ddof=1, eps=1e-06)'
@@ -95,7 +95,7 @@ def calls(row: Convention) -> dict[str, str]:
 
 
 def options(row: Convention, objective: str) -> Options:
-    """What `check` has to be asked for, so that its reference is this library's.
+    """Return the options with which `check` has this library's defaults as its reference.
 
     beta is None where the table has none or `check` computes no such KL; a KL in the reward is no part of the loss.
     """
@@ -117,7 +117,7 @@ def options(row: Convention, objective: str) -> Options:
 
 
 def arrays_of(row: Convention, arrays: Arrays) -> Arrays:
-    """{"advantages" (B, T), "loss", "gradient" (B, T)} of a library's defaults, from the rewards R."""
+    """Compute {"advantages" (B, T), "loss", "gradient" (B, T)} of a library's defaults, from the rewards R."""
     said = calls(row)
     found = {}
     if "advantages" in said:
@@ -131,7 +131,7 @@ def arrays_of(row: Convention, arrays: Arrays) -> Arrays:
 
 
 def compare(one: str, other: str) -> tuple[dict[str, tuple[Any, Any]], dict[str, float]]:
-    """({column: the two entries}, {part: the largest difference, as a share of the other's largest})."""
+    """Return ({column: the two entries}, {part: largest difference, as a share of the other's largest})."""
     first, second = find(one), find(other)
     arrays = rosetta.golden("verl")  # every library's file holds the same batch
     columns = {key: (first[key], second[key]) for key in COMPARED if first[key] != second[key]}

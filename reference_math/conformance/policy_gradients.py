@@ -1,4 +1,4 @@
-"""The policy gradient objectives of `check`, their advantages, and what people change in them."""
+"""The policy gradient objectives of `check`, their advantages, and the usual changes to them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +56,7 @@ EXCHANGED = ("surrogate", "ratio", "kl")  # options of `_exchanged`, which no tr
 
 
 def grpo_loss(arrays: Arrays, options: Options) -> Result:
-    """The advantages from the rewards, each time: their conventions are the loss's, too."""
+    """Compute the advantages from the rewards each time, so that their conventions count for the loss too."""
     batch = arrays | {"advantages": advantages_of(arrays, options)[0]}
     options = {"loss_type": "dapo"} | {k: v for k, v in options.items() if k not in OF_ADVANTAGES}
     parts = {name: options.pop(name) for name in EXCHANGED if name in options}

@@ -19,7 +19,7 @@ from reference_math.conformance.rows import Row
 
 
 def places() -> list[Place]:
-    """Every device there is with its dtypes: where a comparison can run."""
+    """List every device there is with its dtypes: the places where a comparison can run."""
     import torch
 
     found = [("cpu", torch.float64), ("cpu", torch.float32)]
@@ -29,7 +29,7 @@ def places() -> list[Place]:
 
 
 def place(device: Device | str, dtype: DType) -> Place:
-    """tensor(x) there; rounded(x), the same numbers in float64; numpy(tensor)."""
+    """Describe one place: tensor(x) puts x there; rounded(x) has the same numbers in float64; numpy(tensor)."""
     import torch
 
     def tensor(x, requires_grad=False):
@@ -51,13 +51,13 @@ def place(device: Device | str, dtype: DType) -> Place:
 
 
 def missing(every: Sequence[Row]) -> list[str]:
-    """Libraries that rows ask for and that are not installed."""
+    """List the libraries that rows ask for and that are not installed."""
     names = {row.library for row in every if not row.release} - {"torch twin"}
     return sorted(name for name in names if importlib.util.find_spec(name) is None)
 
 
 def measure(every: Sequence[Row], everywhere: Sequence[Place]) -> list[Record]:
-    """One record a row and place; a library that refuses the case is recorded with its words."""
+    """Make one record per row and place; a library's refusal of the case is recorded with its message."""
     absent = missing(every)
     return [
         _record(row, at)
@@ -86,7 +86,7 @@ def _record(row, at):
 
 
 def relative_error(theirs: ArrayLike, ours: ArrayLike) -> float:
-    """Largest difference over the largest number; NaN against a number is infinitely wrong."""
+    """Compute the largest difference over the largest number; NaN against a number counts as infinity."""
     theirs, ours = np.asarray(theirs, dtype=float), np.asarray(ours, dtype=float)
     if theirs.shape != ours.shape or not np.isfinite(theirs).all():
         return float("inf")
@@ -98,7 +98,7 @@ def relative_error(theirs: ArrayLike, ours: ArrayLike) -> float:
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
-    """(columns, lines): one line per objective and option, one column per library and place."""
+    """Return (columns, lines): one line per objective and option, one column per library and place."""
     columns = sorted({_column(r) for r in records})
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for r in records:

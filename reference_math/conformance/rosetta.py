@@ -1,4 +1,4 @@
-"""What other libraries compute, as calls of `reference_math`, proved on arrays that they computed.
+"""Write what other libraries compute as calls of `reference_math`, proved on arrays that they computed.
 
     python -m reference_math.conformance.rosetta           the libraries and how many cases each has
     python -m reference_math.conformance.rosetta verl      each case, the call that equals it, the worst error
@@ -65,12 +65,12 @@ class Case(NamedTuple):
     note: str
 
     def errors(self, arrays: Arrays) -> dict[str, float]:
-        """{array: worst difference from the library's, as a share of the array's largest entry}."""
+        """Compute {array: worst difference from the library's, as a share of the array's largest entry}."""
         calls = {"value": self.call} | self.grads
         return {k: self.error(arrays, k, c) for k, c in calls.items()}
 
     def gap(self, arrays: Arrays) -> float:
-        """How far the call that a reader would expect is from the library."""
+        """Compute how far the call that a reader would expect is from the library."""
         return self.error(arrays, self.of, self.departs)
 
     def error(self, arrays: Arrays, name: str, call: str) -> float:
@@ -79,12 +79,12 @@ class Case(NamedTuple):
 
 
 def libraries() -> list[str]:
-    """Names of the libraries that have rows."""
+    """Return the names of the libraries that have rows."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def rows(library: str) -> list[Case]:
-    """The cases of a library, in the order of its file."""
+    """Return the cases of a library, in the order of its file."""
     if library not in libraries():
         raise ValueError(f"no library {library!r}; there are {', '.join(libraries())}")
     content = tomllib.loads((FOLDER / f"{library}.toml").read_text())
@@ -95,12 +95,12 @@ def rows(library: str) -> list[Case]:
 
 
 def release(library: str) -> str:
-    """The release that a library's arrays come from: "verl==0.9.1"."""
+    """Return the release that a library's arrays come from: "verl==0.9.1"."""
     return tomllib.loads((FOLDER / f"{library}.toml").read_text())["file"]["release"]
 
 
 def golden(library: str) -> Arrays:
-    """What the library computed, and the batch: {"case/value": array, "batch/l": array}."""
+    """Load the library's results and the batch: {"case/value": array, "batch/l": array}."""
     return golden_rows.golden(library)
 
 
@@ -113,7 +113,7 @@ def _case(library, name, row, arrays, shared):
 
 
 def gradient(call: str) -> str:
-    """The call of the gradient's function: the first function of the call, with _grad.
+    """Return the call of the gradient's function: the first function of the call, with _grad.
 
     >>> gradient("grpo.loss(l, o, A, m)")
     'grpo.loss_grad(l, o, A, m)'
@@ -122,7 +122,7 @@ def gradient(call: str) -> str:
 
 
 def evaluate(call: str, arrays: Arrays, shared: dict[str, str]) -> Any:
-    """The value of a call on the batch. The calls are the project's own text."""
+    """Evaluate a call on the batch. The calls are the project's own text."""
     letters = {k.removeprefix("batch/"): x for k, x in arrays.items() if k.startswith("batch/")}
     modules = {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
     short = {"TOKEN": {"importance_sampling_level": "token"}, "CLIP": {"epsilon_low": 0.2, "epsilon_high": 0.28},

@@ -29,14 +29,14 @@ class Row(NamedTuple):
 
 
 def every_row() -> list[Row]:
-    """All rows, in the order of the report."""
+    """Yield all rows, in the order of the report."""
     from reference_math.conformance import cases, cases_around, cases_golden
 
     return [row for module in (cases_around, cases, cases_golden) for row in module.rows()]
 
 
 def golden(name: str) -> Arrays:
-    """Arrays that a dropped trainer computed, {"case/array": array}; tests/parity/golden makes them."""
+    """Load arrays that a dropped trainer computed, {"case/array": array}, made by tests/parity/golden."""
     with np.load(GOLDEN / f"{name}.npz") as content:
         return {key: content[key] for key in content.files if key != "metadata.json"}
 
@@ -44,7 +44,7 @@ def golden(name: str) -> Arrays:
 def running(
     theirs: Callable[..., Any], ours: Callable[..., Result], arrays: Arrays, *wrt: str
 ) -> Run:
-    """A row's run: theirs(**tensors) by autograd against ours(**arrays) -> (value, gradient).
+    """Make a row's run: theirs(**tensors) by autograd against ours(**arrays) -> (value, gradient).
 
     wrt   names of the arrays that the gradient is to; of more than one, `ours` returns a tuple
     """
@@ -64,7 +64,7 @@ def running(
 
 
 def comparing(theirs: Callable[..., Any], ours: Callable[..., Any], *arrays: ArrayLike) -> Run:
-    """A row's run of a value alone: theirs(place, *tensors) against ours(*arrays)."""
+    """Make a row's run of a value alone: theirs(place, *tensors) against ours(*arrays)."""
 
     def run(place):
         got = theirs(place, *(place.tensor(x) for x in arrays))

@@ -1,8 +1,8 @@
-"""What lets a trainer's loss method run by itself, on plain tensors of any dtype and device.
+"""Stand in for what a trainer's loss method reads, so that it runs on plain tensors of any dtype and device.
 
 TRL's trainers read a loss from `self`, a model and an accelerator.  A driver (`trl_dpo`, `trl_sft`,
-...) hands the real, unbound method a bare namespace with just these, so that what is compared is
-TRL's own code and not a copy: no tokenizer, no dataset, no float32 head between.
+...) passes the real, unbound method a bare namespace with just these. So TRL's own code is compared,
+not a copy, without a tokenizer, a dataset or a float32 head between.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from reference_math.conformance._types import Device, Tensor
 
 
 def accelerator(device: Device | str = "cpu") -> SimpleNamespace:
-    """One process: what is gathered or reduced is what was given."""
+    """Stand in for an accelerator of one process: gathering and reducing return their argument."""
     return SimpleNamespace(
         device=device,
         num_processes=1,
@@ -31,7 +31,7 @@ def accelerator(device: Device | str = "cpu") -> SimpleNamespace:
 
 
 def trainer(device: Device | str = "cpu", **attributes: Any) -> Any:
-    """A `self` for a loss method: the accelerator, the metrics' store, and what the caller adds."""
+    """Build a `self` for a loss method: the accelerator, the metrics' store, and what the caller adds."""
     return SimpleNamespace(
         accelerator=accelerator(device),
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
@@ -45,7 +45,7 @@ def trainer(device: Device | str = "cpu", **attributes: Any) -> Any:
 
 
 def model(outputs: Callable[..., Any]) -> Any:
-    """A module in training mode that answers every call with what `outputs(**inputs)` returns."""
+    """Build a module in training mode that answers every call with what `outputs(**inputs)` returns."""
     import torch
 
     class Stub(torch.nn.Module):
@@ -58,7 +58,7 @@ def model(outputs: Callable[..., Any]) -> Any:
 
 
 def fused_output(labels: Tensor, per_token_logps: Tensor, **statistics: Tensor | None) -> Any:
-    """What TRL's fused LM head returns for shifted `labels`: everything 0 where the label is -100.
+    """Build what TRL's fused LM head returns for shifted `labels`: all 0 where the label is -100.
 
     labels            (B, T)
     per_token_logps   (B, T)

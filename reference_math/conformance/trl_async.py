@@ -1,7 +1,7 @@
-"""TRL's own losses of the trainers that generate beside the training: AsyncGRPO, AsyncDistillation.
+"""Call TRL's own losses of the trainers that generate beside the training: AsyncGRPO, AsyncDistillation.
 
 Both pack the rows of a micro-batch into one long row per process.  The drivers let TRL's collator
-pack, hand the real loss method what a model would give at the packed places, and average over the
+pack, pass the real loss method what a model would return at the packed places, and average over the
 processes as DDP averages gradients.
 """
 
@@ -29,7 +29,7 @@ def grpo(
     metrics: dict[str, Any] | None = None,
     **_: Any,
 ) -> Tensor:
-    """`AsyncGRPOTrainer.compute_loss`, a 0-d tensor with its graph.
+    """Call `AsyncGRPOTrainer.compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps, old_per_token_logps   (B, T)  any dtype and device
     advantages                             (B,)
@@ -76,7 +76,7 @@ def grpo(
 
 
 def grpo_advantages(rewards: Sequence[float | None]) -> list[float]:
-    """The advantages of one group, (G,), as AsyncGRPO's rollout worker scores it; None = missing."""
+    """Compute one group's advantages, (G,), with AsyncGRPO's rollout worker; None = missing."""
     import asyncio
 
     from accelerate import PartialState
@@ -119,7 +119,7 @@ def distillation(
     num_processes: int = 1,
     gradient_accumulation_steps: int = 1,
 ) -> Tensor:
-    """`AsyncDistillationTrainer._compute_loss`, a 0-d float32 tensor with its graph.
+    """Call `AsyncDistillationTrainer._compute_loss`; returns a 0-d float32 tensor with its graph.
 
     The hidden states are the logits and the LM head is the identity.
 

@@ -1,4 +1,4 @@
-"""TRL's own CPO loss (SimPO and AlphaPO with it) and ORPO loss, on bare logits."""
+"""Call TRL's own CPO loss (SimPO and AlphaPO with it) and ORPO loss on bare logits."""
 
 import os
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def cpo(
     metrics: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor:
-    """`CPOTrainer.get_batch_loss_metrics`, a 0-d tensor with its graph.
+    """Call `CPOTrainer.get_batch_loss_metrics`; returns a 0-d tensor with its graph.
 
     logits            (2B, T, V)  the B chosen rows first; any dtype and device
     tokens            (2B, T)     that the logits predict
@@ -49,7 +49,7 @@ def orpo(
     beta: float = 0.1,
     metrics: dict[str, Any] | None = None,
 ) -> Tensor:
-    """`ORPOTrainer.get_batch_loss_metrics`, the same.
+    """Call `ORPOTrainer.get_batch_loss_metrics` in the same way.
 
     attention_mask   (2B, T)  what is not padding: the tokens of TRL's nll.  None: completion_mask
     """

@@ -1,4 +1,4 @@
-"""TRL's own distillation losses on bare logits and hidden states: GKD, Distillation, GOLD, SDFT."""
+"""Call TRL's own distillation losses on bare logits and hidden states: GKD, Distillation, GOLD, SDFT."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ def gkd(
     temperature: float = 1.0,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    """`GKDTrainer.generalized_jsd_loss`, a 0-d tensor with its graph.
+    """Call `GKDTrainer.generalized_jsd_loss`; returns a 0-d tensor with its graph.
 
     student_logits, teacher_logits   (B, T, V)  any dtype and device
     completion_mask                  (B, T)
@@ -43,7 +43,7 @@ def gkd_compute_loss(
     temperature: float,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    """`GKDTrainer.compute_loss`: what a trainer with this temperature computes."""
+    """Call `GKDTrainer.compute_loss` of a trainer with this temperature."""
     import torch
     from trl.experimental.gkd import GKDTrainer
 
@@ -80,7 +80,7 @@ def distillation(
     num_items_in_batch: Tensor | int | None = None,
     vocab_chunk: int | None = None,
 ) -> Tensor:
-    """DistillationTrainer's `_chunked_divergence_loss`; every position counts.
+    """Call DistillationTrainer's `_chunked_divergence_loss`; every position counts.
 
     student_hidden, teacher_hidden   (N, H), (N, H')
     student_weight, teacher_weight   (V, H), (V, H')
@@ -114,7 +114,7 @@ def uld(
     temperature: float = 1.0,
     strategy: str = "bayesian",
 ) -> Tensor:
-    """GOLD's `ULDLoss` on one row of both models, whose tokens stand at the same places.
+    """Call GOLD's `ULDLoss` on one row of both models, whose tokens stand at the same places.
 
     student_logits   (T, V)    "bayesian": logits[t] predict token t; "observed": t + 1 (its default)
     teacher_logits   (T, V')
@@ -153,7 +153,7 @@ def sdft(
     old_per_token_logps: Tensor | None = None,
     clip: float | None = None,
 ) -> Tensor:
-    """`SDFTTrainer._compute_self_distillation_loss`, a 0-d tensor with its graph.
+    """Call `SDFTTrainer._compute_self_distillation_loss`; returns a 0-d tensor with its graph.
 
     student_logits, teacher_logits   (B, T, V)
     completion_mask                  (B, T)

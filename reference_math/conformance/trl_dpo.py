@@ -1,4 +1,4 @@
-"""TRL's own DPO loss on bare token log-probs."""
+"""Call TRL's own DPO loss on bare token log-probs."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -30,14 +30,14 @@ def loss(
     metrics: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor:
-    """`DPOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `DPOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps       (2B, T)  any dtype and device
     ref_per_token_logps   (2B, T)
     completion_mask       (2B, T)  over the predicted tokens, as in `dpo_trainer.loss`
     log_sum_sq_probs      (2B, T)  needed with use_weighting
-    prompt_length         1: the tokens stand behind a prompt.  0: the first token of each row, which
-                          no prediction covers, belongs to the answer
+    prompt_length         1: the tokens follow a prompt.  0: the first token of each row, which no
+                          prediction covers, belongs to the answer
     metrics               a dict to fill with what TRL would log
     options               fields of DPOConfig
     """

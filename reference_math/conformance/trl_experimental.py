@@ -1,4 +1,4 @@
-"""TRL's own losses of the trainers under trl.experimental: OnlineDPO, TPO, A2PO, GMPO."""
+"""Call TRL's own losses of the trainers under trl.experimental: OnlineDPO, TPO, A2PO, GMPO."""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def online_dpo(
     gradient_accumulation_steps: int = 1,
     logged: list[Tensor] | None = None,
 ) -> Tensor:
-    """What `OnlineDPOTrainer.training_step` hands to backward, a 0-d tensor with its graph.
+    """Return what `OnlineDPOTrainer.training_step` passes to backward, a 0-d tensor with its graph.
 
     per_token_logps       (2B, T)  any dtype and device; the B first answers, then the second ones
     ref_per_token_logps   (2B, T)
@@ -78,7 +78,7 @@ def tpo(
     label_smoothing: float = 0.0,
     tpo_l_gamma: float = 0.5,
 ) -> Tensor:
-    """`TPOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `TPOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     logits            (3B, T, V)  any dtype and device; logits[b, t] predict tokens[b, t]
     tokens            (3B, T)
@@ -114,7 +114,7 @@ def a2po(
     *,
     beta2: float,
 ) -> Tensor:
-    """`A2POTrainer.compute_loss`, a 0-d tensor with its graph.
+    """Call `A2POTrainer.compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps, ref_per_token_logps   (B, T)  any dtype and device; TRL sums them, so do we
     rewards, optimal_values                (B,)
@@ -135,7 +135,7 @@ def a2po(
 
 
 def a2po_values(rewards: Tensor, *, beta1: float) -> list[float]:
-    """V* as `A2POTrainer._estimate_optimal_values` takes it, rewards (P, n) of the reference."""
+    """Compute V* with `A2POTrainer._estimate_optimal_values`, from rewards (P, n) of the reference."""
     import torch
     from trl.experimental.a2po import A2POTrainer
 
@@ -185,7 +185,7 @@ def gmpo(
     ref_per_token_logps: Tensor | None = None,
     gradient_accumulation_steps: int = 1,
 ) -> Tensor:
-    """`GMPOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `GMPOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps, old_per_token_logps, ref_per_token_logps   (B, T)  any dtype and device
     advantages                                                  (B,)

@@ -1,4 +1,4 @@
-"""TRL's own GRPO-family loss on bare token log-probs, and its three helpers."""
+"""Call TRL's own GRPO-family loss on bare token log-probs, and its three helpers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ def loss(
     metrics: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor:
-    """`GRPOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `GRPOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps             (B, T)  any dtype and device
     old_per_token_logps         (B, T)  None: TRL takes the policy's own, without their gradient
@@ -78,7 +78,7 @@ def loss(
 
 
 def token_inputs(completion_mask: Tensor) -> dict[str, Tensor]:
-    """The inputs that a loss method reads only to pass them on: one prompt token, then the rest."""
+    """Build inputs that a loss method only passes on: one prompt token, then the rest."""
     import torch
 
     mask = completion_mask.long()
@@ -90,7 +90,7 @@ def token_inputs(completion_mask: Tensor) -> dict[str, Tensor]:
 def high_entropy_mask(
     entropies: Tensor, completion_mask: Tensor, *, top_entropy_quantile: float
 ) -> Tensor:
-    """`GRPOTrainer.get_high_entropy_mask`, in the words of `entropy_control`."""
+    """Call `GRPOTrainer.get_high_entropy_mask` with the arguments of `entropy_control`."""
     from trl import GRPOTrainer
 
     trainer = stubs.trainer(entropies.device)

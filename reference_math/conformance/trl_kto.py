@@ -1,4 +1,4 @@
-"""TRL's own KTO loss on bare token log-probs."""
+"""Call TRL's own KTO loss on bare token log-probs."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ def loss(
     metrics: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor:
-    """`KTOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `KTOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps, ref_per_token_logps         (B, T)  any dtype and device
     completion_mask                              (B, T)

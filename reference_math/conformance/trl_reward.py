@@ -1,4 +1,4 @@
-"""TRL's own reward model loss on bare rewards."""
+"""Call TRL's own reward model loss on bare rewards."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ def loss(
     center_rewards_coefficient: float | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> Tensor:
-    """`RewardTrainer.compute_loss`, a 0-d tensor with its graph.
+    """Call `RewardTrainer.compute_loss`; returns a 0-d tensor with its graph.
 
     chosen_rewards, rejected_rewards   (B,)  any dtype and device
     margin                             (B,) or None
@@ -40,7 +40,7 @@ def loss(
 
 
 def prm(logits: Tensor, labels: Tensor) -> Tensor:
-    """The process reward model's loss: transformers' `ForTokenClassification`, a 0-d tensor.
+    """Call the process reward model's loss, transformers' `ForTokenClassification`; returns a 0-d tensor.
 
     logits   (B, T, C)  any dtype and device
     labels   (B, T)     -100 where nothing is judged

@@ -1,4 +1,4 @@
-"""TRL's own RLOO loss on bare token log-probs."""
+"""Call TRL's own RLOO loss on bare token log-probs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def loss(
     epsilon_high: float = 0.2,
     metrics: dict[str, Any] | None = None,
 ) -> Tensor:
-    """`RLOOTrainer._compute_loss`, a 0-d tensor with its graph.
+    """Call `RLOOTrainer._compute_loss`; returns a 0-d tensor with its graph.
 
     per_token_logps   (B, T)  any dtype and device
     old_logps         (B,)    of whole completions

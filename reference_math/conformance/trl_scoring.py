@@ -1,4 +1,4 @@
-"""TRL's own advantages and sampler weights, from rewards and log-probs.
+"""Compute TRL's own advantages and sampler weights from rewards and log-probs.
 
 `_generate_and_score_completions` of the real trainer, on a bare `self`: its generation, forward
 passes and reward functions hand out what the caller gives, in any dtype (TRL's own are float32).
@@ -27,7 +27,7 @@ def grpo(
     vllm_importance_sampling_clip_max: float = 3.0,
     **options: Any,
 ) -> dict[str, Any]:
-    """The batch that GRPOTrainer hands its loss: a dict with "advantages" (B,) and others.
+    """Return the batch that GRPOTrainer passes to its loss: a dict with "advantages" (B,) and others.
 
     rewards_per_func           (B, K), NaN = missing
     reward_weights             (K,)
@@ -68,7 +68,7 @@ def rloo(
     normalize_advantages: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """The batch that RLOOTrainer hands its loss: a dict with "advantages", "old_logps" and others.
+    """Return the batch that RLOOTrainer passes to its loss: "advantages", "old_logps" and others.
 
     per_token_logps, ref_per_token_logps   (B, T)
     the other arguments                    as in `grpo`

@@ -1,4 +1,4 @@
-"""TRL's own SFT loss on bare logits."""
+"""Call TRL's own SFT loss on bare logits."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ def loss(
     num_items_in_batch: Tensor | int | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> Tensor:
-    """`SFTTrainer.compute_loss`, a 0-d tensor with its graph.
+    """Call `SFTTrainer.compute_loss`; returns a 0-d tensor with its graph.
 
     logits            (B, T, V)  any dtype and device; they predict `tokens`
     tokens            (B, T)

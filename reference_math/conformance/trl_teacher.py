@@ -1,4 +1,4 @@
-"""TRL's own losses that push a student to a teacher at sampled or chosen tokens: SDPO, IW-OPD, servers."""
+"""Call TRL's own losses that distil at sampled or chosen tokens: SDPO, IW-OPD, servers."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def sdpo(
     reduction: str,
     **options: Any,
 ) -> Tensor:
-    """`SDPOTrainer.compute_loss` in mode "sampled_token", a 0-d tensor with its graph.
+    """Call `SDPOTrainer.compute_loss` in mode "sampled_token"; returns a 0-d tensor with its graph.
 
     logits                    (B, T, V)  any dtype and device; logits[b, t] predict tokens[b, t]
     tokens                    (B, T)
@@ -62,7 +62,7 @@ def sdpo_of_logits(
     old_per_token_logps: Tensor | None = None,
     is_clip: float | None = None,
 ) -> Tensor:
-    """`SDPOTrainer.compute_loss` at distillation_weight 1, in mode "full_logits" or "topk_logits".
+    """Call `SDPOTrainer.compute_loss` at distillation_weight 1, in mode "full_logits" or "topk_logits".
 
     student_logits, teacher_logits   (B, T, V)
     completion_mask                  (B, T)
@@ -99,7 +99,7 @@ def sdpo_of_server(
     add_tail: bool,
     mode: str = "topk_logits",
 ) -> Tensor:
-    """`SDPOTrainer.compute_loss` at distillation_weight 1 with the teacher on the generation server.
+    """Call `SDPOTrainer.compute_loss` at distillation_weight 1 with the teacher on the generation server.
 
     student_logits            (B, T, V)
     support_ids               (B, T, K)  the teacher's likeliest tokens
@@ -187,7 +187,7 @@ def iw_opd(
     num_items_in_batch: Tensor | int | None = None,
     epsilon: float = 1e-8,
 ) -> Tensor:
-    """`IWOPDTrainer.compute_loss` with distillation_objective "iw_opd", a 0-d tensor with its graph.
+    """Call `IWOPDTrainer.compute_loss` with distillation_objective "iw_opd"; returns a 0-d tensor.
 
     The arguments are those of `sdpo`; old_per_token_logps may be None.
     """
@@ -215,7 +215,7 @@ def iw_opd_jsd(
     top_1_mode: str = "sampled",
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    """`IWOPDTrainer.compute_loss` with distillation_objective "jsd" and a local teacher.
+    """Call `IWOPDTrainer.compute_loss` with distillation_objective "jsd" and a local teacher.
 
     student_logits, teacher_logits   (B, T, V)
     tokens                           (B, T)
@@ -270,7 +270,7 @@ def server_distillation(
     temperature: float = 1.0,
     gradient_accumulation_steps: int = 1,
 ) -> Tensor:
-    """`ServerDistillationTrainer.compute_loss`, a 0-d tensor with its graph.
+    """Call `ServerDistillationTrainer.compute_loss`; returns a 0-d tensor with its graph.
 
     student_logits          (B, T, V)  any dtype and device
     support_ids             (B, T, K)  beta 0: the teacher's likeliest, -1 = none.  beta 1: the sampled
@@ -316,7 +316,7 @@ def server_distillation(
 
 
 def logits_of(per_token_logps: Tensor, tokens: Tensor, vocab_size: int) -> Tensor:
-    """(B, T, V) logits that give each token its log-probability, and all others what is left, alike."""
+    """Build (B, T, V) logits that give each token its log-probability; all others share the rest alike."""
     import torch
 
     p = per_token_logps

@@ -75,7 +75,7 @@ class Hyperparameter(NamedTuple):
 def hyperparameter(
     name: str, options: Options, default: object, grid: Array, note: str = ""
 ) -> dict[str, Hyperparameter]:
-    """The option of that name as a Hyperparameter."""
+    """Return the option of that name as a Hyperparameter."""
     asked = options.get(name, default)
     return {name: Hyperparameter(asked, lambda x: optioned(**{name: x}), grid, note)}
 
@@ -117,7 +117,7 @@ MASK = {
 
 
 def as_in(kind: Sequence[str] = ("trl", "library"), **said: object) -> str:
-    """Who else does so, from the table of conventions."""
+    """Name the libraries that do the same, from the table of conventions."""
     names = [
         row["name"]
         for row in TABLE
