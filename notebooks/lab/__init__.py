@@ -1,4 +1,4 @@
-"""What the notebooks share. `import lab` is light; each module loads when it is first used."""
+"""Share code between the notebooks. `import lab` is light; each module loads when it is first used."""
 
 import importlib
 import logging
@@ -16,7 +16,7 @@ CHATTER = ("bitsandbytes.backends.cpu.ops", "torch._library.triton")
 
 
 def prepare():
-    """Set what trackio, torch and vLLM read when they load; what is set already stands.
+    """Set what trackio, torch and vLLM read when they load; a variable that is set already is kept.
 
     It runs when any module of `lab` is imported, so the modules may import in any order.
     """

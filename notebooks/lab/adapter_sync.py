@@ -1,4 +1,4 @@
-"""Bring the engine the adapter alone, and let vLLM add it: the base and the head never change.
+"""Send the engine only the adapter and let vLLM add it; the base and the head never change.
 
     lab.vllm.GRPOTrainer(..., generation=lab.adapter_sync.Generation)
     sync: adapter                                                       in a recipe for GRPO
@@ -98,10 +98,10 @@ class Generation(colocated.Generation):
 
 
 def refused_dtype(dtype):
-    """Why an engine of this dtype cannot add an adapter on this machine, or None.
+    """Return why an engine of this dtype cannot add an adapter on this machine, or None.
 
     vLLM's kernels for it on a GPU (vllm/lora/ops/triton_ops/lora_shrink_op.py) assert 16 bits, in the
-    middle of a generation and without a word.
+    middle of a generation and without a message.
     """
     if torch.cuda.is_available() and dtype in ("float32", torch.float32):
         return "on a GPU vLLM adds adapters in 16 bits alone, and the engine's dtype is float32"
@@ -109,7 +109,7 @@ def refused_dtype(dtype):
 
 
 def refusal(model):
-    """Why vLLM cannot serve the model as a base and an adapter, or None.
+    """Return why vLLM cannot serve the model as a base and an adapter, or None.
 
     model    a PeftModel with the adapter "default"
     """

@@ -1,4 +1,4 @@
-"""How far a run is and how long it has left: a bar where one can be drawn, else a line now and then.
+"""Show how far a run is and how long it has left: a bar where one can be drawn, else some lines.
 
     with bars.Bar("grpo: training", total=200) as bar:
         bar.to(step, reward="1.2")
@@ -24,12 +24,12 @@ FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postf
 
 
 def drawable():
-    """Whether this process can draw a bar: a notebook's kernel, or a terminal."""
+    """Tell whether this process can draw a bar: a notebook's kernel, or a terminal."""
     return "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
 def left(first, now, total):
-    """Seconds that the rest takes, or None before two steps are done.
+    """Estimate the seconds that the rest takes, or None before two steps are done.
 
     first    (step, seconds) when the first step was done, which warms up and is left out
     now      (step, seconds) of the last step that is done
@@ -77,7 +77,7 @@ class Bar:
         self.close()
 
     def to(self, step, **shown):
-        """Say that `step` of the steps are done, and what is worth seeing beside it."""
+        """Set the number of finished steps, and what is shown beside it."""
         now = self.clock()
         self.first = self.first or (step, now)
         self.shown = shown or self.shown or {}
@@ -104,7 +104,7 @@ class Bar:
 
 
 def over(items, name):
-    """The items, one after the other, under a bar."""
+    """Yield the items, one after the other, under a bar."""
     items = list(items)
     with Bar(name, len(items), leave=False) as bar:
         for done, item in enumerate(items, start=1):
@@ -113,7 +113,7 @@ def over(items, name):
 
 
 def news(file):
-    """What the work that writes to `file` says now, in words; "" while none does.
+    """Return what the work that writes to `file` reports now, in words; "" while none does.
 
     A file that is being written is read as no news.
     """

@@ -1,4 +1,4 @@
-"""One real batch of a trainer, decoded, with the tokens that carry loss marked."""
+"""Decode one real batch of a trainer and mark the tokens that carry loss."""
 
 import html
 from itertools import groupby
@@ -34,7 +34,7 @@ def show_batch(trainer, rows=SHOWN):
 
 
 def batch_spans(trainer, rows=SHOWN):
-    """[(title, [(text, trained)])], one entry a row of the trainer's first batch.
+    """Return [(title, [(text, trained)])], one entry per row of the trainer's first batch.
 
     Raises ValueError for a batch that is none of SFT's, DPO's and GRPO's.
     """
@@ -101,7 +101,7 @@ def _in_notebook():
 
 @torch.no_grad()
 def token_logps(model, inputs, counts=None):
-    """log p of each token after the first, (B, T - 1), by reference_math in float64.
+    """Compute log p of each token after the first, (B, T - 1), by reference_math in float64.
 
     inputs    {"input_ids", "attention_mask"}, padded on the right
     counts    (B, T - 1): which of them are wanted; the others stay 0

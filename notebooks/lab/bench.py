@@ -1,4 +1,4 @@
-"""What a GRPO step costs with colocated vLLM and with model.generate, and how far apart they score.
+"""Measure what a GRPO step costs with colocated vLLM and with model.generate, and how far both differ.
 
     python -m lab.bench --out bench.json                        the tiny model, any machine
     python -m lab.bench --model Qwen/Qwen2.5-0.5B-Instruct      a GPU: sleep levels 1 and 2 as well
@@ -6,9 +6,9 @@
 
     python -m lab.bench --shape smollm2-135m --batch 16         a random model of that size, in float32 on a CPU
 
-One row a way of generating: `generate` is transformers', `vllm` sends merged weights after each step,
+One row per way of generating: `generate` is transformers', `vllm` sends merged weights after each step,
 `adapter` the adapter alone (lab.adapter_sync). start_s, then medians over the steps after the first, which warms up:
-step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats a token).
+step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats per token).
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHAPES = {  # config.json of SmolLM2-135M; the embedding has the tiny tokenizer'
 
 
 def ways():
-    """The ways of generating that this machine has."""
+    """Return the ways of generating that this machine has."""
     found = ["generate"]
     if vllm.available():
         found += ["vllm", "adapter"] + ["sleep 1", "sleep 2"] * torch.cuda.is_available()
@@ -52,7 +52,7 @@ def tiny(folder, **architecture):
 
 
 def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
-    """One short QLoRA run of GRPO from the model in `folder`; returns its row."""
+    """Make one short QLoRA run of GRPO from the model in `folder`; returns its row."""
     gpu = torch.cuda.is_available()
     kind = vllm.sixteen_bits() if gpu else torch.float32
     set_seed(0)
@@ -118,10 +118,12 @@ def main(argv=None):
     parser.add_argument("--model", help="a folder or a hub id; default: an untrained tiny model")
     parser.add_argument("--shape", choices=SHAPES, help="a random model of this size instead")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=64, help="completions a step")
+    parser.add_argument("--batch", type=int, default=64, help="completions per step")
     parser.add_argument("--completion", type=int, default=32, help="tokens a completion, at most")
     parser.add_argument("--out", help="where to write the JSON")
-    parser.add_argument("--cpu", action="store_true", help="seconds a step of each stage, by part")
+    parser.add_argument(
+        "--cpu", action="store_true", help="seconds per step of each stage, by part"
+    )
     args = parser.parse_args(argv)
     if args.cpu:
         show.quiet()

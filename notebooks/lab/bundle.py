@@ -1,4 +1,4 @@
-"""What a workshop needs without a network, in one folder: for a stick that goes round the room.
+"""Collect what a workshop needs without a network in one folder, for a USB stick.
 
     make bundle                     build/bundle: wheels for this platform, executed lessons, the site
     make lab BUNDLE=/media/stick    installs from its wheels alone, on the same platform and Python
@@ -36,7 +36,7 @@ Made by `make bundle` for Python {python} on {platform}.
 
 
 def packages():
-    """name==version of what is installed here, the kit itself left out; it comes as a clone."""
+    """List name==version of what is installed here; the kit itself is left out and comes as a clone."""
     command = [sys.executable, "-m", "pip", "list", "--format=freeze", "--exclude-editable"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return sorted(line for line in listed if install.name_of(line) != OWN)
@@ -64,7 +64,7 @@ def download(wanted, folder):
 
 
 def bare(notebook):
-    """A lesson for teaching live: its headings and its code, without prose and outputs."""
+    """Return a lesson for teaching live: its headings and its code, without prose and outputs."""
     cells = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
@@ -78,7 +78,7 @@ def bare(notebook):
 
 
 def make(out):
-    """The whole bundle, into a folder; returns its size in bytes."""
+    """Write the whole bundle into a folder; returns its size in bytes."""
     download([*packages(), *BUILD], out / "wheels")
     copies = {"notebooks": runs.path("notebooks", "tiny"), "site": ROOT / "build" / "site"}
     for name, source in copies.items():

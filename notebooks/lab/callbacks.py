@@ -1,4 +1,4 @@
-"""What a run shows while it trains: one progress bar, and trackio without its trap."""
+"""Show a run while it trains: one progress bar, and trackio without a server or a token in the output."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ SHOWN = ("loss", "reward", "rewards/accuracies", "mean_token_accuracy", "entropy
 
 
 class Progress(TrainerCallback):
-    """One bar a run, with the metrics worth watching beside it."""
+    """Show one bar per run, with the metrics worth watching beside it."""
 
     def __init__(self, name):
         self.name = name
@@ -34,7 +34,7 @@ class Progress(TrainerCallback):
 
 
 class Trackio(TrainerCallback):
-    """Live curves in a local SQLite file: `trackio show --project posttraining-lab`.
+    """Draw live curves in a local SQLite file: `trackio show --project posttraining-lab`.
 
     transformers' own callback would start a server in a notebook and write its write token into
     the cell's output; embed=False does not, and it never leaves the machine.

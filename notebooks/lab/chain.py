@@ -1,4 +1,4 @@
-"""The whole chain, as a reader would go through it: every notebook, executed in order.
+"""Run the whole chain as a reader would: every notebook, executed in order.
 
     python -m lab.chain            what `make lab` runs
     python -m lab.chain --fresh    make everything again
@@ -33,17 +33,17 @@ STAGES_OF_LAPTOP = {"09": ["base", "sft", "dpo", "grpo"]}
 
 
 def stages_of():
-    """{the first two digits of a lesson: the stages that it makes} in this machine's profile."""
+    """Return {the first two digits of a lesson: the stages that it makes} in this machine's profile."""
     return STAGES_OF_LAPTOP if recipes.profile() == "laptop" else STAGES_OF
 
 
 def notebooks():
-    """The lessons of the chain, in order."""
+    """Return the lessons of the chain, in order."""
     return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name[:2] in stages_of()]
 
 
 def state_of(path):
-    """A hash of what an executed copy depends on: the lesson, and the recipe of its stage."""
+    """Hash what an executed copy depends on: the lesson, and the recipe of its stage."""
     stages = "".join(recipes.fingerprint(recipe) for recipe in _made_by(path))
     return hashlib.sha256(path.read_bytes() + stages.encode()).hexdigest()[:16]
 
@@ -84,7 +84,7 @@ def execute(path):
 
 
 def transport(scratch):
-    """How to reach a kernel: by sockets in a folder of our own. Windows has none, and uses TCP.
+    """Choose how to reach a kernel: by sockets in a folder of our own; on Windows, which has none, by TCP.
 
     ipykernel warns of TCP, which every user of the machine can read.
     """
@@ -169,7 +169,7 @@ def announce(lessons):
 
 
 def expected(lessons):
-    """What is known of the time that these lessons take in this machine's profile."""
+    """Return what is known of the time that these lessons take in this machine's profile."""
     if recipes.profile() == "tiny":
         return pace.forecast(lessons)
     if recipes.profile() == "laptop":

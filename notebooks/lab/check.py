@@ -1,4 +1,4 @@
-"""The exercises' checks: your function against the reference, on inputs drawn from a seed.
+"""Check the exercises: your function against the reference, on inputs drawn from a seed.
 
     loss = lab.check.sft_loss(my_loss)
 
@@ -45,7 +45,7 @@ def __getattr__(name):
 
 
 class Verdict(NamedTuple):
-    """What was found: SOLVED, UNSOLVED or WRONG; what to say; and where it is wrong, what came."""
+    """The result of a check: SOLVED, UNSOLVED or WRONG; what to say; and if it is wrong, the result."""
 
     kind: str
     said: str
@@ -54,19 +54,19 @@ class Verdict(NamedTuple):
 
 
 def sentence(name, verdict):
-    """A verdict as it is printed."""
+    """Return a verdict as it is printed."""
     going = "" if verdict.kind == SOLVED else "\nGoing on with the reference."
     return f"{name}: {verdict.kind}{'. ' + verdict.said if verdict.said else ''}{going}"
 
 
 def judge(yours, reference, cases, mistakes=None, *, verify=None, rtol=1e-7, atol=1e-12):
-    """The Verdict on `yours`, beside what `reference` does. It never raises for what `yours` does.
+    """Return the Verdict on `yours`, beside what `reference` does. It never raises for what `yours` does.
 
     cases      {what is special about it: the arguments}
     mistakes   {what to say: a function that makes this mistake}; said when yours gives the same
     verify     for an exercise with many right answers: verify(result, *arguments) says what is
                wrong, or ""; the reference is not asked then
-    rtol       two honest float64 formulas for the same number differ by a few 1e-16 of the terms
+    rtol       two correct float64 formulas for the same number differ by a few 1e-16 of the terms
                they add up; 1e-7 leaves room for cancellation and shows every real mistake
     """
 

@@ -1,4 +1,4 @@
-"""The colocated engine and the trainer over it: `lab.vllm` says what they do, and names them too.
+"""The colocated engine and the trainer over it: `lab.vllm` describes them and exports their names.
 
 Mends     each names the upstream report it works around, and has a test that fails once upstream
           no longer needs it.    Proof    tests/lab/test_vllm.py
@@ -26,7 +26,7 @@ from lab import tap, vllm
 
 
 def engine_defaults():
-    """vLLM options under which a short run starts fast, stays quiet and takes little memory.
+    """Return vLLM options under which a short run starts fast, stays quiet and takes little memory.
 
     On a CPU: float32, as fast as bfloat16 at toy size, and the gap then shows what bfloat16 would
     hide; no torch.compile, which costs 10 to 15 s of CPU time at the start and gains nothing at
@@ -73,7 +73,7 @@ class Generation(vllm_generation.VLLMGeneration):
         self.llm.sleep = lambda level: sleep(level=self.sleep_level)
 
     def weights(self):
-        """What this sync sends: all at first and after a sleep that dropped them, else changes."""
+        """Return what this sync sends: all at first and after a sleep that dropped them, else changes."""
         if self.syncs == 0 and (apart := vllm.untied(self.model)):
             raise ValueError(
                 f"vLLM ties {', '.join(apart)} to the embedding, and this model trains them apart: "
@@ -155,7 +155,7 @@ def _free_port():
 
 
 def engine(folder, **options):
-    """A plain vLLM engine in this process, to serve a saved model; `release` frees it.
+    """Start a plain vLLM engine in this process, to serve a saved model; `release` frees it.
 
     options    for vllm.LLM, over `engine_defaults()`; 1 GiB for keys and values on a GPU, where vLLM
                would ask for 92% of a memory that this process has a share of already
@@ -192,7 +192,7 @@ def release(owner):
 
 # --- the trainer ----------------------------------------------------------------------------------
 
-# What rounding alone explains of the mean gap, in nats a token, with room to spare.
+# What rounding alone explains of the mean gap, in nats per token, with room to spare.
 # float32: 2e-7 to 2e-6 measured on 3 layers; larger models add up more. An adapter one step old
 # shows 0.04 at a learning rate of 1e-3 and 4e-4 at 1e-5, a stale head 0.01 and 1e-4.
 ROUNDING_GAP = {torch.float32: 1e-4}
@@ -204,7 +204,7 @@ ROOM = 3  # times that.
 
 
 class SamplerGap(RuntimeError):
-    """The engine does not sample from the model that is being trained."""
+    """Raised when the engine does not sample from the model that is being trained."""
 
 
 class GRPOTrainer(trl.GRPOTrainer):
@@ -216,7 +216,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                   on a GPU what the first generation shows (`measured_rounding`); None never stops
     generation    the backend: a lesson shows a defect by a subclass of `Generation`
 
-    Logs          sampling/gap_mean, sampling/gap_max (nats a token), sampling/sync_s (seconds)
+    Logs          sampling/gap_mean, sampling/gap_max (nats per token), sampling/sync_s (seconds)
     Without use_vllm it generates as TRL does, and measures nothing.
     """
 
@@ -269,7 +269,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         self.vllm_generation.sync_s = 0.0
         if self.max_gap is not None and not mean <= self.max_gap:  # a NaN stops too
             raise SamplerGap(
-                f"step {self.state.global_step}: the engine's log-probs are {mean:.2g} nats a token "
+                f"step {self.state.global_step}: the engine's log-probs are {mean:.2g} nats per token "
                 f"from the trainer's on average ({largest:.2g} at most); rounding explains "
                 f"{self.max_gap:.2g}. The samples do not come from the model in training.\n"
                 "Likely causes: weights that did not arrive (a new kind of layer, a tied head), "
@@ -281,7 +281,7 @@ class GRPOTrainer(trl.GRPOTrainer):
 
 
 def dtypes_at_work(trainer):
-    """The dtypes in which the engine holds its weights, and the trainer holds or computes."""
+    """Return the dtypes in which the engine holds its weights, and the trainer holds or computes."""
     dtypes = {trainer.vllm_generation.llm.llm_engine.model_config.dtype}
     dtypes |= {param.dtype for param in trainer.model.parameters()}
     dtypes |= {getattr(module, "compute_dtype", None) for module in trainer.model.modules()}
@@ -291,7 +291,7 @@ def dtypes_at_work(trainer):
 
 
 def tf32():
-    """Whether a float32 engine here multiplies in TF32 somewhere."""
+    """Tell whether a float32 engine here multiplies in TF32 somewhere."""
     return torch.cuda.is_available()
 
 
@@ -308,7 +308,7 @@ def in_tf32(dtype):
 
 
 def measured_rounding(trainer, output, rows=8):
-    """What rounding explains of the gap of a generation, in nats a token, found without the engine.
+    """Measure, without the engine, what rounding explains of a generation's gap, in nats per token.
 
     A plain copy of the trainer's merged weights, in the engine's dtype, scores the same completions:
     what it is apart from the trainer is rounding, whatever the engine serves. On a GPU a copy in

@@ -1,4 +1,4 @@
-"""Which columns of a data set TRL reads, which it reads in another way than meant, and which not."""
+"""Find which columns of a data set TRL reads, which it misreads, and which it does not read."""
 
 from lab.problems import Problem, cut
 
@@ -55,7 +55,7 @@ FOR_THE_TRAINER = (
 
 
 def check_columns(dataset, kind, gold="solution"):
-    """The columns that `kind` reads, or a ValueError that says which one is called what."""
+    """Return the columns that `kind` reads, or raise a ValueError that says which one is called what."""
     if kind not in FORMATS:
         raise ValueError(f'validate: kind is {kind!r}; expected "sft", "dpo" or "grpo"')
     _check_type(dataset)
@@ -78,12 +78,12 @@ def check_columns(dataset, kind, gold="solution"):
 
 
 def names(dataset):
-    """The names of the columns."""
+    """Return the names of the columns."""
     return list(dataset.column_names if hasattr(dataset, "column_names") else dataset[0])
 
 
 def check_unread(row, columns, kind):
-    """The columns of a row with text that belongs into the prompt, or that say not to train."""
+    """Return the columns of a row with text that belongs into the prompt, or that say not to train."""
     read = _one_line("\n".join(texts([row[column] for column in columns])))
     for name in CONTEXT:
         missing = [text for text in texts(row.get(name)) if _one_line(text) not in read]
@@ -103,14 +103,14 @@ def check_unread(row, columns, kind):
 
 
 def is_off(value):
-    """Whether a value says no: False, 0, "false"; nothing and null say nothing."""
+    """Tell whether a value says no: False, 0, "false"; nothing and null say nothing."""
     if isinstance(value, str):
         return value.strip().lower() in ("false", "no", "0")
     return value is not None and value == 0
 
 
 def unread_note(dataset, columns, kind):
-    """A line about the columns that TRL does not read, None if it reads them all.
+    """Return a line about the columns that TRL does not read, None if it reads them all.
 
     GRPO passes every column to the reward functions.
     """
@@ -121,7 +121,7 @@ def unread_note(dataset, columns, kind):
 
 
 def texts(value):
-    """Every text in a value, however deep, without the roles of messages.
+    """Return every text in a value, however deep, without the roles of messages.
 
     >>> texts([{"role": "user", "content": "1+1"}, " "])
     ['1+1']

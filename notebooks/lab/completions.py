@@ -1,4 +1,4 @@
-"""Completions of a saved plain model: by vLLM where there is one, else by model.generate.
+"""Sample completions of a saved plain model: by vLLM where there is one, else by model.generate.
 
 with completions.writer(folder) as write:
     groups = write(prompts, n=8)                    for each prompt 8 completions
@@ -18,7 +18,7 @@ class Completion(NamedTuple):
 
 @contextmanager
 def writer(folder, seed=0):
-    """A function that samples from the model of a folder without top-k, top-p or penalty."""
+    """Return a function that samples from the model of a folder without top-k, top-p or penalty."""
     start = _engine if vllm.available(say=lambda line: None) else _generate
     with start(str(folder), seed) as few:
 
@@ -59,7 +59,7 @@ def _generate(folder, seed):
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tok = AutoTokenizer.from_pretrained(folder)
-    seeds = iter(range(seed, 10**9))  # another one a call, as an engine goes on drawing
+    seeds = iter(range(seed, 10**9))  # a new seed per call, as an engine goes on drawing
 
     def few(prompts, n, temperature, max_new_tokens):
         asked = [prompt for prompt in prompts for _ in range(n)]

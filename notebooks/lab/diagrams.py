@@ -1,4 +1,4 @@
-"""The lessons' diagrams, drawn from boxes and arrows: notebooks/diagrams/*.svg.
+"""Draw the lessons' diagrams from boxes and arrows: notebooks/diagrams/*.svg.
 
     python -m lab.diagrams          draws all of them again
 
@@ -20,7 +20,7 @@ class Sheet:
         self.size, self.title, self.words, self.parts = (width, height), title, words, []
 
     def box(self, x, y, width, height, lines, kind="data", dashed=False):
-        """A rectangle with up to a few lines of text in its middle."""
+        """Draw a rectangle with up to a few lines of text in its middle."""
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" '
@@ -37,7 +37,7 @@ class Sheet:
         )
 
     def arrow(self, x1, y1, x2, y2, label="", above=6):
-        """A line with a head, and a label over its middle."""
+        """Draw a line with a head, and a label over its middle."""
         self.parts.append(
             f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#333333" '
             'stroke-width="1.8" marker-end="url(#head)"/>'
@@ -60,7 +60,7 @@ class Sheet:
 
 
 def chain():
-    """The four stages, what each learns from, and what it improves."""
+    """Draw the four stages, what each learns from, and what it improves."""
     sheet = Sheet(
         860,
         230,
@@ -100,7 +100,7 @@ def chain():
 
 
 def mask():
-    """Which tokens of a chat a loss counts."""
+    """Draw which tokens of a chat a loss counts."""
     tokens = ["user:", "8", "+", "7", "=", "?", "end", "assist.:", "1", "5", "end", "pad"]
     counts = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0]
     sheet = Sheet(
@@ -123,7 +123,7 @@ def mask():
 
 
 def qlora():
-    """A linear layer: four-bit weights that stay, two small matrices that learn."""
+    """Draw a linear layer: four-bit weights that stay, two small matrices that learn."""
     sheet = Sheet(
         760,
         250,
@@ -149,7 +149,7 @@ def qlora():
 
 
 def grpo_step():
-    """One step of GRPO with two copies of the weights."""
+    """Draw one step of GRPO with two copies of the weights."""
     sheet = Sheet(
         860,
         230,

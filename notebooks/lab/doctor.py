@@ -1,6 +1,6 @@
-"""Whether this machine is ready for the lessons, and what to do where it is not.
+"""Check whether this machine is ready for the lessons, and say what to do where it is not.
 
-    python -m lab.doctor        a line a check; ends with 1 if a check found a problem
+    python -m lab.doctor        one line per check; ends with 1 if a check found a problem
     lab.doctor.show()           the same in a notebook
 
 `ok` needs nothing, a `note` is worth knowing, a `problem` stops a run and names the way out. Nothing is
@@ -42,7 +42,7 @@ def python():
 
 
 def packages():
-    """The versions in use against those that were resolved together."""
+    """Compare the versions in use with those that were resolved together."""
     if not os.path.exists(install.CONSTRAINTS):
         return Line(NOTE, "packages", "no constraints.txt here: versions are not compared")
     pins = dict(
@@ -106,7 +106,7 @@ def profile():
 
 
 def hub():
-    """Whether models and data sets of a GPU profile can be reached."""
+    """Check whether models and data sets of a GPU profile can be reached."""
     if recipes.profile() not in recipes.LONG or os.environ.get("LAB_STANDINS"):
         return Line(OK, "hub", "not needed")
     if os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -125,7 +125,7 @@ def hub():
 
 
 def stages():
-    """Which stages stand, and how long the lessons that make the others take."""
+    """List which stages exist, and how long the lessons that make the others take."""
     found = {stage: recipes.load(stage) for stage in recipes.STAGES}
     missing = [stage for stage, recipe in found.items() if not runs.is_current(recipe)]
     if not missing:
@@ -144,7 +144,7 @@ def stages():
 
 
 def room():
-    """Whether the recipes of a GPU profile fit the card, by lab.memory's arithmetic."""
+    """Check whether the recipes of a GPU profile fit the card, by lab.memory's arithmetic."""
     chosen = recipes.profile()
     if chosen in MEMORY_GB or not torch.cuda.is_available():
         most = MEMORY_GB.get(chosen)
@@ -178,7 +178,7 @@ CHECKS = (
 
 
 def examine(checks=CHECKS):
-    """A Line of each check; one that raises is a problem with its error."""
+    """Return a Line for each check; one that raises is a problem with its error."""
     return [_safely(check) for check in checks]
 
 
@@ -191,7 +191,7 @@ def _safely(check):
 
 
 def text(lines):
-    """The findings as text, and what follows from them."""
+    """Return the findings as text, and what follows from them."""
     shown = [f"{line.verdict:8}{line.what:12}{line.said}" for line in lines]
     problems = sum(line.verdict == PROBLEM for line in lines)
     return "\n".join([*shown, f"{problems} to mend first." if problems else "Ready."])

@@ -1,5 +1,5 @@
-"""What a model can do on problems that nothing trained on: sampled at temperature 1, greedy, and the
-best of several samples, with Wilson 95% intervals; and two models on the same problems.
+"""Score a model on problems that nothing trained on: sampled at temperature 1, greedy, and the best of
+several samples, with Wilson 95% intervals; and compare two models on the same problems.
 
     score(model, tok, recipe)      as the recipe asks: on the built-in task, or on a data set's own test split
     paired(before, after)          the same problems, answered by two models
@@ -23,7 +23,7 @@ from rewards import accuracy_reward, format_reward
 
 
 def wilson(successes, n, z=1.959964):
-    """The 95% interval of a proportion, (low, high); never outside [0, 1].
+    """Compute the 95% interval of a proportion, (low, high); never outside [0, 1].
 
     >>> low, high = wilson(9, 10)
     >>> round(low, 3), round(high, 3)
@@ -38,7 +38,7 @@ def wilson(successes, n, z=1.959964):
 
 
 def paired(before, after):
-    """What changed between two models on the same problems, in the same order.
+    """Compare two models on the same problems, in the same order.
 
     before, after    (N,) bools: right or not
     returns          n; gained and lost, the problems that only one of the two got right; difference,
@@ -91,7 +91,7 @@ def _newcombe(both, lost, gained, n):
 
 
 def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, temperature=1.0):
-    """One completion for each chat prompt, as text. `model` must be plain: see lab.vllm.served.
+    """Sample one completion for each chat prompt, as text. `model` must be plain: see lab.vllm.served.
 
     The sampling is pure: nothing of the checkpoint's own generation_config but the end of a turn
     counts (Qwen2.5-Instruct ships a top-k, a top-p and a repetition penalty, which vLLM is not
@@ -103,7 +103,7 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
 
 @torch.no_grad()
 def written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
-    """`sample` with, for each prompt, (text, whether it ended by itself)."""
+    """Sample as `sample` does; returns (text, whether it ended by itself) for each prompt."""
     found = []
     with torch.random.fork_rng(), _pure(model):
         ends = model.generation_config.eos_token_id
@@ -142,7 +142,7 @@ def _pure(model):
 
 
 def score(model, tok, recipe, **changes):
-    """The held-out scores of a plain model, as `evaluate` of its stage's recipe asks for them.
+    """Compute the held-out scores of a plain model, as `evaluate` of its stage's recipe asks for them.
 
     With a `name` there the problems are that data set's `split`, scored as its task is (`lab.verified`);
     without one those of the built-in task, scored by `evaluate`.
@@ -160,7 +160,7 @@ def score(model, tok, recipe, **changes):
 
 
 def heldout(recipe, n=None, seed=0, **_):
-    """Problems that nothing trains on, for the recipe's stage: a data set with prompt and solution."""
+    """Return problems that nothing trains on, for the recipe's stage: a data set with prompt and solution."""
     options = recipe["evaluate"]
     n = n or options["n"]
     if "name" not in options:
@@ -172,7 +172,7 @@ def heldout(recipe, n=None, seed=0, **_):
 
 
 def example(recipe):
-    """A held-out problem and a right answer to it in the form that SFT teaches: (messages, text)."""
+    """Return a held-out problem and a right answer to it in the form that SFT teaches: (messages, text)."""
     options = recipe["evaluate"]
     if "name" not in options:
         return tasks.prompt(38, 47), tasks.completion(38, 47, "terse")
@@ -183,7 +183,7 @@ def example(recipe):
 
 
 def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64):
-    """Scores of a plain model on problems of a data set with the columns prompt and solution.
+    """Score a plain model on problems of a data set with the columns prompt and solution.
 
     Each problem is judged twice. Strict: the answer stands in the tags that the prompt asks for.
     Lenient: the last box or number of the text is right, whatever the form. Strict alone hides what
@@ -213,7 +213,7 @@ def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64):
 
 
 def in_tags(text):
-    """The last box of a text, or else its last number, in a form that `rewards` reads.
+    """Return the last box of a text, or else its last number, in a form that `rewards` reads.
 
     >>> in_tags("She pays 3 * 4 = 12 dollars, so 1,012.50 are left.")
     '<think>.</think><answer>1,012.50</answer>'
@@ -232,7 +232,7 @@ def rate(name, correct, n):
 
 
 def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
-    """Held-out accuracy, format and style of a plain model on the built-in task.
+    """Compute held-out accuracy, format and style of a plain model on the built-in task.
 
     greedy    also answer the same problems at temperature 0
     pass_n    of so many of the problems draw k answers each, for pass@k and the majority
@@ -264,7 +264,7 @@ def evaluate(model, tok, n=600, seed=0, greedy=True, pass_n=0, k=16):
 
 
 def at_temperature_0(model, tok, rows):
-    """greedy_correct, greedy_accuracy, greedy_ci95; greedy_carry: {n, correct} of sums with a carry;
+    """Compute greedy_correct, greedy_accuracy, greedy_ci95; greedy_carry: {n, correct} of sums with a carry;
     verdicts: of each problem."""
     right = _right(sample(model, tok, rows["prompt"], 0, temperature=0.0), rows["solution"])
     carry = [r for r, has in zip(right, rows["carry"], strict=True) if has]
@@ -276,7 +276,7 @@ def at_temperature_0(model, tok, rows):
 
 
 def best_of_k(model, tok, rows, k, seed):
-    """pass_at_k: share of the problems with a right answer among k; majority: whose most frequent
+    """Compute pass_at_k: share of the problems with a right answer among k; majority: whose most frequent
     answer is right. Both of the same samples, at temperature 1."""
     prompts = [prompt for prompt in rows["prompt"] for _ in range(k)]
     golds = [gold for gold in rows["solution"] for _ in range(k)]

@@ -1,4 +1,4 @@
-"""The gallery's little world, in numpy: a policy that is a table, and everything about it exactly.
+"""Define the gallery's small world in numpy: the policy is a table, and every quantity is exact.
 
 Four questions; an answer is at most four letters of a, b, c and ends with a full stop (".").  The
 policy is one table of logits, theta (P, T, V, V): question, position, letter before, letter next.  All
@@ -30,7 +30,7 @@ class Answers(NamedTuple):
 
 
 def everything():
-    """Each of the 121 answers to each of the four questions."""
+    """Return each of the 121 answers to each of the four questions."""
     words = {
         w[: w.index(STOP) + 1] if STOP in w else w for w in itertools.product(range(V), repeat=T)
     }
@@ -38,7 +38,7 @@ def everything():
 
 
 def reference(rng):
-    """A policy that answers, and is right once in a hundred times: where every trainer starts."""
+    """Return a policy that answers, and is right once in a hundred times: where every trainer starts."""
     theta = rng.normal(scale=0.7, size=(P, T, V, V))
     theta[..., STOP] += np.array([-1.5, -0.5, 0.0, 1.0])[None, :, None]  # rarely stops early
     return theta
@@ -49,7 +49,7 @@ def join(first, second):
 
 
 def judged_pairs(ref, n, rng, sharpness=1.5):
-    """n pairs a question, drawn from ref: all the chosen first, by a judge who may err.
+    """Draw n pairs per question from ref: all the chosen first, by a judge who may err.
 
     He prefers the better one with probability sigmoid(sharpness x the difference of the rewards).
     """
@@ -65,7 +65,7 @@ def judged_pairs(ref, n, rng, sharpness=1.5):
 
 
 def answers(pairs):
-    """Answers of (question, letters) pairs, padded with stops."""
+    """Build answers from (question, letters) pairs, padded with stops."""
     prompts = np.array([p for p, _ in pairs])
     tokens = np.array([[*w, *[STOP] * (T - len(w))] for _, w in pairs])
     mask = np.array([[1.0] * len(w) + [0.0] * (T - len(w)) for _, w in pairs])
@@ -77,7 +77,7 @@ def text(answer_tokens, mask):
 
 
 def reward(found):
-    """How many positions hold the wanted letter, 0 to 4: the truth, which no trainer is shown."""
+    """Count the positions that hold the wanted letter, 0 to 4: the true reward, shown to no trainer."""
     wanted = np.array([[LETTERS.index(c) for c in w] for w in WANTED])[found.prompts]
     return ((found.tokens == wanted) * found.completion_mask).sum(axis=1)
 
@@ -86,41 +86,41 @@ def reward(found):
 
 
 def states(found):
-    """Where each position of each answer stands in the table: question, position, letter before."""
+    """Return where each position of each answer stands in the table: question, position, letter before."""
     before = np.hstack([np.full((len(found.tokens), 1), STOP), found.tokens[:, :-1]])
     return found.prompts[:, None], np.arange(T), before
 
 
 def logits(theta, found):
-    """The policy's logits at each position of each answer: a look into the table, (N, T, V)."""
+    """Look up the policy's logits at each position of each answer, (N, T, V)."""
     return theta[states(found)]
 
 
 def logps(theta, found):
-    """Log-probability of each letter, (N, T)."""
+    """Compute the log-probability of each letter, (N, T)."""
     return logprobs.per_token_logps(logits(theta, found), found.tokens)
 
 
 def grad(theta, found, grad_logps):
-    """An objective's gradient to the log-probs (N, T), carried to the table by the chain rule."""
+    """Carry an objective's gradient to the log-probs (N, T) to the table, by the chain rule."""
     return scatter(found, logprobs.logits_grad(logits(theta, found), found.tokens, grad_logps))
 
 
 def scatter(found, grad_logits):
-    """A gradient to the logits (N, T, V), added up where each of them was looked up."""
+    """Add up a gradient to the logits (N, T, V) where each of them was looked up."""
     table = np.zeros((P, T, V, V))
     np.add.at(table, states(found), found.completion_mask[..., None] * grad_logits)
     return table
 
 
 def one_hot_states(found):
-    """Where each letter that counts was looked up, (letters, P T V): hidden states, for a head."""
+    """Return one-hot hidden states, (letters, P T V), of where each letter that counts was looked up."""
     at = np.ravel_multi_index(np.broadcast_arrays(*states(found)), (P, T, V))
     return np.eye(P * T * V)[at[found.completion_mask == 1]]
 
 
 def as_head(theta):
-    """The table as the weight of a head over such states, (V, P T V)."""
+    """Return the table as the weight of a head over such states, (V, P T V)."""
     return theta.reshape(-1, V).T
 
 
@@ -129,7 +129,7 @@ def from_head(weight):
 
 
 def sample(theta, prompts, rng):
-    """One answer to each question, letter by letter."""
+    """Sample one answer to each question, letter by letter."""
     tokens = np.full((len(prompts), T), STOP)
     before, open_ = np.full(len(prompts), STOP), np.ones(len(prompts))
     mask = np.zeros((len(prompts), T))
@@ -143,7 +143,7 @@ def sample(theta, prompts, rng):
 
 
 def train(gradient, theta, steps=300, lr=0.05, seed=0):
-    """AdamW along gradient(theta, rng); returns the table after the last step."""
+    """Take AdamW steps along gradient(theta, rng); returns the table after the last step."""
     rng, m, v = np.random.default_rng(seed), np.zeros_like(theta), np.zeros_like(theta)
     for step in range(1, steps + 1):
         rate = lr * optim.linear_schedule(step - 1, num_warmup_steps=0, num_training_steps=steps)
@@ -160,12 +160,12 @@ EVERY = everything()
 
 
 def whole(theta, found):
-    """Log-probability of whole answers, (N,)."""
+    """Compute the log-probability of whole answers, (N,)."""
     return (found.completion_mask * logps(theta, found)).sum(axis=1)
 
 
 def measures(theta, ref):
-    """Exact means over the four questions: true reward, right answers, KL to ref, entropy, length."""
+    """Compute exact means over the four questions: true reward, right answers, KL to ref, entropy, length."""
     log_p, log_ref = whole(theta, EVERY), whole(ref, EVERY)
     p = np.exp(log_p) / P
     r = reward(EVERY)
@@ -179,7 +179,7 @@ def measures(theta, ref):
 
 
 def frontier(ref, betas, score=None):
-    """The best that a KL can buy: p ~ p_ref e^(score / beta), as [(kl, true reward)]."""
+    """Compute the best reward that a KL allows: p ~ p_ref e^(score / beta), as [(kl, true reward)]."""
     score, points = reward(EVERY) if score is None else score, []
     for beta in betas:
         kl, gain = 0.0, 0.0
@@ -194,7 +194,7 @@ def frontier(ref, betas, score=None):
 
 
 def moved(theta, ref, pairs):
-    """By how many nats the chosen and the rejected answers of the data moved, on average."""
+    """Compute by how many nats the chosen and the rejected answers of the data moved, on average."""
     gains = np.split(whole(theta, pairs) - whole(ref, pairs), 2)
     return {"chosen": float(gains[0].mean()), "rejected": float(gains[1].mean())}
 
@@ -212,7 +212,7 @@ COLOURS = {
 
 
 def ends_picture(ends, frontiers, title):
-    """Where each trainer ends: KL against true reward.
+    """Draw where each trainer ends: KL against true reward.
 
     ends        {name: (what it learnt from, measures)}
     frontiers   {label: [(kl, reward)]}
@@ -231,7 +231,7 @@ def ends_picture(ends, frontiers, title):
         where = {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 8}
         ax.annotate(name, (end["kl"], end["reward"]), **where)
     ax.set(
-        xlabel="KL to the reference, nats an answer", ylabel="true reward, of 4", xlim=(-0.1, 5.4)
+        xlabel="KL to the reference, nats per answer", ylabel="true reward, of 4", xlim=(-0.1, 5.4)
     )
     ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
@@ -241,7 +241,7 @@ def ends_picture(ends, frontiers, title):
 
 
 def moved_picture(gains, title):
-    """How far the chosen and the rejected answers moved: gains = {name: `moved`}."""
+    """Draw how far the chosen and the rejected answers moved: gains = {name: `moved`}."""
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=(9.5, 3.4))

@@ -1,4 +1,4 @@
-"""The gallery on other worlds: its notebook, run again with other seeds, and where each trainer ended.
+"""Run the gallery's notebook again with other seeds, and record where each trainer ended.
 
     python -m lab.gallery_worlds     measures gallery_worlds.json again, a minute
 
@@ -22,12 +22,12 @@ SEEDED = "rng = np.random.default_rng(0)"
 
 
 def known():
-    """{trainer: (5,) true rewards at the end, one for each seed}, as measured; {} before."""
+    """Return {trainer: (5,) true rewards at the end, one for each seed}, as measured; {} before."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
 
 
 def rows(here):
-    """The table of the lesson: {trainer: reward in this run} beside mean and range of the five worlds."""
+    """Return the lesson's table: {trainer: reward in this run} beside mean and range of the five worlds."""
     for name, reward in here.items():
         others = known().get(name, [reward])
         low, high = min(others), max(others)

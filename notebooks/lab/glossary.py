@@ -1,4 +1,4 @@
-"""The words of the lessons: one line each, a formula where there is one, and the lesson that teaches it.
+"""Define the words of the lessons: one line each, a formula where there is one, and the lesson that teaches it.
 
     lab.glossary.term("KL")          show one; a word that is not there names the nearest
     python -m lab.glossary           the whole list as Markdown: docs/glossary.md
@@ -67,7 +67,7 @@ TERMS = {
     "pass@k": Term("The share of problems with a right answer among k samples.", r"1 - \binom{n-c}{k}/\binom nk", "00"),
     "policy": Term("A model seen as something that chooses its answers.", r"p_\theta", "00"),
     "policy gradient": Term("The gradient of the mean reward, estimated from samples.", r"\mathbb E[A\,\nabla\log p_\theta(y)]", "00"),
-    "preference": Term("That of two answers one is better; nobody says by how much.", "", "00"),
+    "preference": Term("A label that says which of two answers is better, not by how much.", "", "00"),
     "pre-training": Term("Next-token training from scratch on much text.", "", "00"),
     "QLoRA": Term("LoRA over a frozen base in 4 bits.", "", "00"),
     "reference": Term("The policy as it was when training began; it stays.", r"p_{ref}", "02"),
@@ -84,7 +84,7 @@ TERMS = {
     "temperature": Term("Divides the logits before sampling: below 1 sharper, 0 greedy.", r"p_v \propto e^{z_v/\tau}", "00"),
     "token": Term("The piece of text that a model reads and writes at a time.", "", "00"),
     "vLLM": Term("An engine that generates text for many prompts at once.", "", "00"),
-    "Wilson interval": Term("The 95% interval of a share that is honest at 0 of n.", r"\frac{\hat p+\frac{z^2}{2n}\pm\ldots}{1+\frac{z^2}{n}}", "00"),
+    "Wilson interval": Term("A 95% interval of a share that stays valid at 0 of n and at n of n.", r"\frac{\hat p+\frac{z^2}{2n}\pm\ldots}{1+\frac{z^2}{n}}", "00"),
 }  # fmt: skip
 
 NOTATION = (  # ours, the papers', TRL's
@@ -104,7 +104,7 @@ NOTATION = (  # ours, the papers', TRL's
 
 
 def find(word):
-    """The entry of a word, as (word, Term); case does not matter.
+    """Return the entry of a word, as (word, Term); case does not matter.
 
     Raises KeyError with the nearest words for one that is not there.
     """
@@ -127,7 +127,7 @@ def term(*words):
 
 
 def markdown():
-    """The glossary and the notation as one Markdown page."""
+    """Return the glossary and the notation as one Markdown page."""
     lines = ["# Glossary", "", "The words of the lessons. Made by `python -m lab.glossary`.", ""]
     lines += ["| word | meaning | formula | lesson |", "|---|---|---|---|"]
     for name, entry in TERMS.items():

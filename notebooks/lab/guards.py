@@ -4,7 +4,7 @@
     resume(trainer)                       trains on from the newest complete checkpoint
 
 TRL trains to the end with NaN weights (the loss is logged as 0.0), with a gradient of zero, with rewards
-that are all the same and with rewards that are all None. transformers resumes without a word with a
+that are all the same and with rewards that are all None. transformers resumes without a warning with a
 fresh optimizer when optimizer.pt is missing, and from the wrong adapter when the model has two
 (DPO after SFT). What a log says is judged in `lab.health`. Lesson: notebooks/03_grpo.ipynb.
 """
@@ -85,7 +85,7 @@ class Guards(TrainerCallback):
             raise Stopped(f"step {state.global_step}: " + " Also: ".join(reasons))
 
     def lasts(self, ailment, steps):
-        """Whether so many steps in a row are evidence."""
+        """Tell whether so many steps in a row are evidence."""
         seen = steps * self.groups_a_step
         about_rewards = ailment in health.ABOUT_REWARDS and self.groups_a_step
         return steps >= self.patience and (not about_rewards or seen >= self.groups)
@@ -113,7 +113,7 @@ STILL = (
 
 
 def groups_a_step(args):
-    """New GRPO groups in one optimizer step, all processes together; 0 for other trainers."""
+    """Return the new GRPO groups in one optimizer step, all processes together; 0 for other trainers."""
     if not getattr(args, "num_generations", 0):
         return 0
     rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -121,7 +121,7 @@ def groups_a_step(args):
 
 
 def fingerprints(model):
-    """{name: the sum of the bits} of each weight that is trained; a change of any bit shows."""
+    """Return {name: the sum of the bits} of each weight that is trained; a change of any bit shows."""
     if model is None:
         return {}
     named = ((n, p) for n, p in model.named_parameters() if p.requires_grad and p.numel())
@@ -135,7 +135,7 @@ def _bits(param):
 
 
 def unmoved(model, before):
-    """Names of trained weights that are as they were, and of LoRA B's that are still zero."""
+    """Return the names of trained weights that are as they were, and of LoRA B's that are still zero."""
     if model is None:
         return []
     return [
@@ -150,7 +150,7 @@ def unmoved(model, before):
 
 
 def resume(trainer, say=print):
-    """Train from the newest complete checkpoint, from the start when there is none; say which.
+    """Train from the newest complete checkpoint, or from the start when there is none; say which.
 
     Returns what `trainer.train` returns. On one machine SFT, DPO and GRPO with `generate` go on
     exactly as if they had never been interrupted, with plain weights and with adapters
@@ -206,7 +206,7 @@ COMPARED = {
 
 
 def settings(args, model=None, data=None):
-    """What a run must share with its checkpoint, as plain JSON."""
+    """Return what a run must share with its checkpoint, as plain JSON."""
     kept = {name: getattr(args, name) for name in COMPARED if hasattr(args, name)}
     kept |= {"optim": args.optim, "learning_rate": args.learning_rate}
     kept = {name: getattr(value, "value", value) for name, value in kept.items()}
@@ -217,7 +217,7 @@ def settings(args, model=None, data=None):
 
 
 def rows_hash(data, n=64):
-    """{column: a hash of its length and of n rows spread over it}; {} for data without a length."""
+    """Return {column: a hash of its length and of n rows spread over it}; {} for data without a length."""
     if data is None or not hasattr(data, "__len__") or not getattr(data, "column_names", None):
         return {}
     at = sorted({round(i * (len(data) - 1) / max(1, n - 1)) for i in range(n)}) if len(data) else []
@@ -231,7 +231,7 @@ def rows_hash(data, n=64):
 
 
 def changes(folder, now):
-    """One line for each setting that differs from the checkpoint's; none for a checkpoint without them."""
+    """Return one line for each setting that differs from the checkpoint's; none if it has no settings."""
     path = folder / SETTINGS
     before = json.loads(path.read_text()) if path.exists() else {}
     lines = [
@@ -276,7 +276,7 @@ def _load_first_adapter(trainer, folder):
 
 
 def newest_complete(output_dir):
-    """The newest checkpoint that can be resumed from, or None, and {checkpoint: why not}."""
+    """Return the newest checkpoint that can be resumed from, or None, and {checkpoint: why not}."""
     folders = [f for f in Path(output_dir).glob("checkpoint-*") if f.name[11:].isdecimal()]
     passed_over = {}
     for folder in sorted(folders, key=lambda f: int(f.name[11:]), reverse=True):
@@ -288,7 +288,7 @@ def newest_complete(output_dir):
 
 
 def why_incomplete(folder):
-    """What a checkpoint lacks to be resumed from, "" when it is complete.
+    """Return what a checkpoint lacks to be resumed from, "" when it is complete.
 
     One process's checkpoint as transformers writes it; those of DeepSpeed and FSDP hold their
     optimizer elsewhere and count as incomplete.

@@ -1,4 +1,4 @@
-"""Judge one log of a trainer: what is sick, by which metric, and the way out.
+"""Judge one log of a trainer: what is wrong, by which metric, and what to do.
 
     examine(logs)                            {ailment: reason, "" where it is healthy}
     examine(logs, Limits(kl=50.0))           with another limit
@@ -18,7 +18,7 @@ RIGHTNESS = ("accuracy", "correct", "right", "solution", "verif", "math")
 
 
 class Limits(NamedTuple):
-    """Beyond them a metric is sick, if it lasts.
+    """Limits beyond which a metric counts as unhealthy, if it lasts.
 
     entropy_floor     nats per token: below it a GRPO group is one completion, several times
     entropy_ceiling   nats per token: e^6 = 400 tokens equally likely; a language model that samples
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 def examine(logs, limits=Limits(), start_entropy=None):  # noqa: B008 - a tuple, never changed
-    """What one log says: {ailment: reason, "" where it is healthy}.
+    """Judge one log: {ailment: reason, "" where it is healthy}.
 
     An ailment whose metric is not in the log is left out: GRPO logs its rewards when it generates,
     which need not be in every step.
@@ -153,11 +153,11 @@ ALIKE = (
 )
 NO_GOLD = "golds that cannot be verified (rewards.check_golds names the rows)"
 COLLAPSED = (
-    "the entropy has collapsed to {:.2g} nats a token: the completions of a group are all the "
+    "the entropy has collapsed to {:.2g} nats per token: the completions of a group are all the "
     "same. Lower the learning rate, or start from an earlier checkpoint"
 )
 SPREAD = (
-    "the entropy is {:.2g} nats a token, far above the start: the policy falls apart into noise. "
+    "the entropy is {:.2g} nats per token, far above the start: the policy falls apart into noise. "
     "Lower the learning rate, or start from an earlier checkpoint"
 )
 CUT = (
@@ -165,11 +165,11 @@ CUT = (
     "answer is ever finished. Raise the length, or train the model to end first (SFT)"
 )
 FAR = (
-    "the KL to the reference is {:.2g} nats a token: the policy is another model. Lower the learning "
+    "the KL to the reference is {:.2g} nats per token: the policy is another model. Lower the learning "
     "rate, raise beta, or start from an earlier checkpoint"
 )
 STALE = (
-    "sampler and trainer differ by {:.2g} nats a token: the completions come from another model "
+    "sampler and trainer differ by {:.2g} nats per token: the completions come from another model "
     "than the one that learns (stale weights; lab.vllm.GRPOTrainer mends TRL's sync)"
 )
 STUCK = (

@@ -1,4 +1,4 @@
-"""A model of the hub at one commit, as a folder on this machine.
+"""Fetch a model of the hub at one commit, as a folder on this machine.
 
 transformers, PEFT and vLLM each take a commit in their own way, and TRL's engine takes none. A folder is the
 same for all of them.
@@ -16,7 +16,7 @@ CONFIG = ("config.json",)
 
 
 def snapshot(model, revision, files=FILES):
-    """The folder of a model's files at a commit: from the cache, else downloaded, with a progress bar.
+    """Return the folder of a model's files at a commit: from the cache, else downloaded, with a progress bar.
 
     model       hub id
     revision    commit, tag or branch

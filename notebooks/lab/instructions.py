@@ -56,7 +56,7 @@ LEAST = 5  # words of a sentence
 
 
 def combinations(level):
-    """Every combination of the rules of a level, without the word: a list of dicts."""
+    """Return every combination of the rules of a level, without the word: a list of dicts."""
     if level not in LEVELS:
         raise ValueError(f"instructions: level is {level!r}; expected one of {LEVELS}")
     if level == 3:
@@ -76,12 +76,12 @@ def combinations(level):
 
 
 def is_held_out(thing):
-    """Whether a (topic, word) or a combination of rules is in the held-out fifth."""
+    """Tell whether a (topic, word) or a combination of rules is in the held-out fifth."""
     return zlib.crc32(json.dumps(thing).encode()) % 5 == 0
 
 
 def parts(level, split):
-    """The (topic, word) pairs and the combinations that a split may use."""
+    """Return the (topic, word) pairs and the combinations that a split may use."""
     if split not in ("train", "heldout"):
         raise ValueError(f'instructions: split is {split!r}; expected "train" or "heldout"')
     pairs, combos = list(itertools.product(TOPICS, WORDS)), combinations(level)
@@ -90,7 +90,7 @@ def parts(level, split):
 
 
 def make(topic, word, level, combo, mentions=False):
-    """One row: prompt, solution (the rules as JSON), topic, level.
+    """Make one row: prompt, solution (the rules as JSON), topic, level.
 
     Raises ValueError for rules that no text can keep.
     """
@@ -146,7 +146,7 @@ def possible(kept):
 
 
 def rows(n, level=1, split="train", seed=0, mentions=False):
-    """`n` instructions of a level as a data set: prompt, solution, topic, level."""
+    """Make `n` instructions of a level as a data set: prompt, solution, topic, level."""
     pairs, combos = parts(level, split)
     rng = random.Random(f"{split}-{level}-{seed}")
     asked = {}
@@ -159,7 +159,7 @@ def rows(n, level=1, split="train", seed=0, mentions=False):
 
 
 def load(name, stage, split="train", n=500, seed=0, **options):
-    """The rows of "instructions/<level>" for a stage: what `loaders.load` gives for that name.
+    """Return the rows of "instructions/<level>" for a stage: what `loaders.load` gives for that name.
 
     grpo    prompts with their rules
     sft     completions of the untouched model that keep all rules (`lab.rejection`)
@@ -174,7 +174,7 @@ def load(name, stage, split="train", n=500, seed=0, **options):
 
 
 def why_unverifiable(gold):
-    """Why rules cannot be read, "" when they can."""
+    """Return why rules cannot be read, "" when they can."""
     try:
         rules.read(gold)
     except ValueError as error:
@@ -183,7 +183,7 @@ def why_unverifiable(gold):
 
 
 def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100):
-    """Scores of a plain model on instructions; a completion is right if it keeps all of its rules.
+    """Score a plain model on instructions; a completion is right if it keeps all of its rules.
 
     returns   at temperature 1: heldout_n, heldout_correct, heldout_accuracy, heldout_ci95, rules (the share
               that keeps each), ended_rate; at temperature 0: greedy_correct, greedy_accuracy,
@@ -207,6 +207,6 @@ def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100):
 
 
 def kept_all(texts, rows):
-    """Of each text whether it keeps all rules of its row."""
+    """Tell of each text whether it keeps all rules of its row."""
     rewards = instruction_reward(texts, solution=rows["solution"], prompts=rows["prompt"])
     return [reward == 1.0 for reward in rewards]

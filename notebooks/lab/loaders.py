@@ -1,4 +1,4 @@
-"""The data sets of the field in TRL's format, by the names they have on the hub.
+"""Load the data sets of the field in TRL's format, by the names they have on the hub.
 
     load("openai/gsm8k", n=1000)                        from the hub, or its cache
     load("openai/gsm8k", path="my/copy/train.jsonl")    from files in the same schema
@@ -12,8 +12,8 @@ trl-lib/DeepMath-103K            grpo   prompt, solution                        
 openai/gsm8k                     grpo   question, answer                                prompt, solution
 openai/gsm8k                     sft    question, answer                                prompt, completion
 
-Pairs that teach nothing are dropped, and counted aloud: UltraFeedback has pairs whose two answers
-are the same, and answers that are empty.
+Pairs that teach nothing are dropped, and their number is printed: UltraFeedback has pairs whose two
+answers are the same, and answers that are empty.
 
 For GRPO the system prompt asks for the two tags that `rewards` reads. The answers of Capybara and
 UltraFeedback have no tags: a system prompt that asks for them would teach to ignore it, so none is
@@ -46,7 +46,7 @@ def load(
     say=print,
     **options,
 ):
-    """One data set of the field, ready for its trainer.
+    """Load one data set of the field, ready for its trainer.
 
     name     str         a name of the table above
     stage    str         optional: the stage it is wanted for, to be told when it is another's
@@ -55,7 +55,7 @@ def load(
     path     str, Path   optional: a JSON lines or Parquet file in the data set's own schema
     system   str         optional: the system prompt; where answers have the tags SYSTEM, else none
     revision str         optional: a commit of the data set on the hub, so that rows stay the same
-    say      function    is told how many pairs were dropped
+    say      function    called with a line that says how many pairs were dropped
     options              of a task that the kit generates, as "instructions/1" (`lab.instructions`)
     returns  datasets.Dataset
 
@@ -95,33 +95,33 @@ def load(
 
 
 def capybara(row, system):
-    """Chats of several turns, as they are."""
+    """Return chats of several turns, as they are."""
     return {"messages": _with_system(row["messages"], system)}
 
 
 def ultrafeedback(row, system):
-    """TRL's own split of the two chats into what they share and what they do not."""
+    """Split the two chats as TRL does into what they share and what they do not."""
     parts = extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})
     return {**parts, "prompt": _with_system(parts["prompt"], system)}
 
 
 def numina(row, system):
-    """The gold is the worked solution: rewards reads its last box."""
+    """Take the worked solution as the gold: rewards reads its last box."""
     return {"prompt": _asked(row["problem"], system), "solution": row["solution"]}
 
 
 def deepmath(row, system):
-    """In TRL's format already, but for the system prompt."""
+    """Return rows that are in TRL's format already, with the system prompt."""
     return {"prompt": _with_system(row["prompt"], system), "solution": row["solution"]}
 
 
 def gsm8k(row, system):
-    """The gold is the reasoning with its last line, #### 42: rewards reads that line."""
+    """Take the reasoning with its last line, #### 42, as the gold: rewards reads that line."""
     return {"prompt": _asked(row["question"], system), "solution": row["answer"]}
 
 
 def worked(row, system):
-    """GSM8K's worked solution in the two tags, without the calculator's marks: <<48/2=24>>.
+    """Put GSM8K's worked solution into the two tags, without the calculator's marks: <<48/2=24>>.
 
     >>> row = {"question": "Half of 48?", "answer": "It is 48/2 = <<48/2=24>>24.\\n#### 24"}
     >>> worked(row, None)["completion"][0]["content"]

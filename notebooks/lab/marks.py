@@ -1,4 +1,4 @@
-"""Chats whose words are replaced by marks: what is missing in the rendered text was left out.
+"""Replace the words of chats by marks: what is missing in the rendered text was left out.
 
 Every run of words becomes a mark that occurs once. What templates look for (roles, `<think>`, the
 order of the messages) stays as it is, so that a template takes the same branches as for the row.
@@ -112,7 +112,7 @@ class Probe:
         self.reader, self.rendered, self.trains = reader, {}, None
 
     def text(self, chat, row, **options):
-        """What the template writes for a chat; "" where it refuses it."""
+        """Return what the template writes for a chat; "" where it refuses it."""
         key = self._key(chat, row, options)
         if key not in self.rendered:
             try:
@@ -122,7 +122,7 @@ class Probe:
         return self.rendered[key]
 
     def trained(self, chat, row):
-        """The part of a chat that carries loss under assistant_only_loss, None without it."""
+        """Return the part of a chat that carries loss under assistant_only_loss, None without it."""
         if self.reader.kind != "sft" or not self.reader.settings.assistant_only_loss:
             return None
         key = self._key(chat, row, "trained")
@@ -133,7 +133,7 @@ class Probe:
         return self.rendered[key]
 
     def training(self, chat, row):
-        """What TRL's training template writes, "" where there is none for this model."""
+        """Return what TRL's training template writes, "" where there is none for this model."""
         if self.trains is None:
             try:
                 self.trains = get_training_chat_template(self.reader.tokenizer) or ""
@@ -146,5 +146,5 @@ class Probe:
         return json.dumps(shape, default=str, sort_keys=True)
 
     def skeleton(self, messages, row, **options):
-        """What the template writes around the words of a chat."""
+        """Return what the template writes around the words of a chat."""
         return self.text(Marker(self.NO_MARKUP).chat(messages), row, **options)

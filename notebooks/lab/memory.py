@@ -1,4 +1,4 @@
-"""How much memory of a GPU a stage takes, by arithmetic from its recipe and its model's shape.
+"""Estimate how much memory of a GPU a stage takes, from its recipe and its model's shape.
 
     python -m lab.memory sft --config notebooks/recipes/sft_t4.yaml --card 15
     parts = lab.memory.of(recipe, config)              {part: MiB}
@@ -28,7 +28,7 @@ SAFE = 0.9  # of a card: the rest is CUDA's own, and what the allocator cannot u
 
 
 def of(recipe, config, card_mib=None):
-    """MiB of each part at a stage's peak.
+    """Compute the MiB of each part at a stage's peak.
 
     recipe     as lab.recipes.load gives it
     config     the model's transformers config
@@ -57,12 +57,12 @@ def of(recipe, config, card_mib=None):
 
 
 def fits(parts, card_mib):
-    """Whether a stage fits a card of so many MiB, with a tenth of it left."""
+    """Tell whether a stage fits a card of so many MiB, with a tenth of it left."""
     return sum(parts.values()) <= SAFE * card_mib
 
 
 def weights(config):
-    """(weights of the linear layers, all others): the numbers of a Qwen2 or Llama of this config."""
+    """Count (weights of the linear layers, all others) of a Qwen2 or Llama of this config."""
     layers, hidden = config.num_hidden_layers, config.hidden_size
     linear = sum(a * b for a, b in _linears(config))
     heads = 1 if config.tie_word_embeddings else 2
@@ -73,7 +73,7 @@ def weights(config):
 
 
 def adapters(config, r):
-    """Weights of LoRA adapters of rank r on every linear layer."""
+    """Count the weights of LoRA adapters of rank r on every linear layer."""
     return config.num_hidden_layers * sum(r * (a + b) for a, b in _linears(config))
 
 

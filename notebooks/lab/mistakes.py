@@ -1,4 +1,4 @@
-"""What kind of mistake a wrong result is, from the results alone: for every exercise, without knowing it.
+"""Name the kind of mistake in a wrong result, from the results alone: for every exercise alike.
 
     name(results, wanted, cases, run, reference)      a sentence, or "" where none fits
 
@@ -17,7 +17,7 @@ CLOSE = {"rtol": 1e-7, "atol": 1e-12}
 
 
 def name(results, wanted, cases, run, reference):
-    """The first kind of mistake that explains every case.
+    """Name the first kind of mistake that explains every case.
 
     results, wanted    {case: array}: what came, and what is right
     cases              {case: arguments}
@@ -42,7 +42,7 @@ class Seen:
         self.shapes_fit = all(np.shape(results[c]) == np.shape(wanted[c]) for c in cases)
 
     def everywhere(self, change, got=None):
-        """Whether change(wanted) is what came, in every case."""
+        """Tell whether change(wanted) is what came, in every case."""
         got = got or self.results
         return all(
             same(got[case], quiet(change, self.wanted[case], self.cases[case]))
@@ -50,7 +50,7 @@ class Seen:
         )
 
     def with_arguments(self, change):
-        """Whether the right function gives what came if change(arguments) goes in."""
+        """Tell whether the right function gives what came if change(arguments) goes in."""
 
         def result(case):
             try:
@@ -75,7 +75,7 @@ def quiet(change, *arguments):
 
 
 def of_shape(seen):
-    """The right numbers in another shape, or with one step too many or too few."""
+    """Detect the right numbers in another shape, or with one step too many or too few."""
     if seen.shapes_fit:
         return
     steps = {"the sum": np.sum, "the mean": np.mean}
@@ -113,7 +113,7 @@ FUNCTIONS = {
 
 
 def of_numbers(seen):
-    """One function of the right result: its sign, a factor, an offset, its exponential, its digits."""
+    """Detect a function of the right result: its sign, a factor, an offset, its exponential, its digits."""
     if not seen.shapes_fit:
         return
     for what, function in FUNCTIONS.items():
@@ -193,7 +193,7 @@ def _digits(got, right):
 
 
 def of_arguments(seen):
-    """What the right function gives for arguments that are swapped, negated, left out, or mixed up."""
+    """Detect the result for arguments that are swapped, negated, left out, or mixed up."""
     names, example = seen.arguments, next(iter(seen.cases.values()))
     for i, j in itertools.combinations(range(len(names)), 2):
         alike = np.shape(example[i]) == np.shape(example[j])
@@ -232,7 +232,7 @@ def _put(arguments, i, value):
 
 
 def of_places(seen):
-    """Right here and wrong there: by case, or by what an argument is at the wrong places."""
+    """Detect results that are wrong in some places: by case, or by what an argument is there."""
     if not seen.shapes_fit:
         return
     wrong = {c: ~np.isclose(seen.results[c], seen.wanted[c], **CLOSE) for c in seen.cases}

@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer():
-    """Qwen2's tokenizer without a merge: one token a byte, a tag, a role or a special token.
+    """Make Qwen2's tokenizer without a merge: one token per byte, tag, role or special token.
 
     It has to be Qwen2's own class: AutoTokenizer makes one of that class for every Qwen2 model,
     whatever was saved, and vLLM goes through AutoTokenizer.
@@ -47,7 +47,7 @@ def tokenizer():
 
 
 def build(tok, hidden_size=128, intermediate_size=256, layers=3, heads=2, seed=0):
-    """An untrained Qwen2 in float32, its output head tied to the embedding."""
+    """Make an untrained Qwen2 in float32, its output head tied to the embedding."""
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -69,7 +69,7 @@ def build(tok, hidden_size=128, intermediate_size=256, layers=3, heads=2, seed=0
 
 
 def check_quantisable(model):
-    """Every linear's in_features must be a multiple of 64, the NF4 block.
+    """Require that every linear's in_features is a multiple of 64, the NF4 block.
 
     bitsandbytes 0.50.2 on an AVX-512 CPU decodes other widths with the wrong scales, in silence.
     """
@@ -82,7 +82,7 @@ def check_quantisable(model):
 
 
 def documents(tok, seed, wrong, chat_share):
-    """Without end: token ids of one document after the other."""
+    """Yield without end the token ids of one document after the other."""
     rng = random.Random(seed)
     while True:
         if rng.random() < chat_share:
@@ -93,7 +93,7 @@ def documents(tok, seed, wrong, chat_share):
 
 
 def pack(stream, batch_size, length):
-    """(batch_size, length) token ids: each row starts with a document and is cut at `length`."""
+    """Fill (batch_size, length) token ids: each row starts with a document and is cut at `length`."""
     rows = []
     for _ in range(batch_size):
         row = []
@@ -106,14 +106,14 @@ def pack(stream, batch_size, length):
 def pretrain(
     model, tok, *, steps, batch_size, length, muon_rate, adamw_rate, wrong, chat_share, seed
 ):
-    """Next-token training from scratch on `documents`; returns the loss of each step."""
+    """Train from scratch on `documents` by next-token prediction; returns the loss of each step."""
     stream = documents(tok, seed, wrong, chat_share)
     sizes = {"steps": steps, "batch_size": batch_size, "length": length}
     return train_on(model, stream, **sizes, muon_rate=muon_rate, adamw_rate=adamw_rate)
 
 
 def train_on(model, stream, *, steps, batch_size, length, muon_rate, adamw_rate, name="base"):
-    """Next-token training on a stream of documents, each its token ids; returns the loss of each step.
+    """Train by next-token prediction on a stream of documents, each its token ids; returns each step's loss.
 
     Muon for the matrices and AdamW for the rest: it needs a third of the steps of AdamW alone.
     """
@@ -163,7 +163,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix):
-    """U V^T of a matrix U S V^T, nearly: all singular values brought to between about 0.7 and 1.2.
+    """Compute U V^T of a matrix U S V^T, nearly: all singular values brought to between about 0.7 and 1.2.
 
     Five steps of the quintic Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
 

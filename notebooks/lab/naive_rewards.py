@@ -17,14 +17,14 @@ import re
 
 
 def naive_format_reward(completions, **columns):
-    """1.0 where the pattern matches from the start, in TRL's chat format."""
+    """Give 1.0 where the pattern matches from the start, in TRL's chat format."""
     pattern = r"^<think>.*?</think>\s*<answer>.*?</answer>$"
     contents = [completion[0]["content"] for completion in completions]
     return [1.0 if re.match(pattern, content) else 0.0 for content in contents]
 
 
 def naive_accuracy_reward(completions, solution, **columns):
-    """1.0 where math-verify finds the gold anywhere, or where the gold does not parse."""
+    """Give 1.0 where math-verify finds the gold anywhere, or where the gold does not parse."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     latex = {"extraction_mode": "first_match", "extraction_config": [LatexExtractionConfig()]}

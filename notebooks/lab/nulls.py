@@ -1,4 +1,4 @@
-"""Nulls that `datasets` fills in: each row of a struct gets the keys of all rows."""
+"""Find nulls that `datasets` fills in: each row of a struct gets the keys of all rows."""
 
 import pyarrow as pa
 from datasets import Dataset
@@ -36,7 +36,7 @@ class Nulls:
         }
 
     def check(self, number, row):
-        """The nulls in the tool arguments and the tools of one row."""
+        """Find the nulls in the tool arguments and the tools of one row."""
         if not self.features:
             return
         row = self.stored[number] if self.is_list else row

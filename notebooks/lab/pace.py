@@ -1,6 +1,6 @@
-"""Where the seconds of each stage go on this processor, and how it compares with the README's.
+"""Measure where the seconds of each stage go on this processor, and compare it with the README's.
 
-    python -m lab.bench --cpu                  a table: seconds a step, part by part
+    python -m lab.bench --cpu                  a table: seconds per step, part by part
     python -m lab.bench --cpu --out pace.json  the same as JSON
 
 The stages run a few steps of their tiny recipes on an untrained model: how long a step takes does
@@ -35,7 +35,7 @@ FEATURES = {
 
 
 def processor():
-    """The processor's name, its cores, what its vectors can do, and what torch makes of it."""
+    """Return the processor's name, its cores, its vector instructions, and what torch detects of them."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -90,7 +90,7 @@ class Parts:
 
 
 def base(steps):
-    """Seconds a step of the base's pre-training: {part: seconds}, and with torch's own Muon."""
+    """Measure the seconds per step of the base's pre-training: {part: seconds}, and with torch's own Muon."""
     from transformers import Qwen2ForCausalLM
 
     from lab import model, recipes
@@ -117,7 +117,7 @@ def base(steps):
 
 
 def stage(name, folder, steps):
-    """Seconds a step of SFT, DPO or GRPO: {part: seconds}."""
+    """Measure the seconds per step of SFT, DPO or GRPO: {part: seconds}."""
     from accelerate import Accelerator
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -179,7 +179,7 @@ def _pair(tasks, a, b, kinds):
 
 
 def measure(steps=6):
-    """What `python -m lab.bench --cpu` prints: the processor, and seconds a step by stage and part."""
+    """Measure what `python -m lab.bench --cpu` prints: the processor, and seconds per step by stage and part."""
     from lab import bench, recipes, runs
 
     stages = base(steps)
@@ -194,20 +194,20 @@ def measure(steps=6):
 
 
 def table(found):
-    """The measurement as text."""
+    """Return the measurement as text."""
     head = ", ".join(found["features"]) or "none of " + ", ".join(FEATURES)
     lines = [f"{found['processor']}, {found['threads']} threads, {head}; torch: {found['torch']}"]
     for name, row in found["stages"].items():
         total = sum(row.values())
         steps = found["steps"].get(name)
         whole = f", {steps} steps {steps * total:.0f} s" if steps else ""
-        lines.append(f"{name}: {total:.3f} s a step{whole}")
+        lines.append(f"{name}: {total:.3f} s per step{whole}")
         lines += [f"    {part:26}{s:8.3f} s  {s / total:4.0%}" for part, s in row.items()]
     return "\n".join(lines)
 
 
 def pace(repeats=15):
-    """Seconds for a fixed piece of a transformer's work in float32, the fastest of some runs.
+    """Return the seconds for a fixed piece of a transformer's work in float32, the fastest of some runs.
 
     Each run is so short that some of them have the cores to themselves on a busy machine too.
     """
@@ -227,7 +227,7 @@ def pace(repeats=15):
 
 
 def forecast(lessons, now=pace):
-    """One line: how long these lessons of the tiny profile take on this processor, about.
+    """Say in one line about how long these lessons of the tiny profile take on this processor.
 
     lessons    names, by their first two digits
     now        gives the seconds of `pace` here

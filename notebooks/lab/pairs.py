@@ -1,4 +1,4 @@
-"""Preference pairs drawn from the model itself, in TRL's conversational DPO format."""
+"""Draw preference pairs from the model itself, in TRL's conversational DPO format."""
 
 import random
 
@@ -9,7 +9,7 @@ from rewards import accuracy_reward, format_reward
 
 
 def draw(model, tok, n_prompts, seed, samples=4):
-    """`samples` completions of each of `n_prompts` training problems: a list of dicts with
+    """Draw `samples` completions of each of `n_prompts` training problems: a list of dicts with
     a, b, text, style, right. `model` must be plain: see lab.vllm.served.
     """
     asked = [p for p in tasks.sample(n_prompts, "train", seed) for _ in range(samples)]
@@ -24,7 +24,7 @@ def draw(model, tok, n_prompts, seed, samples=4):
 
 
 def styled(drawn, right=None):
-    """The preferred style over the other, both with the same verdict on the sum.
+    """Pair the preferred style with the other, both with the same verdict on the sum.
 
     right     True or False: pairs of right answers alone, or of wrong ones alone. None: both, in
               the share that right answers have in `drawn`, so that neither the pairs nor the
@@ -58,7 +58,7 @@ def _in_natural_share(by_verdict, drawn):
 
 
 def right_over_wrong(drawn):
-    """A right completion over a wrong one in the same style. A lesson in what not to do."""
+    """Pair a right completion with a wrong one in the same style. A lesson in what not to do."""
     pairs = []
     for style in tasks.STYLES:
         same = [d for d in drawn if d["style"] == style]

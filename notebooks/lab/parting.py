@@ -1,4 +1,4 @@
-"""Where TRL parts prompt and answer, and whether a row means the same place.
+"""Find where TRL splits prompt and answer, and whether the row means the same place.
 
 TRL tokenises the prompt alone, then prompt and answer together, and calls what both begin with the
 prompt. Where the last token of the prompt grows together with the answer, the answer begins
@@ -44,7 +44,7 @@ IN_WORD = re.compile(  # a place inside a word or a number, written as |
 
 
 def check_merged(sequence, reader, row):
-    """The prompt's last tokens are not there once the answer follows."""
+    """Detect a prompt whose last tokens change once the answer follows."""
     shared = common_prefix_length(sequence.prompt_ids, sequence.ids)
     rest = sequence.prompt_ids[shared:]
     if not rest:  # where TRL still takes less for the prompt, the other side of the pair says why
@@ -74,7 +74,7 @@ def _words_follow(sequence, reader, row):
 
 
 def check_guess(row):
-    """The prompt that TRL guesses for a pair without one."""
+    """Check the prompt that TRL guesses for a pair without one."""
     chosen, rejected = row["chosen"], row["rejected"]
     text, shorter = isinstance(chosen, str), min(chosen, rejected, key=len)
     parts = extract_prompt({"chosen": chosen, "rejected": rejected})
@@ -93,7 +93,7 @@ def check_guess(row):
 
 
 def inside_word(before, after):
-    """Whether two texts part inside a word or a number.
+    """Tell whether two texts part inside a word or a number.
 
     >>> inside_word("It is 4", "2"), inside_word("It is", " 42"), inside_word("2+2=", "4")
     (True, False, False)

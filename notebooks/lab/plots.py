@@ -1,4 +1,4 @@
-"""The notebooks' pictures. A title states the claim; each function draws, and returns nothing.
+"""Draw the notebooks' pictures. A title states the claim; each function draws, and returns nothing.
 
 `ax` draws into an existing axes; without it a figure of its own is made.
 """
@@ -20,7 +20,7 @@ RATES = {
 
 
 def lines(x, ys, title="", xlabel="step", ylabel="", ax=None, marker="", log=False):
-    """Lines over one axis: ys = {label: values}; None in the values is a gap."""
+    """Draw lines over one axis: ys = {label: values}; None in the values is a gap."""
     ax = _axes(ax)
     for colour, (label, values) in zip(_colours(), ys.items()):
         kept = [(a, b) for a, b in zip(x, values) if b is not None]
@@ -33,7 +33,7 @@ def lines(x, ys, title="", xlabel="step", ylabel="", ax=None, marker="", log=Fal
 
 
 def curves(history, keys, title="", ncols=3):
-    """One small panel for each metric of a run's history.
+    """Draw one small panel for each metric of a run's history.
 
     history   a trainer's log, `lab.runs.history(stage)` or `trainer.state.log_history`
     keys      {logged name: what it is called here}; a list shows the names as they are
@@ -56,7 +56,7 @@ def curves(history, keys, title="", ncols=3):
 
 
 def bars(counts, title="", ylabel="share of problems", ax=None):
-    """Shares with Wilson 95% intervals: counts = {label: (successes, n)}."""
+    """Draw shares with Wilson 95% intervals: counts = {label: (successes, n)}."""
     ax = _axes(ax)
     for i, (colour, (label, (successes, n))) in enumerate(zip(_colours(), counts.items())):
         _bar(ax, i, 0.6, successes, n, colour, None)
@@ -66,7 +66,7 @@ def bars(counts, title="", ylabel="share of problems", ax=None):
 
 
 def scores(named, title="", rates=RATES, ax=None):
-    """Accuracy, format and style side by side, with Wilson 95% intervals.
+    """Draw accuracy, format and style side by side, with Wilson 95% intervals.
 
     named   {name: a manifest, or what `lab.evaluate.score` returns}
     rates   {key: what it is called}; those that no score has are left out
@@ -86,7 +86,7 @@ def scores(named, title="", rates=RATES, ax=None):
 
 
 def beside(runs, keys, title=""):
-    """Some metrics of several runs, one panel a metric: runs = {label: history}."""
+    """Draw some metrics of several runs, one panel per metric: runs = {label: history}."""
     _, panels = plt.subplots(1, len(keys), figsize=(4.2 * len(keys), 3.2), squeeze=False)
     for ax, key in zip(panels.flat, keys):
         for colour, (label, history) in zip(_colours(), runs.items()):
@@ -100,7 +100,7 @@ def beside(runs, keys, title=""):
 
 
 def crossing(rows, parameters, ax=None):
-    """Seconds of model.generate and of vLLM by the model's size, and where they meet.
+    """Draw the seconds of model.generate and of vLLM by the model's size, and where they meet.
 
     rows         of `lab.speed.measure`
     parameters   where they meet, as `lab.speed.crossing` has it, or None
@@ -120,7 +120,7 @@ def crossing(rows, parameters, ax=None):
 
 
 def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"):
-    """A row of cells for each text: every token written out, coloured by its value.
+    """Draw a row of cells for each text: every token written out, coloured by its value.
 
     rows   {name: (tokens, values)}; the rows may differ in length
     """

@@ -63,7 +63,7 @@ def predict(question, options, answer=None):
 
 
 def _somebody_is_there():
-    """A live notebook; not a run of the tests or of `lab.chain`, where nobody could click."""
+    """Tell whether this is a live notebook, not a run of the tests or of `lab.chain`, without a reader."""
     return "ipykernel" in sys.modules and not {"CI", "LAB_PROGRESS"} & set(os.environ)
 
 

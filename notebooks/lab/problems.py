@@ -1,4 +1,4 @@
-"""What `lab.validate` can find wrong in a row, and how it lists it."""
+"""Collect what `lab.validate` can find wrong in a row, and list it."""
 
 from typing import NamedTuple
 
@@ -34,13 +34,13 @@ class Found:
         self.examples.setdefault(key, problem.example)
 
     def count(self, level):
-        """Number of rows with a problem of this level."""
+        """Return the number of rows with a problem of this level."""
         return len(
             {row for problem, where in self.rows.items() if problem.level == level for row in where}
         )
 
     def above(self, allowed):
-        """The problems that are errors: refused ones, and tolerated ones in more rows than `allowed`."""
+        """Return the problems that are errors: refused ones, and tolerated ones in more rows than `allowed`."""
         return [
             problem
             for problem, rows in self.rows.items()
@@ -48,7 +48,7 @@ class Found:
         ]
 
     def notes(self):
-        """One line for each problem that is no error, with its rows."""
+        """Return one line for each problem that is no error, with its rows."""
         return [self.line(problem) for problem in self.rows if problem.level == "noted"]
 
     def line(self, problem):
@@ -59,13 +59,13 @@ class Found:
 
 
 def report(found, serious, kind, rows):
-    """The text of the ValueError: one numbered line for each problem."""
+    """Return the text of the ValueError: one numbered line for each problem."""
     lines = [f"validate: not fit for {kind}, {len(serious)} problems in {rows} rows:"]
     lines += [f"{n}. {found.line(problem)}" for n, problem in enumerate(serious, start=1)]
     return "\n".join(lines)
 
 
 def cut(text, at=CUT):
-    """A text in quotes on one line, cut in the middle if it is long."""
+    """Return a text in quotes on one line, cut in the middle if it is long."""
     text = str(text)
     return repr(text if len(text) <= at else f"{text[: at // 2]} ... {text[-at // 2 :]}")

@@ -1,4 +1,4 @@
-"""Ready stages of the tiny profile, which come with the kit: for a workshop that cannot wait.
+"""Restore the ready stages of the tiny profile, which come with the kit: for a workshop that cannot wait.
 
     make lab READY=1           the base, and whatever a lesson needs from before it, is taken from there
     LAB_READY=1                the same for a notebook or `python -m lab.train`
@@ -37,13 +37,13 @@ KEPT = (
 
 
 def manifest(stage):
-    """The manifest of a ready stage, or None."""
+    """Return the manifest of a ready stage, or None."""
     file = FOLDER / stage / "manifest.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
 def fits(recipe):
-    """Whether there is a ready stage of this recipe, and of the recipes before it."""
+    """Tell whether there is a ready stage of this recipe, and of the recipes before it."""
     if recipe["profile"] != "tiny":
         return False
     found = manifest(recipe["stage"])
@@ -51,7 +51,7 @@ def fits(recipe):
 
 
 def restore(stage, seed=None, say=print):
-    """Put a ready stage, and those before it, where a trained one would stand.
+    """Put a ready stage, and those before it, where a trained one would be.
 
     What stands there and is up to date stays. Raises ValueError, with the ways on, where there is no
     ready stage of today's recipe.
@@ -85,7 +85,7 @@ def restore(stage, seed=None, say=print):
 
 
 def keep(say=print):
-    """Make the ready stages from the runs that stand here, all of them up to date.
+    """Make the ready stages from the runs on this machine, all of them up to date.
 
     Raises ValueError for a stage that is not.
     """
@@ -114,7 +114,7 @@ def keep(say=print):
 
 
 def draw():
-    """What each stage learnt, from the manifests of the ready stages: `PICTURE`, the same bytes each time."""
+    """Draw what each stage learnt, from the ready stages' manifests: `PICTURE`, the same bytes each time."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -48,7 +48,7 @@ KEYS = {
 
 
 def profile():
-    """LAB_PROFILE if set; else by the machine: tiny on a CPU, t4 below 30 GiB of GPU, a100 above."""
+    """Return LAB_PROFILE if set; else by the machine: tiny on a CPU, t4 below 30 GiB of GPU, a100 above."""
     chosen = os.environ.get("LAB_PROFILE")
     if chosen:
         if chosen not in PROFILES:
@@ -60,7 +60,7 @@ def profile():
 
 
 def load(stage, of=None, seed=None):
-    """The recipe of a stage, by profile name or from a YAML file, as a plain dict."""
+    """Return the recipe of a stage, by profile name or from a YAML file, as a plain dict."""
     path = Path(of) if of and str(of).endswith((".yaml", ".yml")) else None
     path = path or FOLDER / f"{stage}_{of or profile()}.yaml"
     if not path.exists():
@@ -77,7 +77,7 @@ def load(stage, of=None, seed=None):
 
 
 def for_a_server(recipe):
-    """The recipe with `sync: adapter` where vLLM is a server, which can get nothing else."""
+    """Return the recipe with `sync: adapter` where vLLM is a server, which can get nothing else."""
     mode = recipe.get("args", {}).get("vllm_mode", "colocate")
     known([mode], ("colocate", "server"), "args, vllm_mode")
     if mode == "colocate":
@@ -91,7 +91,7 @@ def for_a_server(recipe):
 
 
 def for_this_card(recipe):
-    """The recipe in bfloat16 where it says float16 for a T4 and the card has better: an L4, say.
+    """Return the recipe in bfloat16 where it says float16 for a T4 and the card has better: an L4, say.
 
     float16 overflows above 65,504, and its loss has to be scaled; bfloat16 has neither trouble.
     """
@@ -108,7 +108,7 @@ def for_this_card(recipe):
 
 
 def sized(recipe):
-    """The recipe with the sizes that its `cards` give for this card: the last entry that is no larger.
+    """Return the recipe with the sizes that its `cards` give for this card: the last entry that is no larger.
 
     cards    {GiB of memory: {arguments of TRL's}}; a step of the optimizer has as many rows on each
 
@@ -155,7 +155,7 @@ def known(given, names, where):
 
 
 def known_fields(given, cls, where):
-    """Hold the keys of `given` against the fields of a configuration class of another library.
+    """Compare the keys of `given` with the fields of a configuration class of another library.
 
     A rate written 2e-3 is text to YAML, which wants the point: 2.0e-3.
 
@@ -170,21 +170,21 @@ def known_fields(given, cls, where):
 
 
 def parent(recipe):
-    """The recipe of the stage that this one starts from, or None for the first of a profile."""
+    """Return the recipe of the stage that this one starts from, or None for the first of a profile."""
     if not recipe.get("start_from"):
         return None
     return load(recipe["start_from"], recipe["profile"], recipe["seed"])
 
 
 def settings(recipe):
-    """A hash of a recipe and of those before it, whatever the code is."""
+    """Hash a recipe and those before it, whatever the code is."""
     before = parent(recipe)
     content = json.dumps([recipe, settings(before) if before else None], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def fingerprint(recipe):
-    """A hash of all that makes a stage anew: its recipe, the stages before it, the code that makes it.
+    """Hash all that makes a stage anew: its recipe, the stages before it, the code that makes it.
 
     The code counts in the tiny profile, whose stages take minutes. A stage that takes an hour is not
     thrown away for a changed line: its manifest keeps the hash of its code, and `lab.train.ensure`

@@ -22,18 +22,18 @@ MEMORY_GB = 4
 
 
 def cases():
-    """All cases, as dicts, each with its `completion` written out."""
+    """Load all cases, as dicts, each with its `completion` written out."""
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     return [{**case, "completion": _completion(case)} for case in map(json.loads, lines)]
 
 
 def verdicts():
-    """One dict per case: id, and for each reward what it gave and the seconds it took."""
+    """Load one dict per case: id, and for each reward what it gave and the seconds it took."""
     return [json.loads(line) for line in VERDICTS.read_text(encoding="utf-8").splitlines()]
 
 
 def errors(reward, kind="accuracy"):
-    """Cases in which a reward gave something else than it should have.
+    """Find the cases in which a reward gave something else than it should have.
 
     reward   str   a column of `verdicts`, such as "naive_accuracy"
     kind     str   "accuracy" or "format": what the reward is for
@@ -46,7 +46,7 @@ def errors(reward, kind="accuracy"):
 
 
 def rewards():
-    """The rewards of the table by name. Importing TRL takes seconds, so only here."""
+    """Return the rewards of the table by name. Importing TRL takes seconds, so only here."""
     from trl.rewards import accuracy_reward as trl_accuracy
     from trl.rewards import reasoning_accuracy_reward as trl_reasoning_accuracy
     from trl.rewards import think_format_reward as trl_think_format
@@ -68,7 +68,7 @@ def rewards():
 
 
 def boxed(reward):
-    r"""The same reward, given each bare answer in a \boxed{}.
+    r"""Return the same reward, which gets each bare answer in a \boxed{}.
 
     Naive rewards do not read a bare answer at all, right or wrong; what they make of its
     mathematics shows only in a box.
@@ -92,14 +92,14 @@ def _box(chat):
 
 
 def as_chat(completion):
-    """A string as the chat of one message; what is a chat already stays."""
+    """Turn a string into the chat of one message; a chat stays as it is."""
     if isinstance(completion, str):
         return [{"role": "assistant", "content": completion}]
     return completion
 
 
 def judge(reward, case):
-    """What one reward gives one case, or the exception it raises."""
+    """Return what one reward gives one case, or the exception it raises."""
     try:
         return reward(completions=[as_chat(case["completion"])], solution=[case["gold"]])[0]
     except Exception as error:  # noqa: BLE001  that it raises is the finding
@@ -123,7 +123,7 @@ def _judge_here(reward, case, results):
 
 
 def _measure(reward, case):
-    """In a forked process of its own: some of these never come back."""
+    """Run it in a forked process of its own: some of these never return."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     process = context.Process(target=_judge_here, args=(reward, case, results))

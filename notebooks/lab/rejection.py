@@ -1,4 +1,4 @@
-"""One pool of the untouched model's own completions, and what two methods learn from it.
+"""Draw one pool of the untouched model's own completions, and make the rows of two methods from it.
 
     sft    rejection sampling: train on the completions that keep every rule
     dpo    preference: of one prompt's completions, one that earns more over one that earns less
@@ -20,7 +20,7 @@ from rewards import instruction_reward
 
 
 def pool(rows, samples=8, seed=0, max_new_tokens=24, model=smollm.NAME):
-    """`samples` completions of each prompt, with what they earn: one dict a prompt.
+    """Draw `samples` completions of each prompt, with what they earn: one dict per prompt.
 
     returns   list of {prompt, solution, topic, texts, tokens, rewards}
     """
@@ -47,13 +47,13 @@ def _scored(row, group):
 
 
 def load(stage, rows, samples=8, seed=0, pairs=2):
-    """The pool of these prompts as the rows that a stage trains on."""
+    """Return the pool of these prompts as the rows that a stage trains on."""
     drawn = pool(rows, samples, seed)
     return kept(drawn) if stage == "sft" else preferred(drawn, pairs)
 
 
 def kept(drawn):
-    """Prompt and completion of all that keep every rule.
+    """Return prompt and completion of all that keep every rule.
 
     Raises ValueError for a pool without any.
     """
@@ -67,7 +67,7 @@ def kept(drawn):
 
 
 def preferred(drawn, pairs=2):
-    """At most `pairs` pairs of a prompt: the best over the worst, the next best over the next worst.
+    """Make at most `pairs` pairs per prompt: the best over the worst, the next best over the next worst.
 
     Raises ValueError for a pool without any.
     """

@@ -1,4 +1,4 @@
-"""What TRL makes of one row: rendered, tokenised and masked by TRL's own functions.
+"""Render, tokenise and mask one row with TRL's own functions.
 
     reader = Reader("sft", ("messages",), tokenizer, Settings(assistant_only_loss=True))
     reader.sequences(row)      [Sequence]: one for SFT and GRPO, chosen and rejected for DPO
@@ -56,7 +56,7 @@ class Reader:
         self.masked = kind == "sft" and settings.completion_only_loss is not False
 
     def sequences(self, row):
-        """The sequences of a row; raises what TRL would raise in this row."""
+        """Return the sequences of a row; raises what TRL would raise in this row."""
         if self.kind == "grpo":
             return [self._prompt_only(row)]
         if self.kind == "dpo":
@@ -69,7 +69,7 @@ class Reader:
         return [self._whole(row)]
 
     def options(self, row):
-        """The keyword arguments of the chat template for this row."""
+        """Return the keyword arguments of the chat template for this row."""
         if self.kind == "grpo":
             tools = self.settings.tools or None  # as GRPOTrainer passes them
             return {"tools": tools, **(self.settings.chat_template_kwargs or {})}
@@ -78,19 +78,19 @@ class Reader:
         return {"tools": tools, **row.get("chat_template_kwargs", {})}
 
     def text(self, messages, row, **more):
-        """The text that the template writes for a chat."""
+        """Return the text that the template writes for a chat."""
         options = {"chat_template": self.chat_template, **self.options(row), **more}
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
 
     def joined(self, prompt, answer):
-        """Prompt and answer as TRL tokenises them: it ends plain text with EOS, chats by template."""
+        """Tokenise prompt and answer as TRL does: it ends plain text with EOS, chats by template."""
         if not isinstance(answer, str):
             return [*prompt, *answer]
         eos = self.tokenizer.eos_token
         return prompt + answer + ("" if answer.endswith(eos) else eos)
 
     def pair(self, row):
-        """A pair with its prompt: TRL's guess where the row has none."""
+        """Return a pair with its prompt: TRL's guess where the row has none."""
         return row if "prompt" in self.columns else {**row, **extract_prompt(row)}
 
     def _pair(self, row):
@@ -122,7 +122,7 @@ class Reader:
         return Sequence(side, prompt, whole, prompt_ids, prompt_len, ids, trained)
 
     def masked_ids(self, messages, row):
-        """A chat of `messages` tokenised, with the mask of what carries loss."""
+        """Tokenise a chat of `messages`, with the mask of what carries loss."""
         encoded = _tokenize(
             self.tokenizer,
             messages,

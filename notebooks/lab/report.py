@@ -1,4 +1,4 @@
-"""What was learnt, stage by stage: a table for the terminal and runs/report.html."""
+"""Report what was learnt, stage by stage: a table for the terminal and runs/report.html."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ CURVES = {
 
 
 def rows():
-    """One row a finished stage, in the chain's order, without the columns that none of them fills."""
+    """Make one row per finished stage, in the chain's order, without the columns that none of them fills."""
     found = [_row(m) for stage in recipes.STAGES if (m := runs.manifest(stage))]
     filled = [column for column in COLUMNS if any(column in row for row in found)]
     return [{column: row.get(column, "-") for column in filled} for row in found]
@@ -43,7 +43,7 @@ def _row(m):
 
 
 def table():
-    """The rows as Markdown, which a terminal shows as well."""
+    """Return the rows as Markdown, which a terminal shows as well."""
     found = rows()
     cells = [tuple(found[0]) if found else COLUMNS, *(tuple(row.values()) for row in found)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -52,7 +52,7 @@ def table():
 
 
 def curves(stage):
-    """The stage's logged metrics as one PNG, or None if it logged none of them."""
+    """Return the stage's logged metrics as one PNG, or None if it logged none of them."""
     from lab import plots
 
     history = runs.history(stage)

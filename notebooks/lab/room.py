@@ -1,4 +1,4 @@
-"""Whether a completion that earns a reward can follow a prompt of GRPO."""
+"""Check whether a completion that earns a reward can follow a prompt of GRPO."""
 
 import copy
 
@@ -42,12 +42,12 @@ TOO_SHORT = (
 
 
 def shortest(tokenizer):
-    """Number of tokens of the shortest completion in form, with its EOS."""
+    """Return the number of tokens of the shortest completion in form, with its EOS."""
     return len(tokenizer(IN_FORM, add_special_tokens=False)["input_ids"]) + 1
 
 
 def check_completions(reader, row):
-    """A ValueError where no completion at all can be in form; `row` is any row."""
+    """Raise a ValueError where no completion at all can be in form; `row` is any row."""
     tokenizer, most = reader.tokenizer, reader.settings.max_completion_length
     needed = shortest(tokenizer)
     if most is not None and most < needed:
@@ -77,7 +77,7 @@ def _parser(reader):
 
 
 def check_room(sequence, tokenizer, settings, max_length):
-    """The prompt against the context that it shares with its completion."""
+    """Check the prompt against the context that it shares with its completion."""
     if max_length is None:
         return
     if sequence.prompt_len + shortest(tokenizer) > max_length:
@@ -87,7 +87,7 @@ def check_room(sequence, tokenizer, settings, max_length):
 
 
 def check_opened(sequence, probe, row):
-    """A prompt that ends inside <think>, by its own words or by its template."""
+    """Check for a prompt that ends inside <think>, by its own words or by its template."""
     if isinstance(sequence.whole, str):
         if sequence.whole.rstrip().endswith("<think>"):
             yield Problem(OPENED.format("cut it off the prompt"))

@@ -1,4 +1,4 @@
-"""What is wrong with a row before it is rendered: its shape, its roles, its turns."""
+"""Find what is wrong with a row before it is rendered: its shape, its roles, its turns."""
 
 import json
 
@@ -63,7 +63,7 @@ NO_PROMPT = Problem(
 
 
 def check_row(example, kind, columns):
-    """The problems of one row that can be seen without its tokens."""
+    """Find the problems of one row that can be seen without its tokens."""
     values = [example.get(column) for column in columns]
     problems = [p for pair in zip(values, columns, strict=True) for p in _check_value(*pair)]
     if problems:

@@ -1,4 +1,4 @@
-"""Where a stage's results stand: runs/<stage>/ with the model or adapter, the curves, a manifest.
+"""Manage the results of stages: runs/<stage>/ with the model or adapter, the curves, a manifest.
 
 Stages of another profile than tiny stand beside them, in runs/<stage>_<profile>/.
 
@@ -22,40 +22,40 @@ PACKAGES += ["math-verify", "numpy", "trackio"]
 
 
 def root():
-    """notebooks/runs, or LAB_RUNS if that is set."""
+    """Return notebooks/runs, or LAB_RUNS if that is set."""
     return Path(os.environ.get("LAB_RUNS") or Path(__file__).parent.parent / "runs")
 
 
 def path(stage, profile=None):
-    """The folder of a stage (or of the executed notebooks) in a profile, by default this machine's."""
+    """Return the folder of a stage (or of the executed notebooks) in a profile, by default this machine's."""
     profile = profile or recipes.profile()
     return root() / (stage if profile == "tiny" else f"{stage}_{profile}")
 
 
 def folder(recipe):
-    """The folder of a recipe's stage."""
+    """Return the folder of a recipe's stage."""
     return path(recipe["stage"], recipe["profile"])
 
 
 def shown(where):
-    """A path as a reader would type it: relative to where they are, if it is below."""
+    """Return a path as a reader would type it: relative to the working directory, if it is below."""
     where = Path(where).resolve()
     return where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
 
 
 def manifest(stage, profile=None):
-    """The manifest of a finished stage, or None."""
+    """Return the manifest of a finished stage, or None."""
     file = path(stage, profile) / "manifest.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
 def history(stage, profile=None):
-    """The trainer's log of a finished stage: one dict a logged step."""
+    """Return the trainer's log of a finished stage: one dict per logged step."""
     return json.loads((path(stage, profile) / "history.json").read_text())
 
 
 def verdicts(stage, profile=None):
-    """Which held-out problems a finished stage got right at temperature 0: one bool a problem."""
+    """Return which held-out problems a finished stage got right at temperature 0: one bool per problem."""
     return json.loads((path(stage, profile) / "verdicts.json").read_text())
 
 
@@ -79,7 +79,7 @@ def clear(recipe):
 
 
 def begin(recipe):
-    """The stage's folder, ready for a run: emptied, unless an interrupted run of the very same
+    """Return the stage's folder, ready for a run: emptied, unless an interrupted run of the very same
     recipe left its checkpoints there.
     """
     mark, fingerprint = folder(recipe) / "interrupted", recipes.fingerprint(recipe)
@@ -129,7 +129,7 @@ def versions():
 
 
 def commit():
-    """The checkout's commit, with + when files differ from it; None outside a checkout."""
+    """Return the checkout's commit, with + when files differ from it; None outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         out = subprocess.run(
@@ -141,7 +141,7 @@ def commit():
 
 
 def gpu():
-    """The card's name and the most of its memory that torch has held in this run, in MiB.
+    """Return the card's name and the most of its memory that torch has held in this run, in MiB.
 
     Both None on a machine without one.
     """
@@ -154,6 +154,6 @@ def gpu():
 
 
 def peak_rss_mb():
-    """The most memory this process has held so far, in MiB."""
+    """Return the most memory this process has held so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

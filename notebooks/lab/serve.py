@@ -53,7 +53,7 @@ def write_base(recipe, folder):
 
 
 def dtype():
-    """What the server computes in: float32 on a CPU, else the card's 16 bits."""
+    """Return what the server computes in: float32 on a CPU, else the card's 16 bits."""
     import torch
 
     from lab import vllm
@@ -62,7 +62,7 @@ def dtype():
 
 
 def rank(recipe):
-    """The rank of the adapter that this recipe trains.
+    """Return the rank of the adapter that this recipe trains.
 
     Raises ValueError if it trains none.
     """
@@ -80,7 +80,7 @@ def rank(recipe):
 
 
 def command(recipe, folder, host, port, more=()):
-    """The server's command line; run it under `environment()`.
+    """Return the server's command line; run it under `environment()`.
 
     more    vLLM's own options, which come last and win
     """
@@ -118,13 +118,13 @@ def _flag(name, value):
 
 
 def environment():
-    """The environment of the server: adapters may be loaded while it runs, and it is quiet."""
+    """Return the environment of the server: adapters may be loaded while it runs, and it is quiet."""
     quiet = {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore")}
     return os.environ | quiet | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 
 
 def address(recipe, host=None, port=None):
-    """Where the server listens: as said here, else as the recipe says, else on this machine alone.
+    """Return where the server listens: as said here, else as the recipe says, else on this machine alone.
 
     Raises ValueError for another machine's reach without a key.
     """

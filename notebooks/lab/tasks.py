@@ -7,7 +7,7 @@ Reasoning comes in two styles that carry the same steps. Each step adds one colu
 carry, and writes its result with two digits: the carry, then the digit of the answer.
 
     terse    2+8=10,1+3+1=05            one line
-    steps    ones: 2+8=10 / tens: ...   a line a column
+    steps    ones: 2+8=10 / tens: ...   one line per column
 
 >>> solve(12, 38, "terse")
 ('2+8=10,1+3+1=05', '50')
@@ -58,7 +58,7 @@ def level(a, b):
 
 
 def has_carry(a, b):
-    """Whether the ones carry into the tens: where the demonstrations of SFT go wrong.
+    """Tell whether the ones carry into the tens: where the demonstrations of SFT go wrong.
 
     >>> has_carry(17, 38), has_carry(71, 83)
     (True, False)
@@ -71,7 +71,7 @@ def is_held_out(a, b):
 
 
 def problems(split):
-    """Every (a, b) of `split` ("train" or "heldout"), grouped by level: {level: [(a, b)]}."""
+    """Return every (a, b) of `split` ("train" or "heldout"), grouped by level: {level: [(a, b)]}."""
     if split not in ("train", "heldout"):
         raise ValueError(f'split is {split!r}; expected "train" or "heldout"')
     by_level = {1: [], 2: [], 3: []}
@@ -83,7 +83,7 @@ def problems(split):
 
 
 def sample(n, split, seed):
-    """`n` problems, the levels in equal parts, without repeats while a level has enough."""
+    """Draw `n` problems, the levels in equal parts, without repeats while a level has enough."""
     rng = random.Random(f"{split}-{seed}")
     by_level = problems(split)
     drawn = []
@@ -96,7 +96,7 @@ def sample(n, split, seed):
 
 
 def solve(a, b, style, slip=None):
-    """The reasoning and the answer. `slip(column, total)` may return a wrong column total."""
+    """Write the reasoning and the answer. `slip(column, total)` may return a wrong column total."""
     steps, digits, carry = [], "", 0
     for column in (0, 1):
         x, y = a // 10**column % 10, b // 10**column % 10
@@ -115,7 +115,7 @@ def solve(a, b, style, slip=None):
 
 
 def slip_in_one_column(rng, wrong):
-    """A slip for `solve`: with probability `wrong`, one column gets a wrong total."""
+    """Make a slip for `solve`: with probability `wrong`, one column gets a wrong total."""
     slip_at = rng.choice((0, 1)) if rng.random() < wrong else None
 
     def slip(column, total):
@@ -125,7 +125,7 @@ def slip_in_one_column(rng, wrong):
 
 
 def carry_not_added(rng, share):
-    """A slip for `solve`: with probability `share` the carry is written down and not added.
+    """Make a slip for `solve`: with probability `share` the carry is written down and not added.
 
     Unlike a slip in a random column it always gives the same wrong result, so above one half it
     is the majority among the demonstrations of a sum with a carry. A sum without one stays right.
@@ -154,7 +154,7 @@ def completion(a, b, style, slip=None):
 
 
 def style_of(text):
-    """The style of a completion's reasoning, or None: read off the text alone."""
+    """Return the style of a completion's reasoning, or None: read off the text alone."""
     thought = text.partition("<think>")[2].partition("</think>")[0]
     if not thought:
         return None
@@ -162,7 +162,7 @@ def style_of(text):
 
 
 def answer_in(text):
-    """What stands in the answer tags of a completion, or None.
+    """Return what stands in the answer tags of a completion, or None.
 
     >>> answer_in(completion(12, 34, "terse"))
     '46'
@@ -172,7 +172,7 @@ def answer_in(text):
 
 
 def sft_dataset(n, carry_error, seed=0):
-    """TRL's conversational prompt/completion format, both styles in equal parts.
+    """Make rows in TRL's conversational prompt/completion format, both styles in equal parts.
 
     carry_error   the share of the sums with a carry in which it is written down and not added.
                   The error is systematic: above one half SFT's likeliest answer has it too
@@ -188,7 +188,7 @@ def sft_dataset(n, carry_error, seed=0):
 
 
 def grpo_dataset(n, seed=0, split="train"):
-    """TRL's prompt-only format with the gold in `solution`."""
+    """Make rows in TRL's prompt-only format with the gold in `solution`."""
     return Dataset.from_list(
         [
             {
@@ -203,20 +203,20 @@ def grpo_dataset(n, seed=0, split="train"):
 
 
 def any_pair(rng):
-    """A training pair, any level."""
+    """Draw a training pair of any level."""
     a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
     return any_pair(rng) if is_held_out(a, b) else (a, b)
 
 
 def raw_document(rng, wrong):
-    """A line as the web has it: no chat, and with probability `wrong` a slip in one column."""
+    """Write a line as the web has it: no chat, and with probability `wrong` a slip in one column."""
     a, b = any_pair(rng)
     thought, answer = solve(a, b, rng.choice(STYLES), slip_in_one_column(rng, wrong))
     return rng.choice(LEADS).format(a, b) + thought + rng.choice(TAILS).format(answer)
 
 
 def columns(a, b, style):
-    """The columns of a sum, set out in a style's way, without their results.
+    """Write out the columns of a sum in a style's way, without their results.
 
     >>> columns(12, 38, "terse")
     '2+8,1+3'
@@ -225,7 +225,7 @@ def columns(a, b, style):
 
 
 def chat_document(rng):
-    """A chat in the template about two numbers, never about their sum: it teaches the tags and
+    """Write a chat in the template about two numbers, never about their sum: it teaches the tags and
     where to look, not the task. In half of them the columns are set out, and nothing added.
     """
     a, b = any_pair(rng)

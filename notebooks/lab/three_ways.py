@@ -1,4 +1,4 @@
-"""Three ways to learn from one verifier, measured alike on held-out instructions.
+"""Compare three ways to learn from one verifier, measured alike on held-out instructions.
 
     folder = three_ways.plain("grpo")           the trained model with its adapter merged in
     found = three_ways.measure(folder, rows)    shares, pass@k, texts
@@ -37,7 +37,7 @@ WAYS = {
 
 
 def plain(stage, seed=None):
-    """The folder of a stage's model with its adapter merged in, written if it does not stand."""
+    """Return the folder of a stage's model with its adapter merged in, written if it does not stand."""
     recipe = recipes.load(stage, "laptop", seed)
     if stage == "base":
         return Path(train.base_model(recipe))
@@ -52,7 +52,7 @@ def plain(stage, seed=None):
 
 
 def measure(folder, rows, k=8, pass_n=64, max_new_tokens=24, seed=0):
-    """What a saved model does with held-out instructions.
+    """Measure what a saved model does with held-out instructions.
 
     returns   n; kept, greedy: {successes, share, ci95} of all rules at temperature 1 and at 0; pass_at_k: of
               `pass_n` of the instructions those with one among k more completions that keeps all; rules:
@@ -93,7 +93,7 @@ def _any_right(group, row):
 
 
 def counted(right):
-    """{successes, share, ci95} of bools, the interval Wilson's.
+    """Return {successes, share, ci95} of bools, the interval Wilson's.
 
     >>> counted([True, False])["share"]
     0.5
@@ -104,7 +104,7 @@ def counted(right):
 
 
 def openings(texts):
-    """Distinct first three words, per completion: 1 is all different, 1 / N one template.
+    """Count distinct first three words, per completion: 1 is all different, 1 / N one template.
 
     >>> openings(["The sky is blue.", "the sky is wide!", "Is it?"])
     0.6666666666666666
@@ -114,7 +114,7 @@ def openings(texts):
 
 
 def mentions(text, topic):
-    """Whether a text names its topic, in the singular or with an s.
+    """Tell whether a text names its topic, in the singular or with an s.
 
     >>> mentions("Bridges are old.", "the bridge")
     True
@@ -124,11 +124,11 @@ def mentions(text, topic):
 
 
 def distance(folder, base, rows, texts, batch=16):
-    """How far a model is from the untouched one, on completions that it sampled itself.
+    """Measure how far a model is from the untouched one, on completions that it sampled itself.
 
-    kl         nats a completion: the mean of log p_model - log p_base summed over its tokens, an unbiased
+    kl         nats per completion: the mean of log p_model - log p_base summed over its tokens, an unbiased
                estimate of KL(model || base) at temperature 1
-    fluency    nats a token: the mean log-probability under the untouched model
+    fluency    nats per token: the mean log-probability under the untouched model
     """
     tok = AutoTokenizer.from_pretrained(base)
     prompts = list(rows["prompt"])
@@ -144,7 +144,7 @@ def distance(folder, base, rows, texts, batch=16):
 
 @torch.no_grad()
 def token_logps(folder, tok, prompts, texts, batch=16):
-    """For each completion the log-probabilities of its tokens and of its end; and how many those are."""
+    """Compute the log-probabilities of each completion's tokens and of its end; and how many those are."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     found, lengths = [], []
     for start in bars.over(range(0, len(texts), batch), "scoring"):
@@ -164,7 +164,7 @@ def token_logps(folder, tok, prompts, texts, batch=16):
 
 
 def drawn(stage):
-    """How many completions a stage's training draws from the model."""
+    """Return how many completions a stage's training draws from the model."""
     recipe = recipes.load(stage, "laptop")
     if stage == "grpo":
         args = recipe["args"]
@@ -176,7 +176,7 @@ def drawn(stage):
 
 
 def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
-    """Every way measured on the same held-out instructions: {stage: what `measure` and `distance` give}."""
+    """Measure every way on the same held-out instructions: {stage: what `measure` and `distance` give}."""
     rows, found = instructions.rows(n, split="heldout", seed=1), {}
     base, some = plain("base"), rows.select(range(min(scored, n)))
     for stage in stages:
@@ -192,7 +192,7 @@ def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
 
 
 def record(found, command):
-    """What is kept of a comparison: its figures, a few texts, and where they come from."""
+    """Return what is kept of a comparison: its figures, a few texts, and where they come from."""
     rows = instructions.rows(found["base"]["n"], split="heldout", seed=1)
     lists = ("texts", "verdicts", "greedy_texts", "greedy_verdicts")
     figures = {s: {k: v for k, v in m.items() if k not in lists} for s, m in found.items()}
@@ -216,17 +216,17 @@ def record(found, command):
 
 
 def measured():
-    """The figures of the whole run that came with the kit, as `record` keeps them."""
+    """Return the figures of the whole run that came with the kit, as `record` keeps them."""
     return json.loads(KEPT.read_text())
 
 
 def minutes(found):
-    """Minutes of a recorded run: every stage made and measured."""
+    """Return the minutes of a recorded run: every stage made and measured."""
     return sum(sum(way["minutes"].values()) for way in found["ways"].values())
 
 
 def table(found):
-    """A recorded run as Markdown: the README's table."""
+    """Write a recorded run as Markdown: the README's table."""
 
     def share(counted):
         return "{:.1%} ({:.1%} to {:.1%})".format(counted["share"], *counted["ci95"])
@@ -241,7 +241,7 @@ def table(found):
 
 
 def expect():
-    """One line: what the run that came with the kit took, and where."""
+    """Say in one line what the run that came with the kit took, and where."""
     found = measured()
     return (
         f"The run that came with the kit took {minutes(found):.0f} minutes and "
@@ -250,7 +250,7 @@ def expect():
 
 
 def counts(ways):
-    """{a way's name in short lines: (instructions kept, of how many)}, for `lab.plots.bars`."""
+    """Return {a way's name in short lines: (instructions kept, of how many)}, for `lab.plots.bars`."""
     return {
         textwrap.fill(WAYS[stage], 18): (way["kept"]["successes"], way["n"])
         for stage, way in ways.items()
@@ -258,7 +258,7 @@ def counts(ways):
 
 
 def draw(found, where):
-    """The README's picture of a recorded run: what each way learnt, and GRPO's steps."""
+    """Draw the README's picture of a recorded run: what each way learnt, and GRPO's steps."""
     import matplotlib.pyplot as plt
 
     from lab import plots

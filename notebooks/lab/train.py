@@ -1,4 +1,4 @@
-"""One stage of the chain, from its recipe: base, sft, dpo or grpo.
+"""Train one stage of the chain from its recipe: base, sft, dpo or grpo.
 
 python -m lab.train grpo                                  the profile of this machine
 python -m lab.train sft --config recipes/sft_tiny.yaml    a recipe of your own
@@ -44,7 +44,7 @@ SYNCS = {"merged": "lab.colocated", "adapter": "lab.adapter_sync"}
 
 
 def classes(stage):
-    """The trainer of a stage and its configuration. Each imports what it needs: GRPO's takes seconds."""
+    """Return the trainer of a stage and its configuration. Each imports what it needs: GRPO's takes seconds."""
     import trl
 
     kind = stage.upper()
@@ -60,7 +60,7 @@ MISSING = (
 
 
 def base_model(recipe, files=hub.FILES):
-    """Where the base is: a folder, the hub's at the recipe's `revision` and the wheel's too, or a hub id.
+    """Find the base: a folder, the hub's at the recipe's `revision` and the wheel's too, or a hub id.
 
     files    patterns of the files that are wanted of a model on the hub
 
@@ -74,7 +74,7 @@ def base_model(recipe, files=hub.FILES):
 
 
 def base_name(recipe):
-    """The base as a manifest names it: a hub id with its commit, or where it is."""
+    """Return the base as a manifest names it: a hub id with its commit, or where it is."""
     pinned = _pin(recipe)
     return "@".join(pinned) if pinned else base_model(recipe)
 
@@ -95,7 +95,7 @@ def _names_the_base(recipe):
 
 
 def load(recipe):
-    """The model as this stage starts to train it, and its tokenizer.
+    """Load the model as this stage starts to train it, and its tokenizer.
 
     The base in NF4 under the adapter of the stage before, which goes on training; a fresh
     adapter where there is none. Without `quantization` and `lora` in the recipe, plain weights.
@@ -125,7 +125,7 @@ def load(recipe):
 
 
 def device_map(recipe):
-    """Where this process loads its weights: the CPU if the recipe says so, else its own GPU.
+    """Choose where this process loads its weights: the CPU if the recipe says so, else its own GPU.
 
     Left to transformers, a 4-bit model goes to the first GPU: in a run with `use_cpu` too, and in
     every process of `accelerate launch`.
@@ -136,7 +136,7 @@ def device_map(recipe):
 
 
 def dataset(recipe, policy, tok):
-    """The rows that this stage trains on, in TRL's format: those that fit, and validated."""
+    """Return the rows that this stage trains on, in TRL's format: those that fit, and validated."""
     stage, args = recipe["stage"], recipe["args"]
     # 1024 is TRL's own max_length where a recipe names none.
     length = args.get("vllm_max_model_length") if stage == "grpo" else args.get("max_length", 1024)
@@ -183,7 +183,7 @@ def _rows(recipe, policy, tok):
 
 
 def trainer(recipe, policy=None, tok=None, rows=None, **options):
-    """TRL's trainer for a recipe, ready to train.
+    """Build TRL's trainer for a recipe, ready to train.
 
     policy, tok, rows   what `load` and `dataset` give, unless a lesson passes its own
     options             go to the trainer as they stand
@@ -210,7 +210,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     # of a weight rounds to nothing.
     for param, data in exact.items():
         param.data = data
-    built.remove_callback(PrinterCallback)  # a dict a step, between the bar and the reader
+    built.remove_callback(PrinterCallback)  # one dict per step, between the bar and the reader
     built.add_callback(callbacks.Progress(stage))
     built.add_callback(callbacks.Trackio(recipe))
     built.add_callback(guards.Guards())
@@ -218,7 +218,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
 
 
 def run(built, recipe, began=None):
-    """Train, keep the adapter (or the weights), score it on held-out problems: the manifest.
+    """Train, keep the adapter (or the weights), score it on held-out problems; returns the manifest.
 
     A run of the same recipe that was interrupted goes on from its newest complete checkpoint.
     """
@@ -265,7 +265,7 @@ def make_base(recipe):
 
 
 def score_base(recipe):
-    """Score the model that the chain starts from, as it comes: what every later stage is held against."""
+    """Score the model that the chain starts from, as it comes: every later stage is compared with it."""
     began = time.perf_counter()
     runs.clear(recipe)
     base, tok = load(recipe)
@@ -274,12 +274,12 @@ def score_base(recipe):
 
 
 def is_chief():
-    """Whether this process makes what one process makes: the only one, or the first of several."""
+    """Tell whether this process makes what one process makes: the only one, or the first of several."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def await_manifest(recipe, every_s=1.0, at_most_s=3600):
-    """The manifest of a stage that another process is making."""
+    """Wait for the manifest of a stage that another process is making."""
     began = time.perf_counter()
     while not runs.is_current(recipe):
         if time.perf_counter() - began > at_most_s:
@@ -316,7 +316,7 @@ def _other_code(manifest):
 
 
 def ensure(stage, of=None, seed=None, say=print, long_runs=None):
-    """The manifest of a stage that is up to date: found if it stands, else made, parents first.
+    """Return the manifest of an up-to-date stage: found if it exists, else trained, parents first.
 
     long_runs    whether to train a stage of a GPU profile, which takes more than minutes; by default
                  only where LAB_TRAIN=1 says so

@@ -4,7 +4,7 @@
     fitting(dataset, "sft", tokenizer, max_length)       the rows that max_length cuts nothing off
     show_batch(trainer)                                  one real batch, the trained tokens marked
 
-TRL trains without a word on chats with misspelt roles, on pairs whose two sides are the same, on
+TRL trains without a warning on chats with misspelt roles, on pairs whose two sides are the same, on
 answers cut off before their EOS; what it does refuse, it refuses with `KeyError: 'text'`. Here
 each of these is named, with its rows and what to do. Each row is rendered, tokenised and masked by
 TRL's own functions, and the result is compared with the row.
@@ -150,10 +150,10 @@ def _fit(problems):
 
 
 def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
-    """The rows that `max_length` cuts nothing off; says how many it leaves out.
+    """Return the rows that `max_length` cuts nothing off; says how many it leaves out.
 
     The chats of the field are of any length: what TRL would cut off in silence, EOS with it, is
-    left out here, aloud. Everything else is for `validate` to find.
+    left out here, with a message. Everything else is for `validate` to find.
     """
     columns = check_columns(dataset, kind)
     checker = Checker(Reader(kind, columns, tokenizer, _settings(settings)), max_length)
@@ -171,7 +171,7 @@ def fitting(dataset, kind, tokenizer, max_length, say=print, **settings):
 
 
 def check_tokenizer(tokenizer, kind, first):
-    """A ValueError for a tokenizer that cannot end a text, write a chat, or keep the tags."""
+    """Raise a ValueError for a tokenizer that cannot end a text, write a chat, or keep the tags."""
     if tokenizer.eos_token is None:
         raise ValueError("validate: the tokenizer has no eos_token; the model could never stop")
     if not isinstance(first, str) and tokenizer.chat_template is None:
@@ -190,7 +190,7 @@ class Checker:
         self.probe, self.specials = Probe(reader), Specials(reader.tokenizer)
 
     def check(self, row):
-        """The length of one row in tokens, and its problems."""
+        """Return the length of one row in tokens, and its problems."""
         try:
             sequences = self.reader.sequences(row)
         except ERRORS as error:  # "Conversation roles must alternate", and whatever Jinja raises

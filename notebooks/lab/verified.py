@@ -1,4 +1,4 @@
-"""How a task is verified: its rewards, its held-out scores, and which golds it can read.
+"""Define how a task is verified: its rewards, its held-out scores, and which golds it can read.
 
 A data set's name says its task: "instructions/1" is `lab.instructions`; every other one, and the built-in
 sums, has answers in mathematics in the two tags of `rewards`.
@@ -17,7 +17,7 @@ class Task(NamedTuple):
 
 
 def of(name):
-    """The task of a data set, by its name; None is the built-in one."""
+    """Return the task of a data set, by its name; None is the built-in one."""
     if name and name.startswith("instructions/"):
         from lab import instructions
 
@@ -28,5 +28,5 @@ def of(name):
 
 
 def rewards(recipe):
-    """The reward functions of a recipe's stage."""
+    """Return the reward functions of a recipe's stage."""
     return list(of(recipe.get("data", {}).get("name")).reward_funcs)

@@ -1,4 +1,4 @@
-"""Colocated vLLM that serves exactly what the trainer trains: 4-bit, LoRA or full, CPU or GPU.
+"""Serve exactly what the trainer trains with colocated vLLM: 4-bit, LoRA or full, CPU or GPU.
 
     from lab import vllm
     trainer = vllm.GRPOTrainer(model, rewards, args=GRPOConfig(use_vllm=True, ...), ...)
@@ -7,7 +7,7 @@ The engine holds a plain copy of the base and gets, at every sync, for every lin
 
     W_served = dequantise(W) + (alpha / r) B A        computed in float32, then cast once
 
-and the trainer's 4-bit bytes are never written. The price is one more copy of the base in memory.
+and the trainer's 4-bit bytes are never written. This takes one more copy of the base in memory.
 After each sync the fresh completions are scored by both sides; `sampling/gap_mean` is the mean
 |log p_engine - log p_trainer| over their tokens, and a run whose gap cannot be rounding stops.
 
@@ -34,7 +34,7 @@ from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 
 @functools.cache
 def available(say=print):
-    """Whether vLLM can be used here. If not, one line says so, once."""
+    """Tell whether vLLM can be used here; if not, print one line about it, once."""
     if sys.platform == "linux" and importlib.util.find_spec("vllm"):
         return True
     say(f"No vLLM on this machine ({sys.platform}): generation falls back to model.generate.")
@@ -54,7 +54,7 @@ def __getattr__(name):
 
 
 def lora_delta(layer):
-    """(alpha / r) B A in float32, summed over the layer's active adapters.
+    """Compute (alpha / r) B A in float32, summed over the layer's active adapters.
 
     layer      a PEFT LoRA layer around a linear, its lora_A (r, in), lora_B (out, r)
     returns    (out, in), the shape of the base weight
@@ -75,7 +75,7 @@ def lora_delta(layer):
 
 
 def dequantise(weight):
-    """The values that the trainer's forward multiplies by: a 4-bit weight unpacked, any other as is.
+    """Return the values that the trainer's forward multiplies by: a 4-bit weight unpacked, any other as is.
 
     Raises ValueError for 4-bit weights that bitsandbytes has repacked for CPU inference.
     """
@@ -135,7 +135,7 @@ def _sources(base, layers):
 
 
 def plain_base(model):
-    """The transformers model under an adapter, or the model itself."""
+    """Return the transformers model under an adapter, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
@@ -173,7 +173,7 @@ def _block(name):
 
 
 def served(model, dtype=torch.float32):
-    """A plain transformers model with the merged weights: to evaluate, to save, to serve.
+    """Make a plain transformers model with the merged weights: to evaluate, to save, to serve.
 
     On a CPU the 4-bit original must not run in eval mode (see `dequantise`); this copy may.
     """
@@ -196,7 +196,7 @@ def served(model, dtype=torch.float32):
 
 
 def untied(model):
-    """Names of the weights that the configuration ties to another, and the model keeps apart."""
+    """Return the names of the weights that the configuration ties to another, and the model keeps apart."""
     base = plain_base(model)
     layers = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
     names = {_plain(name) for name, _, _ in _sources(base, layers)}
@@ -207,5 +207,5 @@ def untied(model):
 
 
 def sixteen_bits():
-    """The 16-bit dtype that this machine's GPU computes in: a T4 has no bfloat16."""
+    """Return the 16-bit dtype that this machine's GPU computes in: a T4 has no bfloat16."""
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16

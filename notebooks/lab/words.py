@@ -1,8 +1,8 @@
-"""What became of the words of a chat: which of them the chat template leaves out, or changes.
+"""Find which words of a chat the chat template leaves out or changes.
 
-A chat template reads the fields that its author thought of. The others are gone without a word:
+A chat template reads the fields that its author thought of. The others are lost without a warning:
 a `developer` message, `reasoning_content`, the reasoning of an earlier turn. `lab.marks` finds
-them; here each is given its reason and its way out.
+them; this module says for each of them why, and what to do.
 """
 
 import json
@@ -68,7 +68,7 @@ ADVICE = {
 
 
 def check_words(probe, row, messages, trained_from):
-    """The problems of one chat: what the template leaves out, doubles, or prints.
+    """Find the problems of one chat: what the template leaves out, doubles, or prints.
 
     probe          Probe
     row            dict    the row of the chat: its tools and template arguments count
@@ -94,7 +94,7 @@ def check_words(probe, row, messages, trained_from):
 
 
 def why_refused(probe, row, messages, error):
-    """The Problem of a chat that the template refuses, with the change that mends it."""
+    """Return the Problem of a chat that the template refuses, with the change that mends it."""
     chat, error = Marker().chat(messages), " ".join(str(error).split())
     changes = [(change,) for change in CHANGES] + list(combinations(CHANGES, 2))
     for steps in changes:

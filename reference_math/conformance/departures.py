@@ -136,7 +136,7 @@ DEPARTURES = [
     _departure(
         "kto",
         "kto",
-        "An answer whose log-probability is NaN is left out of the mean without a word.",
+        "An answer whose log-probability is NaN is left out of the mean without a warning.",
         "arXiv 2402.01306, eq. 7",
     ),
     _departure(

@@ -48,7 +48,7 @@ SICK = {  # what a log says, and for how many steps it may say so
     "the reward is nan": ({"reward": None}, 5),
     "format_reward is -inf on average": ({"rewards/format_reward/mean": -math.inf}, 5),
     "the entropy is 9 nats": ({"entropy": 9.0}, 5),
-    "the entropy is 1.6 nats a token, far above the start": ({"entropy": 1.6}, 5),
+    "the entropy is 1.6 nats per token, far above the start": ({"entropy": 1.6}, 5),
     "the entropy is inf": ({"entropy": math.inf}, 1),
     "the entropy is nan": ({"entropy": None}, 1),
     "the KL to the reference is 1e": ({"kl": 1e6}, 5),

@@ -56,7 +56,7 @@ ENGINE = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 25
 COMPILED = {"enforce_eager": False}
 # vLLM's kernels for adapters on a GPU (vllm/lora/ops/triton_ops) know 16 bits alone.
 ADAPTER_DTYPE = "float32" if ON_CPU else "bfloat16"
-# Nats a token that a float32 engine's rounding may make, on average and at most. On a GPU its attention
+# Nats per token that a float32 engine's rounding may make, on average and at most. On a GPU its attention
 # multiplies in TF32: three times what an H200 showed (tests/parity/gpu/h200-engine.json).
 MEAN_GAP, MOST_GAP = (1e-5, 2e-5) if ON_CPU else (2e-3, 1.2e-2)
 ROUNDED = 0 if ON_CPU else 0.02  # in 16 bits a sample can fall on the other side of a rounding
@@ -429,7 +429,7 @@ DEFECTS = [
 @pytest.mark.parametrize(("defect", "kind", "step"), DEFECTS)
 def test_a_planted_defect_stops_the_run_at_the_first_step_it_touches(tiny, defect, kind, step):
     built = trainer(tiny, kind, generation=defect)
-    with pytest.raises(lab_vllm.SamplerGap, match=f"step {step}: .* nats a token"):
+    with pytest.raises(lab_vllm.SamplerGap, match=f"step {step}: .* nats per token"):
         built.train()
     lab_vllm.release(built)
 

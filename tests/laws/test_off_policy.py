@@ -19,7 +19,7 @@ def test_a_good_completion_is_kept_however_far_the_policy_has_gone():
 
 
 def test_a_bad_one_is_kept_up_to_the_threshold():
-    """0.5 nats a token exactly; an empty completion has not moved at all."""
+    """0.5 nats per token exactly; an empty completion has not moved at all."""
     bad = [-1.0, -1.0, -1.0]
     np.testing.assert_array_equal(keep(bad, 0.5), [[1.0], [1.0], [1.0]])
     np.testing.assert_array_equal(keep(bad, 0.50001), [[0.0], [0.0], [1.0]])

@@ -41,7 +41,7 @@ interval = Puzzle(
     title="the interval of a share",
     minutes=6,
     stars=2,
-    idea="a share of n tries has an interval; Wilson's is honest at 0 of n and at n of n",
+    idea="a share of n tries has an interval; Wilson's stays valid at 0 of n and at n of n",
     task=r"""Wilson's 95% interval `(low, high)` of $k$ successes in $n$, never outside $[0, 1]$:
 $$\frac{\hat p + \frac{z^2}{2n} \pm z\sqrt{\frac{\hat p(1-\hat p)}{n} + \frac{z^2}{4n^2}}}
 {1 + \frac{z^2}{n}} \qquad \hat p = \frac{k}{n},\quad z = 1.959964$$
