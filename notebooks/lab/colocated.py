@@ -165,7 +165,7 @@ def engine(folder, **options):
         ensure_master_addr_port()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        memory = {"kv_cache_memory_bytes": 1 << 30}
+        memory = {"kv_cache_memory_bytes": 1 << 30, "gpu_memory_utilization": 0.1}
         own = {"logprobs_mode": "processed_logprobs"} | memory | engine_defaults()
         options = own | options
         return vllm_generation.LLM(

@@ -665,6 +665,30 @@ def test_sleep_mode_serves_the_merged_weights_on_a_gpu(tiny, level):
     lab_vllm.release(built)
 
 
+@pytest.mark.parametrize("gib", [14.7, 79.1], ids=["t4", "h100"])
+def test_an_engine_to_serve_starts_on_a_gpu_that_holds_models_already(gib, monkeypatch):
+    """vLLM asks before it starts, and three tenths are free. By default it asks for 92%, whatever the size
+    of the cache."""
+    from vllm.config import CacheConfig
+    from vllm.utils.mem_utils import MemorySnapshot
+    from vllm.v1.worker.utils import request_memory
+
+    here = MemorySnapshot(auto_measure=False, device="cpu")
+    here.total_memory, here.free_memory = int(gib * 2**30), int(0.3 * gib * 2**30)
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.update(emptied=True))
+    monkeypatch.setattr(vllm_generation, "LLM", lambda folder, **options: asked.update(options))
+    lab_vllm.engine("a folder", max_model_len=64)
+    assert asked["emptied"] and asked["dtype"] == "float16"
+    names = ("gpu_memory_utilization", "kv_cache_memory_bytes")
+    own = CacheConfig(**{name: asked[name] for name in names})
+    assert request_memory(here, own) + own.kv_cache_memory_bytes < here.free_memory
+    with pytest.raises(ValueError, match="Free memory on device"):
+        request_memory(here, CacheConfig(kv_cache_memory_bytes=1 << 30))
+
+
 def test_a_run_in_a_fresh_process_is_quiet_and_measures_both_ways(tmp_path):
     """A notebook shows what a process prints: no warning that its reader can do nothing about."""
     out = tmp_path / "bench.json"
