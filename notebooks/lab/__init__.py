@@ -40,7 +40,8 @@ def prepare():
 
 prepare()
 
-_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")) + ["puzzles"]
+_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+_MODULES += ["data", "engine", "puzzles"]
 _FUNCTIONS = {"puzzle": "puzzles", "progress": "puzzles", "predict": "predictions"}
 
 

@@ -7,7 +7,7 @@
     python -m lab.bench --shape smollm2-135m --batch 16         a random model of that size, in float32 on a CPU
 
 One row per way of generating: `generate` is transformers', `vllm` sends merged weights after each step,
-`adapter` the adapter alone (lab.adapter_sync). start_s, then medians over the steps after the first, which warms up:
+`adapter` the adapter alone (lab.engine.adapter_sync). start_s, then medians over the steps after the first, which warms up:
 step_s, sync_s (seconds), and the worst gap_mean and gap_max (nats per token).
 """
 
@@ -28,7 +28,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 from trl import GRPOConfig
 
-from lab import adapter_sync, model, pace, runs, show, tasks, vllm
+from lab import model, pace, runs, show, tasks, vllm
+from lab.engine import adapter_sync
 
 SHAPES = {  # config.json of SmolLM2-135M; the embedding has the tiny tokenizer's 320 rows
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "layers": 30, "heads": 9},

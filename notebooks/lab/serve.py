@@ -4,7 +4,7 @@
     python -m lab.serve grpo --config RECIPE -- --tensor-parallel-size 2      vLLM's own options
 
 It writes the base as the trainer computes with it, dequantised, and becomes vLLM's own server over
-that base, to which the trainer brings its adapter (`lab.server_sync`). It listens on this machine
+that base, to which the trainer brings its adapter (`lab.engine.server_sync`). It listens on this machine
 alone, unless vllm_server_host of the recipe or --host says otherwise: that needs a key, VLLM_API_KEY
 in the environment of both sides. Whoever reaches the port without one may load any folder.
 
@@ -84,8 +84,8 @@ def command(recipe, folder, host, port, more=()):
 
     more    vLLM's own options, which come last and win
     """
-    from lab.adapter_sync import RANKS
-    from lab.colocated import engine_defaults
+    from lab.engine.adapter_sync import RANKS
+    from lab.engine.colocated import engine_defaults
 
     args, needed = recipe["args"], rank(recipe)
     options = engine_defaults() | {

@@ -84,4 +84,4 @@ def _imported(source):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
             yield node.module
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value  # importlib.import_module("lab.colocated"); other strings name no file
+            yield node.value  # importlib.import_module("lab.engine.colocated"); other strings name no file

@@ -40,7 +40,7 @@ from lab import (
 )
 
 # How the engine of GRPO gets the policy's weights: merged into plain ones, or as base and adapter.
-SYNCS = {"merged": "lab.colocated", "adapter": "lab.adapter_sync"}
+SYNCS = {"merged": "lab.engine.colocated", "adapter": "lab.engine.adapter_sync"}
 
 
 def classes(stage):

@@ -9,13 +9,13 @@ answers cut off before their EOS; what it does refuse, it refuses with `KeyError
 each of these is named, with its rows and what to do. Each row is rendered, tokenised and masked by
 TRL's own functions, and the result is compared with the row.
 
-lab.columns    columns that TRL does not read, or reads in another way than meant
-lab.rows       shape, roles and turns of a row
-lab.parting    prompt and answer parted inside a token; a prompt that TRL guesses wrongly
-lab.words      words, tool calls and blocks that the chat template leaves out, doubles or prints
-lab.specials   special tokens in the words, BOS or EOS twice
-lab.nulls      tool arguments that `datasets` fills with null
-lab.room       GRPO's prompts that no completion in form can follow
+lab.data.columns    columns that TRL does not read, or reads in another way than meant
+lab.data.rows       shape, roles and turns of a row
+lab.data.parting    prompt and answer parted inside a token; a prompt that TRL guesses wrongly
+lab.data.words      words, tool calls and blocks that the chat template leaves out, doubles or prints
+lab.data.specials   special tokens in the words, BOS or EOS twice
+lab.data.nulls      tool arguments that `datasets` fills with null
+lab.data.room       GRPO's prompts that no completion in form can follow
 
 What is certainly wrong is refused; what may be meant is a note in the report. The tests of each
 run TRL's own preparation or trainer on what is refused here.
@@ -24,16 +24,16 @@ run TRL's own preparation or trainer on what is refused here.
 from tqdm.auto import tqdm
 
 from lab.batch import batch_spans, show_batch
-from lab.columns import check_columns, unread_note
-from lab.marks import ERRORS, Probe
-from lab.nulls import Nulls
-from lab.parting import check_merged
-from lab.problems import Found, Problem, report
-from lab.rendered import Reader, Settings
-from lab.room import NO_ROOM, check_completions, check_opened, check_room
-from lab.rows import MIXED, OTHER_TURN, TAGS, TOOL_TURN, check_row
-from lab.specials import Specials
-from lab.words import check_words, why_refused
+from lab.data.columns import check_columns, unread_note
+from lab.data.marks import ERRORS, Probe
+from lab.data.nulls import Nulls
+from lab.data.parting import check_merged
+from lab.data.problems import Found, Problem, report
+from lab.data.rendered import Reader, Settings
+from lab.data.room import NO_ROOM, check_completions, check_opened, check_room
+from lab.data.rows import MIXED, OTHER_TURN, TAGS, TOOL_TURN, check_row
+from lab.data.specials import Specials
+from lab.data.words import check_words, why_refused
 from rewards.verdicts import why_unverifiable
 
 __all__ = ["TAGS", "Settings", "batch_spans", "fitting", "show_batch", "validate"]
@@ -99,7 +99,7 @@ def validate(
     gold         str     GRPO's column of golds
     tolerated    float   share of rows that may be truncated, dropped or without a verifiable gold
     unverifiable  function  why a gold cannot be verified, "" if it can; by default of answers in mathematics
-    settings     lab.rendered.Settings   what else the trainer is given: assistant_only_loss, ...
+    settings     lab.data.rendered.Settings   what else the trainer is given: assistant_only_loss, ...
     returns      {"rows", "columns", "longest", "truncated", "dropped", "unverifiable", "notes"}
 
     Raises ValueError that lists every problem, the rows it is in, and what to do about it.

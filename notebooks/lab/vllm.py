@@ -16,7 +16,7 @@ Lesson    notebooks/03_grpo.ipynb        Proof    tests/lab/test_vllm.py
 Mends     each names the upstream report it works around, and has a test that fails once upstream
           no longer needs it
 
-The engine and the trainer stand in lab.colocated, which takes seconds to import: it loads when the first of
+The engine and the trainer stand in lab.engine.colocated, which takes seconds to import: it loads when the first of
 them is used.
 """
 
@@ -46,7 +46,7 @@ COLOCATED = ("Generation", "GRPOTrainer", "ROUNDING_GAP", "SamplerGap", "engine"
 
 def __getattr__(name):
     if name in COLOCATED:
-        return getattr(importlib.import_module("lab.colocated"), name)
+        return getattr(importlib.import_module("lab.engine.colocated"), name)
     raise AttributeError(f"module 'lab.vllm' has no attribute {name!r}")
 
 

@@ -9,7 +9,7 @@ import trl
 from datasets import Dataset
 from jinja2 import TemplateError
 from lab import model
-from lab.rendered import Reader, Settings
+from lab.data.rendered import Reader, Settings
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer

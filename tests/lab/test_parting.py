@@ -4,7 +4,7 @@ import json
 
 import pytest
 from lab import model, validate
-from lab.parting import inside_word
+from lab.data.parting import inside_word
 
 
 def user(content="1+1=?"):

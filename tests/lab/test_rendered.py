@@ -1,4 +1,4 @@
-"""What `lab.rendered` makes of a row is what TRL makes of it, over TRL's own chat templates."""
+"""What `lab.data.rendered` makes of a row is what TRL makes of it, over TRL's own chat templates."""
 
 import json
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 from datasets import Dataset
 from lab import model, validate
-from lab.rendered import Reader, Settings
+from lab.data.rendered import Reader, Settings
 from trl import SFTConfig, SFTTrainer
 
 # One of each make: with and without BOS, system prompts, reasoning, tools and a training template.

@@ -16,8 +16,9 @@ import pytest
 import requests
 import torch
 import yaml
-from lab import model, recipes, serve, server_sync, train, vllm
-from lab.colocated import _free_port
+from lab import model, recipes, serve, train, vllm
+from lab.engine import server_sync
+from lab.engine.colocated import _free_port
 
 pytestmark = pytest.mark.vllm
 

@@ -8,7 +8,7 @@ from lab import recipes, runs, sources, train
 
 
 def test_every_module_that_training_loads_is_reached():
-    code = "import sys, lab.train, lab.colocated, lab.adapter_sync, rewards.verdicts; print(*sys.modules)"
+    code = "import sys, lab.train, lab.engine.colocated, lab.engine.adapter_sync, rewards.verdicts; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in ran.stdout.split() if name.partition(".")[0] in sources.PACKAGES}
     reached = set(sources.reached())

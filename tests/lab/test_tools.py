@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, Features, Json, List
 from lab import model, validate
-from lab.room import shortest
+from lab.data.room import shortest
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import add_response_schema, parse_response
 

@@ -321,6 +321,6 @@ def test_sft_and_dpo_do_not_wait_for_the_engine():
     """vLLM and TRL's way to it take seconds to import, and only GRPO needs them."""
     code = (
         "import sys; from lab import show, train; train.classes('sft'); train.classes('dpo'); "
-        "assert not {'vllm', 'trl.generation', 'lab.colocated'} & set(sys.modules)"
+        "assert not {'vllm', 'trl.generation', 'lab.engine.colocated'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

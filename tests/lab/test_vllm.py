@@ -21,8 +21,8 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from lab import adapter_sync, colocated
 from lab import vllm as lab_vllm
+from lab.engine import adapter_sync, colocated
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight

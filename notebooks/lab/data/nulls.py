@@ -3,7 +3,7 @@
 import pyarrow as pa
 from datasets import Dataset
 
-from lab.problems import Problem, cut
+from lab.data.problems import Problem, cut
 
 FILLED = (
     "{} hold null: datasets gives each of them the keys of all, and fills in null, which the chat "

@@ -6,8 +6,8 @@ in the words come in addition: the model would learn to stop and go on, or to be
 
 import re
 
-from lab.columns import texts
-from lab.problems import Problem, cut
+from lab.data.columns import texts
+from lab.data.problems import Problem, cut
 
 CONTROL = re.compile(  # how the tokenizers of the field write their special tokens
     r"<\|[^<>|\s]{1,40}\|?>|<｜[^<>｜\s]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>|"

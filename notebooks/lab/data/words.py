@@ -1,7 +1,7 @@
 """Find which words of a chat the chat template leaves out or changes.
 
 A chat template reads the fields that its author thought of. The others are lost without a warning:
-a `developer` message, `reasoning_content`, the reasoning of an earlier turn. `lab.marks` finds
+a `developer` message, `reasoning_content`, the reasoning of an earlier turn. `lab.data.marks` finds
 them; this module says for each of them why, and what to do.
 """
 
@@ -9,9 +9,9 @@ import json
 import re
 from itertools import combinations
 
-from lab.columns import NOT_TRAINED, is_off
-from lab.marks import REASONING, Marker
-from lab.problems import Problem, cut
+from lab.data.columns import NOT_TRAINED, is_off
+from lab.data.marks import REASONING, Marker
+from lab.data.problems import Problem, cut
 
 LINKS = ("name", "id", "tool_call_id", "type")  # link a call to its result; nobody learns them
 

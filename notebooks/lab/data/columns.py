@@ -1,6 +1,6 @@
 """Find which columns of a data set TRL reads, which it misreads, and which it does not read."""
 
-from lab.problems import Problem, cut
+from lab.data.problems import Problem, cut
 
 FORMATS = {  # the columns of each format; the first format whose columns are there counts
     "sft": (("prompt", "completion"), ("messages",), ("text",)),

@@ -4,9 +4,9 @@ import json
 
 from trl import extract_prompt
 
-from lab.columns import FROM_VALUE, check_unread
-from lab.parting import check_guess
-from lab.problems import Problem
+from lab.data.columns import FROM_VALUE, check_unread
+from lab.data.parting import check_guess
+from lab.data.problems import Problem
 
 ROLES = {"system", "developer", "user", "assistant", "tool"}
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")

@@ -8,7 +8,7 @@ TRL's server mode sends all weights by NCCL: it needs a GPU on each side, and ha
 4-bit base. Here the server holds the dequantised base, as vLLM's own server starts it, and each sync
 writes B and A to a new folder and asks the server to load them in place of those before. What the
 server then computes, Wx + (alpha/r) BAx, is what the trainer computes, and is shown to be: the gap of
-each generation is measured and stops the run as it does with a colocated engine (`lab.colocated`).
+each generation is measured and stops the run as it does with a colocated engine (`lab.engine.colocated`).
 
 A server that goes away is waited for, up to vllm_server_timeout. Once it is back it has to serve the
 same base, gets the adapter again, and is asked again for the completions that it did not give.
@@ -30,7 +30,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 from trl.generation.vllm_client import VLLMClient
 
-from lab import adapter_sync, colocated, vllm
+from lab import vllm
+from lab.engine import adapter_sync, colocated
 
 START = "python -m lab.serve grpo --config RECIPE"
 PROBE = "What is 12 + 34? 2 + 4 = 6 and 1 + 3 = 4, so 12 + 34 = 46."

@@ -4,8 +4,8 @@ import copy
 
 from trl.chat_template_utils import add_response_schema, parse_response
 
-from lab.marks import ERRORS
-from lab.problems import Problem
+from lab.data.marks import ERRORS
+from lab.data.problems import Problem
 
 PARSERS = ("response_template", "response_schema")
 IN_FORM = "<think>1</think><answer>1</answer>"  # the shortest completion in form

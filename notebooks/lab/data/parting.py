@@ -10,8 +10,8 @@ import re
 from trl import extract_prompt
 from trl.data_utils import common_prefix_length
 
-from lab.marks import Marker
-from lab.problems import Problem, cut
+from lab.data.marks import Marker
+from lab.data.problems import Problem, cut
 
 MERGED = (
     "prompt and answer grow together into one token: the model would be trained to begin with the "

@@ -1,6 +1,6 @@
 """Send the engine only the adapter and let vLLM add it; the base and the head never change.
 
-    lab.vllm.GRPOTrainer(..., generation=lab.adapter_sync.Generation)
+    lab.vllm.GRPOTrainer(..., generation=lab.engine.adapter_sync.Generation)
     sync: adapter                                                       in a recipe for GRPO
 
 `lab.vllm.Generation` merges the adapter into plain weights and sends those after every step. Here the
@@ -22,7 +22,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from trl.generation.vllm_generation import empty_cache
 
-from lab import colocated, vllm
+from lab import vllm
+from lab.engine import colocated
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of which vLLM's max_lora_rank has to be one
 NAME = "default"  # TRL's and PEFT's name of the adapter in training
@@ -35,9 +36,9 @@ class Generation(colocated.Generation):
     """
 
     def __new__(cls, *args, mode="colocate", **kwargs):
-        """With vllm_mode="server" the engine is another process: lab.server_sync's."""
+        """With vllm_mode="server" the engine is another process: lab.engine.server_sync's."""
         if mode == "server" and cls is Generation:
-            from lab import server_sync
+            from lab.engine import server_sync
 
             return super().__new__(server_sync.Generation)
         return super().__new__(cls)
