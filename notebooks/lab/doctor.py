@@ -11,6 +11,7 @@ Proof     tests/lab/test_doctor.py
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -83,14 +84,26 @@ def gpu():
     if not torch.cuda.is_available():
         if install.device() == "cuda":
             said = (
-                "an NVIDIA driver is here, and this torch does not see the card. Way out: `make lab` "
-                "with DEVICE=auto installs the CUDA build; or LAB_PROFILE=tiny leaves the card alone"
+                f"an NVIDIA driver is here ({driver()}), and this torch does not see the card. Way out: "
+                "`make lab` with DEVICE=auto installs the CUDA build, which may need a newer driver; or "
+                "LAB_PROFILE=tiny leaves the card alone"
             )
             return Line(PROBLEM, "GPU", said)
         return Line(OK, "GPU", "none; the tiny profile needs none")
     card = torch.cuda.get_device_properties(0)
     half = str(vllm.sixteen_bits()).removeprefix("torch.")
-    return Line(OK, "GPU", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, computes in {half}")
+    size = f"{card.total_memory / 2**30:.0f} GiB"
+    return Line(OK, "GPU", f"{card.name}, {size}, computes in {half}, driver {driver()}")
+
+
+def driver():
+    """Return the version of the NVIDIA driver, or "unknown" where nvidia-smi does not say it."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.split()[0] if said.split() else "unknown"
 
 
 def engine():

@@ -49,6 +49,23 @@ def test_a_card_is_named_with_what_it_computes_in(monkeypatch, card, said):
     assert said in verdict(doctor.gpu)[1]
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo 580.82.07; echo 580.82.07", "580.82.07"), ("exit 9", "unknown"), ("", "unknown")],
+    ids=["two cards", "no answer", "nothing said"],
+)
+def test_the_driver_is_what_nvidia_smi_says(monkeypatch, tmp_path, script, said):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\n{script}\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with_card(monkeypatch)
+    assert verdict(doctor.gpu)[1].endswith(f"computes in float16, driver {said}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(install, "device", lambda: "cuda")
+    assert f"an NVIDIA driver is here ({said})" in verdict(doctor.gpu)[1]
+
+
 def test_a_card_that_torch_does_not_see_is_a_problem(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(install, "device", lambda: "cuda")

@@ -157,8 +157,9 @@ def _free_port():
 def engine(folder, **options):
     """Start a plain vLLM engine in this process, to serve a saved model; `release` frees it.
 
-    options    for vllm.LLM, over `engine_defaults()`; 1 GiB for keys and values on a GPU, where vLLM
-               would ask for 92% of a memory that this process has a share of already
+    options    for vllm.LLM, over `engine_defaults()`; 1 GiB for keys and values on a GPU. There vLLM
+               also asks before it starts that 92% of the memory be free, which it is not in a process
+               that holds models; here it asks for a tenth
     """
     with _contained():
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
