@@ -44,14 +44,6 @@ def ways():
     return found
 
 
-def tiny(folder, **architecture):
-    """Save an untrained tiny model of any size: its speed is that of a trained one."""
-    tok = model.tokenizer()
-    model.build(tok, **architecture).save_pretrained(folder)
-    tok.save_pretrained(folder)
-    return folder
-
-
 def measure(folder, way, steps=5, batch=64, completion=32, engine=None):
     """Make one short QLoRA run of GRPO from the model in `folder`; returns its row."""
     gpu = torch.cuda.is_available()
@@ -133,7 +125,7 @@ def main(argv=None):
         if args.out:
             Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
         return
-    folder = args.model or tiny(tempfile.mkdtemp(), **SHAPES.get(args.shape, {}))
+    folder = args.model or model.save_untrained(tempfile.mkdtemp(), **SHAPES.get(args.shape, {}))
     rows = [measure(folder, way, args.steps, args.batch, args.completion) for way in ways()]
     gpu = torch.cuda.is_available()
     result = {

@@ -180,11 +180,11 @@ def _pair(tasks, a, b, kinds):
 
 def measure(steps=6):
     """Measure what `python -m lab.bench --cpu` prints: the processor, and seconds per step by stage and part."""
-    from lab import bench, recipes, runs
+    from lab import model, recipes, runs
 
     stages = base(steps)
     with tempfile.TemporaryDirectory() as folder:
-        bench.tiny(folder)
+        model.save_untrained(folder)
         for name in ("sft", "dpo", "grpo"):
             stages[name] = stage(name, folder, steps)
     counts = {"base": recipes.load("base", "tiny")["pretrain"]["steps"]}

@@ -13,7 +13,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab import bench, tasks, vllm
+from lab import model, tasks, vllm
 
 SIZES = (
     {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 2},
@@ -28,7 +28,7 @@ def measure(completions=64, tokens=32, **architecture):
 
     returns   parameters, generate_s, vllm_s, start_s, pays_after
     """
-    folder = bench.tiny(tempfile.mkdtemp(), **architecture)
+    folder = model.save_untrained(tempfile.mkdtemp(), **architecture)
     gpu = torch.cuda.is_available()
     kind = vllm.sixteen_bits() if gpu else torch.float32
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()

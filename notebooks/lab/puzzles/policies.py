@@ -118,7 +118,7 @@ clip = Puzzle(
     title="the clip of PPO and GRPO",
     minutes=8,
     stars=2,
-    idea="the clip takes away what is to gain, and never forgives: a bad token that got likelier is pushed in full",
+    idea="the clip limits what is to gain and not what is to lose: a bad token that got likelier keeps its whole gradient",
     task=r"""The loss of each token, $-\min\left(wA,\ \text{clip}(w, 1-\epsilon, 1+\epsilon)\,A\right)$,
 for ratios $w$ $(B,T)$ and one advantage for each completion $(B,)$. Before you write: fill in the four
 cases by hand, $w = 0.5$ and $1.5$ with $A = 1$ and $-1$.""",
@@ -179,7 +179,7 @@ reductions = Puzzle(
     title="four means of one loss",
     minutes=8,
     stars=2,
-    idea="with grpo a token of a long answer weighs less, so a long wrong answer is punished less per token",
+    idea="with grpo a token of a long answer weighs less, so a long wrong answer is penalised less per token",
     task=r"""The losses of the tokens $(B,T)$ become one number in four ways of TRL: **grpo**, the mean
 over completions of each one's own mean; **bnpo**, the mean over the counted tokens here; **dapo**, the
 sum over the counted tokens of the *whole* batch, `num_items_in_batch`, of which this is a part;
@@ -603,7 +603,7 @@ generalised_advantage = Puzzle(
     title="generalised advantage estimation",
     minutes=10,
     stars=3,
-    idea="lambda 0 trusts the critic, lambda 1 the rewards that came",
+    idea="lambda 0 relies on the critic's next value, lambda 1 on the rewards that were received",
     task=r"""From the rewards and a critic's values of one completion's $T$ tokens, with the value 0
 after the end: $\delta_t = r_t + \gamma V_{t+1} - V_t$ and $A_t = \delta_t + \gamma\lambda A_{t+1}$.""",
     answer=gae_advantages,

@@ -355,7 +355,7 @@ labelled = Puzzle(
     title="the loss of KTO",
     minutes=8,
     stars=2,
-    idea="a label for each answer instead of pairs: gains and losses are felt against a common baseline",
+    idea="a label for each answer instead of pairs: gains and losses are measured against a common baseline",
     task=r"""With $u = \log p_\theta - \log p_{ref}$ and the baseline $z$ (`kl`), an answer with label 1
 gains $\sigma(\beta(u-z))$, one with label 0 gains $\sigma(\beta(z-u))$. The loss is the mean of one
 minus what is gained.""",
