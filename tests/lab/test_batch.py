@@ -21,6 +21,13 @@ def test_the_wanted_tokens_are_those_of_the_whole_batch():
     # 1e-5: float32 logits of order 1 in two batch shapes.
     np.testing.assert_allclose(batch.token_logps(plain, inputs), whole * counts, atol=1e-5)
     counts = counts * (np.arange(8) > 3)
-    found = batch.token_logps(plain, inputs, counts)
+    shapes = []
+
+    def noted(input_ids):
+        shapes.append(tuple(input_ids.shape))
+        return plain(input_ids=input_ids)
+
+    found = batch.token_logps(noted, inputs, counts)
+    assert shapes == [(1, 9), (1, 6), (1, 9)]  # one row at a time, without its padding
     np.testing.assert_allclose(found, whole * counts, atol=1e-5)
     assert (found[counts == 0] == 0).all() and (found[counts == 1] < 0).all()

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from lab import loaders, model, validate
+from lab import loaders, model, recipes, validate, verified
 
 from rewards import accuracy_reward, check_golds, format_reward
 
@@ -140,6 +140,16 @@ def test_worked_solutions_become_answers_that_earn_both_rewards():
     assert not any("<<" in text or "####" in text for text in said)
     assert all(row["prompt"][0]["content"] == loaders.SYSTEM for row in rows)
     assert validate.validate(rows, "sft", model.tokenizer(), 4096)["rows"] == len(said)
+
+
+@pytest.mark.parametrize("profile", recipes.LONG)
+def test_sft_of_a_gpu_profile_teaches_what_every_reward_of_grpo_pays(profile):
+    """After chats without a tag GRPO has nothing to start from, and `lab.guards` stops it."""
+    name = recipes.load("sft", profile)["data"]["name"]
+    rows, golds = load(name, stage="sft"), list(load(name)["solution"])
+    said = [row["completion"] for row in rows]
+    for reward in verified.rewards(recipes.load("grpo", profile)):
+        assert reward(completions=said, solution=golds) == [1.0] * len(said)
 
 
 def test_a_worked_solution_without_its_last_line_is_refused():

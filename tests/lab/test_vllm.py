@@ -14,6 +14,7 @@ import subprocess
 import sys
 import weakref
 from functools import cache
+from types import SimpleNamespace
 
 import bitsandbytes as bnb
 import numpy as np
@@ -442,6 +443,28 @@ def test_a_bfloat16_engine_shows_a_growing_defect_as_well(tiny, defect, kind):
     lab_vllm.release(built)
 
 
+class NeverTheAdapter(lab_vllm.Generation):
+    """Every sync brings the base alone, the first one too."""
+
+    def weights(self):
+        with self.model.disable_adapter():
+            yield from lab_vllm.merged_weights(self.model)
+
+
+def test_16_bits_do_not_take_the_gap_of_a_wrong_first_sync_for_rounding(tiny):
+    """What rounding explains is measured without the engine, so the first generation is judged too."""
+    model = load(tiny, "qlora")
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if "lora_B" in name:  # an adapter that an earlier stage has trained
+                param.normal_(std=0.02)
+    options = {"engine": {"dtype": "bfloat16"}, "generation": NeverTheAdapter}
+    built = trainer(tiny, "qlora", model=model, **options)
+    with pytest.raises(lab_vllm.SamplerGap, match="step 0: "):
+        built.train()
+    lab_vllm.release(built)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_head_that_is_not_packed_again_stops_the_run_where_it_is_packed_at_all(tiny, dtype):
     """Whether a CPU engine packs the head depends on its processor, so the engine is asked."""
@@ -607,6 +630,15 @@ def test_no_gap_without_the_trainer_s_own_log_probs(tiny):
 def test_server_mode_is_refused(tiny):
     with pytest.raises(ValueError, match="vllm_mode='colocate'"):
         trainer(tiny, "full", args={"vllm_mode": "server"})
+
+
+@pytest.mark.parametrize("parted", ["is_fsdp", "is_zero3"])
+def test_weights_in_parts_are_refused_by_name(parted):
+    built = object.__new__(lab_vllm.Generation)
+    built.mode = "colocate"
+    built._dist = SimpleNamespace(**{"is_fsdp": False, "is_zero3": False} | {parted: True})
+    with pytest.raises(ValueError, match="neither FSDP nor DeepSpeed ZeRO-3"):
+        built._init_vllm()
 
 
 def test_the_seed_decides_the_samples(run, tiny):
