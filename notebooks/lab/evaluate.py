@@ -10,6 +10,8 @@ Source    Wilson, "Probable inference", JASA 22 (1927): the interval of a propor
           pass@k: Chen et al., arXiv 2107.03374
 """
 
+import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -156,7 +158,15 @@ def score(model, tok, recipe, **changes):
     if "name" not in options:
         return evaluate(model, tok, **options)
     lengths = {key: options[key] for key in ("max_new_tokens", "seed") if key in options}
-    return verified.of(options["name"]).score(model, tok, heldout(recipe, **changes), **lengths)
+    rows = heldout(recipe, **changes)
+    scores = verified.of(options["name"]).score(model, tok, rows, **lengths)
+    return scores | {"heldout_hash": rows_hash(rows)}
+
+
+def rows_hash(rows):
+    """Return a hash of the problems, in their order: two scores with the same one are of the same problems."""
+    content = json.dumps([list(rows["prompt"]), list(rows["solution"])])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def heldout(recipe, n=None, seed=0, **_):
@@ -167,8 +177,12 @@ def heldout(recipe, n=None, seed=0, **_):
         return tasks.grpo_dataset(n, seed=seed, split="heldout")
     from lab import loaders
 
-    where = {key: options[key] for key in ("split", "revision") if key in options}
-    return loaders.load(options["name"], "grpo", n=n, seed=seed, **where)
+    return loaders.load(options["name"], "grpo", n=n, seed=seed, **_where(options))
+
+
+def _where(options):
+    """Arguments of `lab.loaders.load` that say which rows are held out."""
+    return {key: options[key] for key in ("split", "revision", "path") if key in options}
 
 
 def example(recipe):
@@ -178,7 +192,7 @@ def example(recipe):
         return tasks.prompt(38, 47), tasks.completion(38, 47, "terse")
     from lab import loaders
 
-    row = loaders.load(options["name"], "sft", split=options["split"], n=1)[0]
+    row = loaders.load(options["name"], "sft", n=1, **_where(options))[0]
     return row["prompt"], row["completion"][0]["content"]
 
 

@@ -37,7 +37,7 @@ KEYS = {
     "data": {"n": int, "samples": int, "carry_error": float, "name": str, "options": dict},
     "evaluate": {
         **dict.fromkeys(("n", "pass_n", "max_new_tokens"), int),
-        **dict.fromkeys(("name", "split", "revision"), str),
+        **dict.fromkeys(("name", "split", "revision", "path"), str),
     },
     "architecture": dict.fromkeys(("hidden_size", "intermediate_size", "layers", "heads"), int),
     "pretrain": {

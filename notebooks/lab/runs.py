@@ -99,6 +99,8 @@ def save_manifest(recipe, base_model, history, wall_s, scores):
         "stage": recipe["stage"],
         "profile": recipe["profile"],
         "base_model": base_model,
+        "data": recipe.get("data"),  # with the commit of a data set on the hub
+        "evaluate": recipe.get("evaluate"),
         "seed": recipe["seed"],
         "recipe_hash": recipes.fingerprint(recipe),
         "code_hash": sources.of_a_stage(),

@@ -1,13 +1,15 @@
 """Scores on held-out problems: the interval, and a sampler that leaves no trace."""
 
 import copy
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from lab import evaluate, model, tasks
+from lab import evaluate, model, recipes, tasks
 from lab.evaluate import wilson
 
 
@@ -210,6 +212,43 @@ def test_rows_of_a_data_set_are_judged_strictly_and_leniently(monkeypatch):
     assert scores["lenient_accuracy"] == scores["ended_rate"] == 0.75
     assert scores["format_rate"] == 0.5
     assert scores["verdicts"] == [True, False, False, False] and scores["greedy_correct"] == 1
+
+
+GSM8K = {"name": "openai/gsm8k", "path": str(Path(__file__).parent / "data" / "gsm8k.jsonl")}
+
+
+def test_held_out_rows_of_a_file_are_scored_and_named_by_a_hash(untrained):
+    """A copy of the data set on this machine; the hash shows that two stages had the same problems."""
+    recipe = {"stage": "sft", "evaluate": GSM8K | {"n": 2, "max_new_tokens": 4}}
+    recipes.check(recipe, "a recipe")
+    asked = [row["prompt"][-1]["content"] for row in evaluate.heldout(recipe)]
+    written = [
+        json.loads(line)["question"] for line in Path(GSM8K["path"]).read_text().splitlines()
+    ]
+    assert len(asked) == 2 and set(asked) <= set(written)
+    prompt, right = evaluate.example(recipe)
+    assert prompt[-1]["content"] in written and right.startswith("<think>")
+    first, again = (evaluate.score(*untrained, recipe) for _ in range(2))
+    assert first["heldout_n"] == 2 and first["heldout_hash"] == again["heldout_hash"]
+    assert evaluate.score(*untrained, recipe, seed=3)["heldout_hash"] != first["heldout_hash"]
+
+
+def test_every_held_out_row_is_of_the_commit_that_the_recipe_names(monkeypatch):
+    from lab import loaders
+
+    asked = []
+
+    def load(name, stage, **options):
+        asked.append((stage, options["split"], options["revision"]))
+        said = [{"role": "assistant", "content": "4"}]
+        return [{"prompt": [], "completion": said, "solution": "4"}]
+
+    monkeypatch.setattr(loaders, "load", load)
+    recipe = recipes.load("sft", "t4")
+    evaluate.heldout(recipe)
+    evaluate.example(recipe)
+    pin = recipe["evaluate"]["revision"]
+    assert asked == [("grpo", "test", pin), ("sft", "test", pin)]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,18 @@ def test_a_manifest_names_the_card_and_its_peak(monkeypatch, tmp_path):
     assert (kept["gpu"], kept["peak_gpu_mb"]) == ("Tesla T4", 3072)
 
 
+@pytest.mark.parametrize("profile", recipes.LONG)
+def test_a_manifest_names_the_commit_of_its_data(monkeypatch, tmp_path, profile):
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    for stage in recipes.STAGES:
+        recipe = recipes.load(stage, profile)
+        runs.clear(recipe)
+        kept = runs.save_manifest(recipe, "a model", [], 1.0, {})
+        assert re.fullmatch("[0-9a-f]{40}", kept["evaluate"]["revision"])
+        if stage != "base":
+            assert re.fullmatch("[0-9a-f]{40}", kept["data"]["options"]["revision"])
+
+
 def test_the_tests_take_the_tiny_profile_on_a_machine_with_a_card():
     """Its own profile has its model and data on the hub, which the tests do not ask."""
     shown = subprocess.run(

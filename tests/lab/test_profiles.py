@@ -77,9 +77,11 @@ def test_every_stage_is_scored_strictly_and_leniently_on_the_same_held_out_probl
     chain, home, profile
 ):
     chain(profile)
+    problems = set()
     for stage in recipes.STAGES:
         folder = home / "runs" / f"{stage}_{profile}"
         found = json.loads((folder / "manifest.json").read_text())
+        problems.add(found["heldout_hash"])
         n = standins.EVALUATED["n"]
         assert found["profile"] == profile and found["heldout_n"] == n
         assert found["heldout_ci95"][0] <= found["heldout_accuracy"] <= found["heldout_ci95"][1]
@@ -87,6 +89,7 @@ def test_every_stage_is_scored_strictly_and_leniently_on_the_same_held_out_probl
         verdicts = json.loads((folder / "verdicts.json").read_text())
         assert len(verdicts) == n and sum(verdicts) == found["greedy_correct"]
         assert "verdicts" not in found
+    assert len(problems) == 1
 
 
 def sections(notebook):
