@@ -3,8 +3,8 @@
     import reference_math
     reference_math.find("GSPO")     the function, its arguments, the paper, the proof, the lesson
 
-README.md, the lazy attributes of the package, the contract tests (tests/laws/test_contract.py), the
-parity cases (tests/parity/test_catalogue.py) and the plain rows of `conformance` come from this list.
+README.md, the contract tests (tests/laws/test_contract.py), the parity cases
+(tests/parity/test_conformance.py) and the plain rows of `conformance` come from this list.
 No method module imports it.  Proof   tests/laws/test_contract.py, tests/laws/test_catalogue.py
 """
 

@@ -178,6 +178,7 @@ def as_html(records: Sequence[Record]) -> str:
     departures = "".join(
         f"<tr><td>{html.escape(d['objective'])}<td>{html.escape(d['option'])}"
         f"<td>{html.escape(d['departure'])}<td>{html.escape(d['source'])}"
+        f"<td>{'<br>'.join(d['proof'])}"
         for d in DEPARTURES
     )
     return f"""<!doctype html><meta charset=utf-8><title>Conformance</title><style>
@@ -188,7 +189,7 @@ border-bottom:1px solid #ddd;text-align:left}} .fine{{color:#063}} .loose{{color
 <p>Relative error of value / gradient: the largest difference over the largest number.</p>
 <table><tr>{head}{body}</table>
 <h1>Where a library departs from the paper, or from what a name suggests</h1>
-<table><tr><th>objective<th>option<th>departure<th>paper{departures}</table>
+<table><tr><th>objective<th>option<th>departure<th>paper<th>tests, in tests/parity{departures}</table>
 """
 
 

@@ -1,5 +1,6 @@
 """The conformance report and `check`: planted conventions are named, and what is right agrees."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -587,6 +588,18 @@ def test_a_departure_is_of_an_objective_of_the_matrix_or_of_a_module():
     objectives |= {path.stem for path in Path(reference_math.__file__).parent.glob("*.py")}
     assert {name for d in DEPARTURES for name in d["objective"].split(", ")} <= objectives
     assert all(d["option"] and d["departure"].endswith(".") for d in DEPARTURES)
+
+
+def test_each_departure_names_the_tests_that_pin_it_down():
+    folder = Path(__file__).parent
+    for departure in DEPARTURES:
+        assert departure["proof"], departure
+        for name in departure["proof"]:
+            file, _, test = name.partition("::")
+            defined = [
+                f.name for f in ast.parse((folder / file).read_text()).body if hasattr(f, "name")
+            ]
+            assert test.startswith("test_") and test in defined, name
 
 
 def test_importing_it_brings_in_no_torch():
