@@ -9,13 +9,14 @@ machine lacks (vLLM, a GPU) says so in the result, and the next one starts. The 
 
     result.json    card, driver, versions, date; of each step its command, status, seconds and figures
     NAME.log       what a step printed
-    peak.png       peak memory of each stage, with what lab.memory expects beside it
+    peak.png       peak memory of each stage
 
 Steps, most telling first: `card`, `parity` (pytest -m gpu tests/parity), `head` (memory and time of the
 token log-probs, float32 and bfloat16), `stages` (SFT, DPO and GRPO by the a100 and t4 recipes on a random
 model of Qwen2.5-0.5B's shape, without vLLM), `chain` (lessons 00 to 04 by the same profiles, on the
-stand-ins of lab.standins), `engine` (tests/lab/test_vllm.py), `sampler` (GRPO steps
-with vLLM; the gap in float32, bfloat16 and float16), `lessons` (03 and 04 with this machine's profile).
+stand-ins of lab.standins), `engine` (tests/lab/test_vllm.py), `sampler` (GRPO steps of one workload with
+generate, with vLLM and with its two sleep levels in bfloat16; the gap in float32 and float16 too), `lessons`
+(03 and 04 with this machine's profile, whose stages have to stand in LAB_RUNS).
 """
 
 import argparse
@@ -106,21 +107,23 @@ def engine(out, small):
     return [("engine", 900, command, {}, "engine.xml")]
 
 
+# Qwen2-0.5B's shape, 8 completions of a prompt, 512 tokens, accumulation 16.
+WORKLOAD = ["--batch", "8", "--accumulation", "16", "--completion", "512"]
+
+
 def sampler(out, small):
     needs_vllm()
+    profile = "tiny" if small else "a100"
+    sizes = ["--small", "--steps", "2"] if small else [*WORKLOAD, "--steps", "3"]
+    ways = {"bfloat16": "vllm" if small else "generate,vllm,sleep 1,sleep 2", "float32": "vllm"}
+    ways |= {} if small else {"float16": "vllm"}  # a CPU has no autocast to it
     runs = []
-    for profile in ("tiny",) if small else ("a100", "t4"):
-        name = f"sampler-{profile}.json"
-        command = [PYTHON, f"{HERE}/stages.py", profile, "--json", str(out / name)]
-        command += [
-            "--stages",
-            "grpo",
-            "--ways",
-            "vllm",
-            *(["--small", "--steps", "2"] if small else []),
-        ]
+    for dtype, asked in ways.items():
+        name = f"sampler-{dtype}.json"
+        command = [PYTHON, f"{HERE}/stages.py", profile, "--json", str(out / name), *sizes]
+        command += ["--stages", "grpo", "--dtype", dtype, "--ways", asked]
         environment = {"LAB_RUNS": str(out / "runs" / profile)}  # over the adapters of `stages`
-        runs.append((f"sampler-{profile}", 480, command, environment, name))
+        runs.append((f"sampler-{dtype}", 480, command, environment, name))
     return runs
 
 
@@ -270,14 +273,27 @@ def summary(result):
             )
     lines += _of_lessons([r for r in result["steps"] if r["label"].startswith("lesson-")])
     benched = [f for f in steps.values() if "profile" in f and "rows" in f]
-    stages = [(f["profile"], row) for f in benched for row in f["rows"]]
-    for profile, row in stages:
-        way = "" if row["way"] == "recipe" else f", {row['way']}"
-        lines.append(
-            f"| a step of {row['stage'].upper()}, {profile} recipe{way}, Qwen2.5-0.5B's shape, full rows | "
-            f"{row['step_s']:.1f} s, peak memory {row['peak_mb'] / 1024:.1f} GiB |"
+    return lines + [_of_a_stage(figures, row) for figures in benched for row in figures["rows"]]
+
+
+def _of_a_stage(figures, row):
+    way = "" if row["way"] == "recipe" else f", {row['way']}"
+    what = f"a step of {row['stage'].upper()}, {figures['profile']} recipe{way}"
+    if "error" in row:
+        return f"| {what} | {row['error'].partition(':')[0]} |"
+    args = row["args"]
+    sizes = "full rows"
+    if figures.get("batch"):
+        sizes = (
+            f"{args['max_completion_length']} tokens, {args['gradient_accumulation_steps']} times "
+            f"{args['per_device_train_batch_size']} completions"
         )
-    return lines
+    dtype = f", {figures['dtype']}" if figures.get("dtype") else ""
+    gap = f", gap {row['gap_mean']:.1e} nats per token" if "gap_mean" in row else ""
+    return (
+        f"| {what}, Qwen2.5-0.5B's shape{dtype}, {sizes} | "
+        f"{row['step_s']:.1f} s, peak memory {row['peak_mb'] / 1024:.1f} GiB{gap} |"
+    )
 
 
 def _of_lessons(records):
@@ -328,10 +344,14 @@ def gpu_is_here():
     return torch.cuda.is_available()
 
 
+def _way(figures, row):
+    return ", ".join(filter(None, (row["way"], figures.get("dtype"))))
+
+
 def picture(result, out):
     """peak.png: the peak of each stage that was measured on a GPU."""
     rows = [
-        (f"{row['stage']}, {step['figures']['profile']}\n{row['way']}", row)
+        (f"{row['stage']}, {step['figures']['profile']}\n{_way(step['figures'], row)}", row)
         for step in result["steps"]
         if "rows" in step.get("figures", {}) and "profile" in step["figures"]
         for row in step["figures"]["rows"]

@@ -17,9 +17,13 @@ One row a stage and way, in the order of the chain, each adapter going on into t
     adapters                 dtypes of what the optimizer moves
     moved                    share of lora_A's entries that a step moved, the least of any layer
     compute                  autocast's dtype
+    gap_mean, sync_s         GRPO with vLLM: nats per token between engine and trainer, the worst of the
+                             steps; seconds of a sync, the median
+"sleep 1" and "sleep 2" are vLLM with its sleep mode between generations: weights parked, or dropped.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -32,9 +36,18 @@ parser.add_argument("profile", choices=("tiny", "t4", "a100"))
 parser.add_argument("--small", action="store_true", help="the tiny model, a few short rows")
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--stages", default="sft,dpo,grpo")
-parser.add_argument("--ways", default="recipe,generate", help="also: no-checkpointing, vllm")
+parser.add_argument(
+    "--ways", default="recipe,generate", help="also: no-checkpointing, vllm, sleep 1, sleep 2"
+)
+parser.add_argument(
+    "--dtype", choices=("float32", "bfloat16", "float16"), help="instead of the recipe's"
+)
+parser.add_argument("--batch", type=int, help="rows of a micro-batch, instead of the recipe's")
+parser.add_argument("--accumulation", type=int, help="micro-batches of a step")
+parser.add_argument("--completion", type=int, help="tokens of a completion at most, GRPO")
 parser.add_argument("--json", help="write the rows to this file after each stage")
 OPTIONS = parser.parse_args() if __name__ == "__main__" else None
+CHANGES = ("dtype", "batch", "accumulation", "completion")
 
 if OPTIONS:
     # Set it to measure one stage in a process of its own over the adapters that others left.
@@ -113,6 +126,23 @@ def recipe_of(stage, profile, folder, steps, small):
     return recipe
 
 
+def changed(recipe, dtype=None, batch=None, accumulation=None, completion=None):
+    """The recipe in another dtype, and with other sizes; what is None stays."""
+    args, stage = dict(recipe["args"]), recipe["stage"]
+    if dtype:
+        args |= {"fp16": dtype == "float16", "bf16": dtype == "bfloat16"}
+        four = recipe["quantization"] | {"bnb_4bit_compute_dtype": dtype}
+        recipe = recipe | {"dtype": dtype, "quantization": four}
+    args["per_device_train_batch_size"] = batch or args["per_device_train_batch_size"]
+    if accumulation:
+        args["gradient_accumulation_steps"] = accumulation
+        args |= {"steps_per_generation": accumulation} if stage == "grpo" else {}
+    if completion and stage == "grpo":
+        args["vllm_max_model_length"] += completion - args["max_completion_length"]
+        args["max_completion_length"] = completion
+    return recipe | {"args": args}
+
+
 def rows_of(recipe, tok):
     """Rows of exactly max_length tokens (one a byte), enough for the steps."""
     stage, args = recipe["stage"], recipe["args"]
@@ -166,8 +196,14 @@ def measure(recipe, way, tok):
     recipe["args"]["gradient_checkpointing"] &= way != "no-checkpointing"
     options = {}
     if stage == "grpo":
-        recipe["args"]["use_vllm"] = way == "vllm"
+        recipe["args"]["use_vllm"] = way != "generate"
         options["reward_funcs"] = [spread]
+        if OPTIONS.dtype:
+            options["engine"] = {"dtype": OPTIONS.dtype}
+        if way.startswith("sleep"):
+            recipe["args"]["vllm_enable_sleep_mode"] = True
+            level = int(way.removeprefix("sleep "))
+            options["generation"] = functools.partial(vllm.Generation, sleep_level=level)
     policy, tok = train.load(recipe)
     row = {"stage": stage, "way": way, "loaded_mb": allocated_mb()}
     built = train.trainer(recipe, policy, tok, rows_of(recipe, tok), **options)
@@ -186,6 +222,13 @@ def measure(recipe, way, tok):
     moved = [(p != before[n]).float().mean().item() for n, p in adapters.items() if "lora_A" in n]
     row["moved"] = round(min(moved), 4)
     row["compute"] = built.accelerator.mixed_precision
+    log = built.state.log_history
+    gaps, syncs = (
+        [entry[f"sampling/{name}"] for entry in log if f"sampling/{name}" in entry]
+        for name in ("gap_mean", "sync_s")
+    )
+    if gaps:
+        row |= {"gap_mean": float(f"{max(gaps):.2g}"), "sync_s": round(statistics.median(syncs), 4)}
     row["args"] = recipe["args"]
     row["log"] = [entry for entry in built.state.log_history if "loss" in entry]
     policy.save_pretrained(runs.folder(recipe))
@@ -196,7 +239,8 @@ def measure(recipe, way, tok):
 
 def ways_of(stage):
     """Of the ways asked for, those that this stage has: GRPO samples, the others do not."""
-    has = ("generate", "vllm") if stage == "grpo" else ("recipe", "no-checkpointing")
+    sampled = ("generate", "vllm", "sleep 1", "sleep 2")
+    has = sampled if stage == "grpo" else ("recipe", "no-checkpointing")
     return [way for way in OPTIONS.ways.split(",") if way in has]
 
 
@@ -207,10 +251,12 @@ def main():
     card = runs.gpu()["gpu"]
     total = torch.cuda.get_device_properties(0).total_memory / 2**20 if card else None
     result = {"profile": OPTIONS.profile, "small": OPTIONS.small, "gpu": card, "total_mb": total}
+    result |= {name: getattr(OPTIONS, name) for name in CHANGES}
     result |= {"versions": runs.versions(), "commit": runs.commit(), "rows": []}
     for stage in OPTIONS.stages.split(","):
         for way in ways_of(stage):
             recipe = recipe_of(stage, OPTIONS.profile, folder, OPTIONS.steps, OPTIONS.small)
+            recipe = changed(recipe, **{name: getattr(OPTIONS, name) for name in CHANGES})
             try:
                 row = measure(recipe, way, tok)
             except Exception as error:  # noqa: BLE001 - a stage that fails must not hide the next one's figures

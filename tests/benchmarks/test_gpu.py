@@ -7,16 +7,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab import recipes
 
 SCRIPT = Path(__file__).parent / "gpu.py"
 
 
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
 @pytest.fixture
 def gpu():
-    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module("gpu")
+
+
+@pytest.fixture
+def stages():
+    return module("stages")
 
 
 def step(label, code, limit_s=60, figures="none.json"):
@@ -77,14 +87,21 @@ def test_without_a_gpu_it_says_how_to_try_it(gpu, monkeypatch, capsys):
     assert "--small" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A folder with the result of three steps of the tiny model."""
+    out = tmp_path_factory.mktemp("gpu")
+    assert module("gpu").main(["--small", "--out", str(out), "--only", "card,stages,sampler"]) == 0
+    return out
+
+
 @pytest.mark.slow
-def test_the_stages_of_a_tiny_model_are_measured_in_order(gpu, tmp_path):
-    assert gpu.main(["--small", "--out", str(tmp_path), "--only", "card,stages"]) == 0
-    card, stages = json.loads((tmp_path / "result.json").read_text())["steps"]
+def test_the_stages_of_a_tiny_model_are_measured_in_order(measured):
+    card, stages = json.loads((measured / "result.json").read_text())["steps"][:2]
     assert card["status"] == stages["status"] == "done"
     assert card["figures"]["versions"]["torch"]
-    text = (tmp_path / "result.json").read_text()
-    assert str(tmp_path) not in text and str(ROOT) not in text and "OUT/card.json" in text
+    text = (measured / "result.json").read_text()
+    assert str(measured) not in text and str(ROOT) not in text and "OUT/card.json" in text
     rows = stages["figures"]["rows"]
     assert [(row["stage"], row["way"]) for row in rows] == [
         ("sft", "recipe"),
@@ -93,6 +110,44 @@ def test_the_stages_of_a_tiny_model_are_measured_in_order(gpu, tmp_path):
     ]
     for row in rows:
         assert row["step_s"] > 0 and row["adapters"] == ["float32"] and row["moved"] > 0.9
+
+
+def test_the_sampler_is_measured_in_three_dtypes_and_by_every_way_on_one_workload(
+    gpu, stages, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gpu, "needs_vllm", lambda: None)
+    asked = [
+        stages.parser.parse_args(command[2:])
+        for _, _, command, _, _ in gpu.sampler(tmp_path, small=False)
+    ]
+    assert {options.dtype for options in asked} == {"float32", "bfloat16", "float16"}
+    assert all("vllm" in options.ways.split(",") for options in asked)
+    ways = {way for options in asked for way in options.ways.split(",")}
+    assert ways == {"generate", "vllm", "sleep 1", "sleep 2"}
+    for options in asked:
+        sizes = {name: getattr(options, name) for name in stages.CHANGES}
+        recipe = stages.changed(recipes.load("grpo", "a100"), **sizes)
+        args, four = recipe["args"], recipe["quantization"]["bnb_4bit_compute_dtype"]
+        assert args["per_device_train_batch_size"] == args["num_generations"] == 8
+        assert args["gradient_accumulation_steps"] == args["steps_per_generation"] == 16
+        assert args["max_completion_length"] == 512 < args["vllm_max_model_length"]
+        assert recipe["dtype"] == four == options.dtype
+        assert args["bf16"] == (four == "bfloat16") and args["fp16"] == (four == "float16")
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_the_gap_of_a_tiny_model_is_measured_by_dtype(gpu, measured):
+    steps = json.loads((measured / "result.json").read_text())["steps"]
+    found = {step["label"]: step["figures"]["rows"] for step in steps[2:]}
+    assert list(found) == ["sampler-bfloat16", "sampler-float32"]
+    [[coarse], [exact]] = found.values()
+    assert coarse["way"] == exact["way"] == "vllm"
+    assert 0 < 10 * exact["gap_mean"] < coarse["gap_mean"] < 0.05
+    assert min(row["sync_s"] for row in (coarse, exact)) > 0
+    named = {"dtype": "bfloat16", "profile": "tiny"}
+    said = gpu._of_a_stage(named, coarse | {"peak_mb": 512})
+    assert "bfloat16" in said and f"gap {coarse['gap_mean']:.1e} nats per token" in said
 
 
 ROOT = Path(__file__).parent.parent.parent

@@ -115,6 +115,24 @@ def test_a_recipe_that_names_an_adapter_needs_no_stage_before_it(small, tmp_path
     assert runs.manifest("sft") is None
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_adapter_goes_to_the_hub_where_the_recipe_asks_for_it(
+    small, tmp_path, monkeypatch, asked
+):
+    """Whole, as it was saved; from there a recipe's `adapter:` takes it on another machine."""
+    monkeypatch.setenv("LAB_RUNS", str(shutil.copytree(runs.root(), tmp_path / "runs")))
+    recipe, pushed = recipes.load("sft", "tiny"), []
+    built = train.trainer(recipe)
+    built.args.push_to_hub = asked  # given to TRL's config it would ask the hub at once
+    built.push_to_hub = lambda: pushed.append(sorted(path.name for path in folder.iterdir()))
+    monkeypatch.setattr(train.evaluate, "score", lambda *_: {})
+    folder = runs.clear(recipe)
+    train._save(built, recipe, folder, began=0.0)
+    assert bool(pushed) == asked
+    for names in pushed:
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(names)
+
+
 def test_weights_load_where_the_process_computes(monkeypatch):
     on_cpu, on_gpu = {"args": {"use_cpu": True}}, {"args": {}}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
