@@ -3,9 +3,14 @@
 import importlib.util
 import json
 import re
+import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+from lab import runs
+
+from reference_math import _renamed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,13 +23,32 @@ def build():
     return module
 
 
-def test_every_lesson_and_every_module_of_the_core_has_a_page(build):
+def test_every_lesson_has_a_page(build):
     pages = build.pages()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         assert pages[f"notebooks/{path.name}"] == f"lessons/{path.name}"
-    for path in (ROOT / "reference_math").glob("[a-z]*.py"):
-        assert f"reference_math/{path.name}" in pages
     assert all((ROOT / file).exists() for file in pages)
+
+
+def test_every_module_of_every_package_has_a_page_and_no_old_name_has_one(build):
+    """What pyproject.toml packs, each in its own group of the navigation; a module with _ is private."""
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = set(packed["packages"]) - {"lab.recipe_files"}  # YAML
+    assert packages == set(build.PACKAGES.values())
+    pages, expected = build.pages(), set()
+    for package in packages:
+        folder = package.replace("lab", packed["package-dir"]["lab"]).replace(".", "/")
+        expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).glob("[!_]*.py")}
+        assert pages[f"{folder}/__init__.py"] == f"api/{package}.md"
+    old = {f"reference_math/{name}.py" for name in _renamed.MODULES}
+    assert old < expected and expected - set(pages) == old
+    of_modules = [page for page in pages.values() if page.startswith("api/")]
+    assert len(set(of_modules)) == len(of_modules) == len(expected) - len(old) + len(packages)
+
+
+def test_a_signature_shows_types_by_their_names():
+    names = runpy.run_path(str(ROOT / "docs/site/conf.py"))["autodoc_type_aliases"]
+    assert {"ArrayLike", "Array", "Completions", "Tensor"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +88,15 @@ def test_every_page_of_the_project_can_be_gathered(build):
         for cell in json.loads(path.read_text())["cells"]:
             if cell["cell_type"] == "markdown":
                 build.relinked("".join(cell["source"]), f"notebooks/{path.name}")
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_lesson_is_run_for_its_page_only_where_nothing_has_to_be_trained(
+    build, monkeypatch, found
+):
+    monkeypatch.setattr(runs, "is_current", lambda recipe: found and recipe["stage"] == "grpo")
+    ran = [path.stem[:2] for path in build.lessons() if build.can_run(path)]
+    assert ran == ["05", "06", "07", *(["08"] if found else []), "pu"]
 
 
 def page(folder, name, body):

@@ -3,9 +3,10 @@
     python docs/site/build.py [--out build/site]
 
 What is gathered: README, the lessons and puzzles, glossary and teaching pages, the index of methods, a
-page for each module of reference_math and rewards, and the conformance report. Lessons are taken from
-notebooks/runs/notebooks, where `make lab` leaves its executed copies; one that is not there is run here
-if it needs no stage, and shown without outputs else. Nothing is fetched, and nothing in the site points
+page for each module of reference_math (the torch twins and the drivers of the libraries too), rewards and
+lab, and the conformance report. Lessons are taken from notebooks/runs/notebooks, where `make lab` leaves
+its executed copies; one that is not there is run here if it needs no stage or finds its stages, and shown
+without outputs else. Nothing is fetched, and nothing in the site points
 to a host for what a page needs: it reads offline from the file system.
 
 Afterwards every link and picture is looked up; a broken one stops the build.
@@ -22,6 +23,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from reference_math._renamed import MODULES as RENAMED
+
 ROOT = Path(__file__).resolve().parents[2]
 GITHUB = "https://github.com/posttraining-lab/posttraining-lab"
 PAGES = {  # file: page
@@ -32,6 +35,16 @@ PAGES = {  # file: page
     "rewards/POLICY.md": "rewards.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+}
+PACKAGES = {  # heading of the navigation: package, each of whose modules gets a page
+    "Methods": "reference_math",
+    "Torch twins": "reference_math.torch",
+    "Conformance": "reference_math.conformance",
+    "Rewards": "rewards",
+    "Lab": "lab",
+    "Lab: data": "lab.data",
+    "Lab: engine": "lab.engine",
+    "Lab: puzzles": "lab.puzzles",
 }
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#|data:)([^)\s#]+)(#[^)]*)?(\))")
 
@@ -48,18 +61,25 @@ def pictures():
 
 
 def modules():
-    """Names of the modules that get a page."""
-    found = [p for p in sorted((ROOT / "reference_math").glob("[a-z]*.py"))]
-    return [f"reference_math.{p.stem}" for p in found] + ["rewards"]
+    """{heading of the navigation: {module: its file}}, of all that get a page; an old name gets none."""
+    found = {}
+    for heading, package in PACKAGES.items():
+        top = ROOT / "notebooks" if package.startswith("lab") else ROOT
+        folder = top / package.replace(".", "/")
+        inside = {f"{package}.{p.stem}": p for p in sorted(folder.glob("[a-z]*.py"))}
+        found[heading] = {package: folder / "__init__.py"} | {
+            name: p for name, p in inside.items() if name.rpartition(".")[2] not in RENAMED
+        }
+    return found
 
 
 def pages():
     """{file of the project: page of the site}."""
     found = dict(PAGES)
     found |= {f"notebooks/{p.name}": f"lessons/{p.name}" for p in lessons()}
-    for name in modules():
-        file = f"{name.replace('.', '/')}.py" if "." in name else f"{name}/__init__.py"
-        found[file] = f"api/{name}.md"
+    for of_package in modules().values():
+        for name, file in of_package.items():
+            found[file.relative_to(ROOT).as_posix()] = f"api/{name}.md"
     return found
 
 
@@ -91,7 +111,7 @@ def executed(path):
     copy = ROOT / "notebooks" / "runs" / "notebooks" / path.name
     if copy.exists():
         return json.loads(copy.read_text(encoding="utf-8"))
-    if path.name[:2] in ("05", "06", "07") or path.name == "puzzles.ipynb":
+    if can_run(path):
         import nbformat
         from nbclient import NotebookClient
 
@@ -104,6 +124,15 @@ def executed(path):
     note = "*Shown without outputs: `make lab` had not run it where this page was built.*"
     notebook["cells"][0]["source"] += ["\n\n", note]
     return notebook
+
+
+def can_run(path):
+    """Whether a lesson needs no stage, or finds here the stages that it reads; nothing is trained for a page."""
+    if path.stem[:2] in ("05", "06", "07") or path.stem == "puzzles":
+        return True
+    from lab import recipes, runs
+
+    return path.stem[:2] == "08" and runs.is_current(recipes.load("grpo"))
 
 
 def gather(source):
@@ -126,7 +155,7 @@ def gather(source):
     (source / "pictures").mkdir()
     for path in pictures():
         shutil.copy(path, source / "pictures")
-    for name in modules():
+    for name in [name for of_package in modules().values() for name in of_package]:
         page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
         (source / "api" / f"{name}.md").write_text(page, encoding="utf-8")
     shutil.copy(Path(__file__).with_name("conf.py"), source / "conf.py")
@@ -145,8 +174,8 @@ def _contents(source):
     groups = {
         "Lessons": [f"lessons/{path.stem}" for path in lessons()],
         "Pages": [Path(p).stem for p in PAGES.values() if p != "index.md"],
-        "Modules": [f"api/{name}" for name in modules()],
     }
+    groups |= {heading: [f"api/{name}" for name in of] for heading, of in modules().items()}
     trees = [
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n\n"
         + "\n".join(names)
