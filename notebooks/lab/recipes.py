@@ -91,19 +91,21 @@ def for_a_server(recipe):
 
 
 def for_this_card(recipe):
-    """Return the recipe in bfloat16 where it says float16 for a T4 and the card has better: an L4, say.
+    """Return the recipe in the 16 bits that the card has: bfloat16 from compute capability 8 on, else float16.
 
-    float16 overflows above 65,504, and its loss has to be scaled; bfloat16 has neither trouble.
+    float16 overflows above 65,504, and its loss has to be scaled; bfloat16 has neither trouble. So an L4
+    takes the T4's recipe in bfloat16. A V100 of 32 GiB gets the A100's recipe, and has no bfloat16.
     """
-    if recipe.get("dtype") != "float16" or not torch.cuda.is_available():
+    if recipe.get("dtype") not in ("float16", "bfloat16") or not torch.cuda.is_available():
         return recipe
-    if torch.cuda.get_device_capability() < (8, 0):
+    half = "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
+    if recipe["dtype"] == half:
         return recipe
-    other = recipe | {"dtype": "bfloat16"}
+    other = recipe | {"dtype": half}
     if "quantization" in recipe:
-        other["quantization"] = recipe["quantization"] | {"bnb_4bit_compute_dtype": "bfloat16"}
+        other["quantization"] = recipe["quantization"] | {"bnb_4bit_compute_dtype": half}
     if "args" in recipe:
-        other["args"] = recipe["args"] | {"fp16": False, "bf16": True}
+        other["args"] = recipe["args"] | {"fp16": half == "float16", "bf16": half == "bfloat16"}
     return other
 
 

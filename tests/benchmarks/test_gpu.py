@@ -66,6 +66,19 @@ def test_no_step_starts_after_the_time_is_over(gpu, tmp_path, monkeypatch):
     assert record["status"].startswith("left out") and not (tmp_path / "late.log").exists()
 
 
+def test_everything_is_to_be_run_within_forty_minutes_and_what_tells_most_comes_first(
+    gpu, tmp_path, monkeypatch
+):
+    asked = []
+    nothing = {"command": "", "date": "", "steps": []}
+    monkeypatch.setattr(gpu, "measure", lambda *given: asked.append(given) or nothing)
+    assert gpu.main(["--small", "--out", str(tmp_path)]) == 0
+    [(names, out, small, minutes)] = asked
+    assert (out, small, minutes) == (tmp_path, True, 40)
+    order = ["card", "parity", "head", "stages", "chain", "engine", "sampler", "lessons"]
+    assert names == order == list(gpu.STEPS)
+
+
 def test_a_test_run_is_read_with_its_failures(gpu, tmp_path):
     (tmp_path / "test_x.py").write_text(
         "import pytest\ndef test_a(): assert 1 == 2, 'one is not two'\ndef test_b(): pass\n"

@@ -129,6 +129,21 @@ def test_an_l4_takes_the_t4_s_recipe_in_bfloat16(stage, monkeypatch):
     assert recipes.load(stage, "tiny").get("dtype") != "bfloat16"
 
 
+@pytest.mark.parametrize("stage", recipes.STAGES)
+def test_a_large_card_without_bfloat16_takes_the_a100_s_recipe_in_float16(stage, monkeypatch):
+    """A V100 of 32 GiB, or an RTX 8000: vLLM refuses bfloat16 there."""
+    own = recipes.load(stage, "a100")
+    a_card(monkeypatch, 31.7, (7, 0))
+    monkeypatch.delenv("LAB_PROFILE", raising=False)
+    assert recipes.profile() == "a100"
+    recipe = recipes.load(stage, "a100")
+    assert recipe["dtype"] == "float16" and "bfloat16" not in str(recipe)
+    if stage != "base":
+        assert recipe["args"]["fp16"] and not recipe["args"]["bf16"]
+        kept = {k: v for k, v in own["args"].items() if k not in ("bf16", "fp16")}
+        assert kept.items() <= recipe["args"].items()
+
+
 @pytest.mark.parametrize("profile", recipes.PROFILES)
 def test_every_chain_begins_with_weights(profile):
     recipe, stages = recipes.load("grpo", profile), ["grpo"]
