@@ -3,7 +3,11 @@
 `ax` draws into an existing axes; without it a figure of its own is made.
 """
 
+import base64
+import html
+import io
 import re
+import sys
 
 import matplotlib.pyplot as plt
 
@@ -145,6 +149,22 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"
     plt.colorbar(scale, ax=ax, label=label, fraction=0.02, pad=0.01)
     ax.set_title(title, loc="left", fontweight="bold")
     plt.tight_layout()
+
+
+def show_with_alt(figure, words):
+    """Show a figure in a notebook with a text for whoever does not see it, and close it; print the text elsewhere."""
+    if "ipykernel" not in sys.modules:
+        print(words)
+    else:
+        from IPython.display import HTML, display
+
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+        png, alt = base64.b64encode(file.getvalue()).decode(), html.escape(words, quote=True)
+        display(
+            HTML(f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{png}">')
+        )
+    plt.close(figure)
 
 
 def _bar(ax, x, width, successes, n, colour, label):

@@ -8,7 +8,7 @@ import pytest
 from lab import glossary
 
 ROOT = Path(__file__).parent.parent.parent
-LESSONS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 FORMS = {  # other forms in which a lesson writes a word
     "KL": r"KL\b",
     "beta": r"\\beta\b",
