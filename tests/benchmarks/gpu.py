@@ -80,8 +80,9 @@ def stages(out, small):
     for profile in ("tiny",) if small else ("a100", "t4"):
         name = f"stages-{profile}.json"
         command = [PYTHON, f"{HERE}/stages.py", profile, "--json", str(out / name)]
-        all_ways = ["--steps", "3", "--ways", "recipe,no-checkpointing,generate"]
+        all_ways = ["--steps", "3", "--ways", "recipe,no-checkpointing,this card,generate"]
         command += ["--small", "--steps", "2"] if small else all_ways
+        command += ["--dtype", "float16"] if profile == "t4" else []  # as a T4 computes
         environment = {"LAB_RUNS": str(out / "runs" / profile)}
         runs.append((f"stages-{profile}", 480, command, environment, name))
     return runs

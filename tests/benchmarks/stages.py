@@ -30,6 +30,7 @@ import os
 import statistics
 import tempfile
 import time
+from unittest.mock import patch
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("profile", choices=("tiny", "t4", "a100"))
@@ -37,7 +38,9 @@ parser.add_argument("--small", action="store_true", help="the tiny model, a few 
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--stages", default="sft,dpo,grpo")
 parser.add_argument(
-    "--ways", default="recipe,generate", help="also: no-checkpointing, vllm, sleep 1, sleep 2"
+    "--ways",
+    default="recipe,generate",
+    help="also: no-checkpointing, this card, vllm, sleep 1, sleep 2",
 )
 parser.add_argument(
     "--dtype", choices=("float32", "bfloat16", "float16"), help="instead of the recipe's"
@@ -92,9 +95,19 @@ def save_base(folder, small):
     return tok
 
 
-def recipe_of(stage, profile, folder, steps, small):
-    """The recipe of a stage with this base and these few steps, and nothing saved or evaluated."""
-    recipe = recipes.load(stage, profile)
+def _without_cards(recipe):
+    return {key: value for key, value in recipe.items() if key != "cards"}
+
+
+def recipe_of(stage, profile, folder, steps, small, way="recipe"):
+    """The recipe of a stage with this base and these few steps, and nothing saved or evaluated.
+
+    Its sizes are those of the card that the profile is named after, on a larger card too: what the kit
+    says of a T4's memory is measured. By the way "this card" they are those of the card that is here.
+    """
+    sized = recipes.sized if way == "this card" else _without_cards
+    with patch.object(recipes, "sized", sized):
+        recipe = recipes.load(stage, profile)
     recipe["model"] = str(folder)
     recipe["args"] |= {
         "max_steps": steps,
@@ -240,7 +253,7 @@ def measure(recipe, way, tok):
 def ways_of(stage):
     """Of the ways asked for, those that this stage has: GRPO samples, the others do not."""
     sampled = ("generate", "vllm", "sleep 1", "sleep 2")
-    has = sampled if stage == "grpo" else ("recipe", "no-checkpointing")
+    has = sampled if stage == "grpo" else ("recipe", "no-checkpointing", "this card")
     return [way for way in OPTIONS.ways.split(",") if way in has]
 
 
@@ -255,7 +268,8 @@ def main():
     result |= {"versions": runs.versions(), "commit": runs.commit(), "rows": []}
     for stage in OPTIONS.stages.split(","):
         for way in ways_of(stage):
-            recipe = recipe_of(stage, OPTIONS.profile, folder, OPTIONS.steps, OPTIONS.small)
+            sizes = (OPTIONS.steps, OPTIONS.small, way)
+            recipe = recipe_of(stage, OPTIONS.profile, folder, *sizes)
             recipe = changed(recipe, **{name: getattr(OPTIONS, name) for name in CHANGES})
             try:
                 row = measure(recipe, way, tok)

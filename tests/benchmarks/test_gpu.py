@@ -5,8 +5,10 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lab import recipes
 
 SCRIPT = Path(__file__).parent / "gpu.py"
@@ -146,6 +148,30 @@ def test_the_sampler_is_measured_in_three_dtypes_and_by_every_way_on_one_workloa
         assert args["max_completion_length"] == 512 < args["vllm_max_model_length"]
         assert recipe["dtype"] == four == options.dtype
         assert args["bf16"] == (four == "bfloat16") and args["fp16"] == (four == "float16")
+
+
+@pytest.mark.parametrize("profile", recipes.LONG)
+def test_the_stages_are_measured_in_the_sizes_of_the_profiles_own_card(
+    gpu, stages, tmp_path, monkeypatch, profile
+):
+    """On an H100 too, whose own sizes are measured beside them."""
+    usual = recipes.load("sft", profile)["args"]
+    card = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+    commands = {label: command for label, _, command, _, _ in gpu.stages(tmp_path, small=False)}
+    options = stages.parser.parse_args(commands[f"stages-{profile}"][2:])
+    found = {}
+    for way in ("recipe", "this card"):
+        assert way in options.ways.split(",")
+        recipe = stages.recipe_of("sft", profile, "a folder", options.steps, options.small, way)
+        recipe = stages.changed(recipe, dtype=options.dtype)
+        assert recipe["dtype"] == {"t4": "float16", "a100": "bfloat16"}[profile]
+        found[way] = recipe["args"]
+    assert [found["recipe"][key] for key in sizes] == [usual[key] for key in sizes]
+    assert found["this card"][sizes[0]] > usual[sizes[0]]
 
 
 @pytest.mark.slow
