@@ -66,7 +66,7 @@ three_estimates = Puzzle(
     title="k1, k2 and k3",
     minutes=6,
     stars=1,
-    idea="k1 and k3 are right on average, k2 only nearly; k2 and k3 are never negative",
+    idea="k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative",
     task=r"""Three estimates of $\mathrm{KL}(p_\theta\|p_{ref})$ from tokens that the policy sampled,
 with $r = p_{ref}/p_\theta$: $k_1 = -\log r$, $k_2 = \frac12(\log r)^2$, $k_3 = r - 1 - \log r$. Stack
 them on a first axis.""",
@@ -115,8 +115,8 @@ gradients_of_estimates = Puzzle(
     title="the estimates as losses",
     minutes=10,
     stars=3,
-    idea="as a loss k1 pushes nothing on average, k2 pushes KL(policy || reference), k3 the other KL",
-    task=r"""What do $k_1, k_2, k_3$ push if they stand in a loss? The sampled token $y$ is held, so
+    idea="as losses: k1's mean gradient is 0, k2's is that of KL(policy || reference), k3's that of KL(reference || policy)",
+    task=r"""Which gradients do $k_1, k_2, k_3$ have as losses? The sampled token $y$ is held, so
 $\nabla k_i = \frac{dk_i}{d\log p(y)}\nabla\log p(y)$ with slopes $1$, $\log\frac{p}{q}$ and
 $1 - \frac{q}{p}$. Give the expectation over $y \sim p$ of each gradient by the logits, by going through
 all $V$ tokens. Shape $(3,V)$.""",
@@ -126,19 +126,19 @@ all $V$ tokens. Shape $(3,V)$.""",
         "three tokens": (np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.5, 0.0])),
     },
     mistakes={
-        "each token weighs its p: this weighs all alike": ("(p * slopes)", "slopes"),
+        "each token is weighed by its p; this weighs all tokens alike": ("(p * slopes)", "slopes"),
         "the mean over tokens is no expectation: weigh by p": ("(p * slopes)", "slopes / len(p)"),
         "the samples come from the policy p, not from the reference": (
             "(p * slopes)",
             "(q * slopes)",
         ),
         "policy and reference are swapped": "expected_gradients(ref_logits, logits)",
-        "the sign: the gradient of a loss goes uphill": "-expected_gradients(logits, ref_logits)",
+        "the sign: this is minus the gradient of the loss": "-expected_gradients(logits, ref_logits)",
         "k1's slope is 1: the samples are held, so log p alone is differentiated": (
             "[np.ones_like(p),",
             "[np.log(p / q),",
         ),
-        "k2's slope is log(p / q): the half goes with the square": (
+        "k2's slope is log(p / q): the 2 of the square cancels the half": (
             "np.log(p / q), 1",
             "0.5 * np.log(p / q), 1",
         ),
@@ -179,7 +179,7 @@ covering = Puzzle(
     title="the two KLs",
     minutes=8,
     stars=2,
-    idea="KL(p || q) asks q to cover all of p; KL(q || p) lets q pick one hump",
+    idea="KL(p || q) is small only if q covers all of p; KL(q || p) can be small if q covers one hump",
     task=r"""A distribution `p` $(X,)$ has two humps, each candidate $q$ $(M,X)$ has one. Give
 $\mathrm{KL}(p\|q)$ and $\mathrm{KL}(q\|p)$ for each candidate. Shape $(2,M)$. Then look: which candidate
 is nearest by the one, and which by the other?""",
@@ -202,7 +202,7 @@ is nearest by the one, and which by the other?""",
         "a sum, not a mean": (".sum(-1)", ".mean(-1)"),
         "natural logarithms: nats, not bits": ("np.log(ratio)", "np.log2(ratio)"),
         "0 log 0 is 0, not nan": ("np.where(p > 0, p / q, 1.0)", "p / q"),
-        "one KL twice: the second turns p and q round": (
+        "this is one KL twice: in the second p and q change places": (
             "kl(candidates, p)]",
             "kl(p, candidates)]",
         ),

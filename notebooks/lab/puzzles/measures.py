@@ -70,7 +70,9 @@ $\sqrt{p(1-p)/n}$ away: solve $(k/n - p)^2 = z^2 p(1-p)/n$ for $p$.)""",
         "the root is missing": lambda k, n: _wilson(k, n, Z * Z / (4 * n * n), root=1.0),
         "that is Agresti and Coull's interval": _agresti_coull,
         "low comes first, then high": lambda k, n: wilson(k, n)[::-1],
-        "shares, not percent": lambda k, n: tuple(100 * side for side in wilson(k, n)),
+        "shares are asked for, not percentages": lambda k, n: tuple(
+            100 * side for side in wilson(k, n)
+        ),
         "the centre is not k / n: it is drawn towards one half": lambda k, n: _wilson(
             k, n, Z * Z / (4 * n * n), centre=0.0
         ),
@@ -107,14 +109,14 @@ $$\text{pass@}k = 1 - \binom{n-c}{k}\Big/\binom{n}{k}$$""",
             "1 - (1 - correct / n) ** k"
         ),
         "this is the share, pass@1": "correct / n",
-        "k times the share counts a sample twice": "k * correct / n",
+        "this is k times the share, which is no probability: it can be above 1": "k * correct / n",
         "that is the probability that all k are right": "math.comb(correct, k) / math.comb(n, k)",
         "1 minus the probability that all are wrong": "math.comb(n - correct, k) / math.comb(n, k)",
         "the wrong ones are n - c": "1 - math.comb(correct, k) / math.comb(n, k)",
-        "at least one of k, not exactly one": (
+        "at least one of the k has to be right, not exactly one": (
             "correct * math.comb(n - correct, k - 1) / math.comb(n, k)"
         ),
-        "a probability is at most 1: the odds are not added up": "min(1.0, k * correct / n)",
+        "this is k times the share, cut off at 1: the probabilities of the k draws are not added up": "min(1.0, k * correct / n)",
         "whether any sample is right is pass@n": "float(correct > 0)",
         "the ways to draw k of n are counted, n over k, not n^k": (
             "1 - math.comb(n - correct, k) / n**k"
@@ -153,9 +155,9 @@ same_problems = Puzzle(
     title="the same problems twice",
     minutes=8,
     stars=3,
-    idea="two models on the same problems differ only where one of them is right: count those",
+    idea="on the same problems two models differ only where exactly one of them is right: count those",
     task=r"""Two models answered the same $N$ problems, right or not. Give three numbers: the difference
-of the shares (after less before); its standard error with the pairs in mind,
+of the shares (after less before); its standard error, since the problems are paired,
 $\frac1N\sqrt{n_{10}+n_{01}-(n_{10}-n_{01})^2/N}$; and the p of the exact McNemar test,
 $2\,P(X \le \min(n_{10}, n_{01}))$ with $X$ binomial over the problems that only one got right, at most
 1. $n_{10}$ counts those that only the first got right.""",
@@ -167,14 +169,14 @@ $2\,P(X \le \min(n_{10}, n_{01}))$ with $X$ binomial over the problems that only
     },
     mistakes={
         "the difference is after less before": ("(gained - lost) / n\n", "(lost - gained) / n\n"),
-        "the error of two separate groups: the same problems were asked": lambda before, after: (
+        "this is the error of two separate groups; here both answered the same problems": lambda before, after: (
             paired(before, after)[0],
             _two_groups(before, after),
             paired(before, after)[2],
         ),
         "the test has two sides: double the tail": ("min(1.0, 2 * tail)", "tail"),
         "a p is at most 1": ("min(1.0, 2 * tail)", "2 * tail"),
-        "only the problems on which they part count in the binomial": (
+        "only the problems that one of the two got right count in the binomial": (
             "math.comb(parted, k) for k in range(min(lost, gained) + 1)) / 2**parted",
             "math.comb(n, k) for k in range(min(lost, gained) + 1)) / 2**n",
         ),
@@ -189,7 +191,10 @@ $2\,P(X \le \min(n_{10}, n_{01}))$ with $X$ binomial over the problems that only
             "math.sqrt(parted - (gained - lost) ** 2 / n) / n",
             "(parted - (gained - lost) ** 2 / n) / n**2",
         ),
-        "shares, not counts": ("difference = (gained - lost) / n", "difference = gained - lost"),
+        "the difference is that of the shares, not of the counts": (
+            "difference = (gained - lost) / n",
+            "difference = gained - lost",
+        ),
         "this is the probability of one count, not of all up to it": (
             "sum(math.comb(parted, k) for k in range(min(lost, gained) + 1))",
             "math.comb(parted, min(lost, gained))",

@@ -1,4 +1,4 @@
-"""Lessons 1 and 4: numbers of four bits, their price, and LoRA."""
+"""Lessons 1 and 4: numbers of four bits, the bits per weight, and LoRA."""
 
 import numpy as np
 
@@ -79,7 +79,7 @@ price = Puzzle(
     title="how many bits a weight takes",
     minutes=3,
     stars=1,
-    idea="4 bits are 4.5 with their scales in float32, and 4.127 with the scales quantised as well",
+    idea="a 4-bit weight takes 4.5 bits with scales in float32, and 4.127 bits with quantised scales",
     task=r"""Each block of `blocksize` weights of 4 bits has a scale of 32 bits. With double
 quantisation (`double_quant`) the scales take 8 bits each, and 256 of them share one of 32 bits. How
 many bits does a weight take?""",
@@ -91,13 +91,13 @@ many bits does a weight take?""",
         "blocks of 128, double": (128, True),
     },
     mistakes={
-        "the scales take room too": "4",
-        "double quantisation is not looked at": "4 + 32 / blocksize",
+        "the scales take bits too": "4",
+        "`double_quant` is ignored": "4 + 32 / blocksize",
         "the scale of the scales is missing": (" + 32 / (256 * blocksize)", ""),
         "256 scales share one: that is 256 * blocksize weights": ("/ (256 * blocksize)", "/ 256"),
         "one scale for each block, not for each weight": ("32 / blocksize\n", "32\n"),
-        "bits, not bytes": "bits_per_weight(blocksize, double_quant) / 8",
-        "the bits are divided by the block, not the block by the bits": "4 + blocksize / 32",
+        "bits are asked for, not bytes": "bits_per_weight(blocksize, double_quant) / 8",
+        "divide the bits of the scale by the block size, not the block size by the bits": "4 + blocksize / 32",
         "the scales are float32 here, not float16": "(4 + 16 / blocksize) if not double_quant else 4 + 8 / blocksize + 16 / (256 * blocksize)",
         "without double quantisation a scale takes 32 bits": ("bits_per_weight(blocksize, True)"),
         "with double quantisation a scale takes 8 bits": (
@@ -158,7 +158,7 @@ $BA$ can have. Shape $(3, \text{layers})$.""",
             "np.minimum(r, np.minimum(in_features, out_features))",
             "np.minimum(in_features, out_features)",
         ),
-        "each layer by itself is asked for, not the sum": "lora_size(out_features, in_features, r).sum(1)",
+        "one number per layer is asked for, not the sum over the layers": "lora_size(out_features, in_features, r).sum(1)",
         "the order is trained, frozen, rank": "lora_size(out_features, in_features, r)[[1, 0, 2]]",
         "the frozen weight is not made smaller by what LoRA trains": (
             "in_features * out_features",
@@ -186,7 +186,7 @@ merged = Puzzle(
     title="the merged weight",
     minutes=4,
     stars=1,
-    idea="what is served is the base plus alpha / r times BA: the base that it was trained on, dequantised",
+    idea="the merged weight is the base plus alpha / r times BA; the base is the dequantised one of the training",
     task=r"""The weight $(\text{out},\text{in})$ that a model with a merged adapter has:
 $W + \frac{\alpha}{r} B A$ with $A\,(r,\text{in})$ and $B\,(\text{out},r)$.""",
     answer=served_weight,
@@ -200,9 +200,12 @@ $W + \frac{\alpha}{r} B A$ with $A\,(r,\text{in})$ and $B\,(\text{out},r)$.""",
         "alpha / r is a fraction: / and not //": ("lora_alpha / r", "lora_alpha // r"),
         "alpha over the root of r is rsLoRA's scaling": ("/ r", "/ np.sqrt(r)"),
         "the update is added, not taken off": ("weight +", "weight -"),
-        "the scaling stands once, not on both factors": ("lora_alpha / r", "(lora_alpha / r) ** 2"),
+        "the scaling is applied once, not to both factors": (
+            "lora_alpha / r",
+            "(lora_alpha / r) ** 2",
+        ),
         "the base weight is not scaled": "lora_alpha / r * (weight + lora_B @ lora_A)",
-        "B @ A is a product of matrices, not of numbers in the same place": (
+        "B @ A is a matrix product, not an elementwise one": (
             "weight + lora_alpha / r * (lora_B[:, :1] * lora_A[:1])"
         ),
     },

@@ -35,13 +35,13 @@ advantage = Puzzle(
     title="the advantage of a group",
     minutes=6,
     stars=2,
-    idea="a completion is compared with the others of its own prompt, so an easy prompt earns nothing",
+    idea="a completion is compared with the others of its own prompt, so a prompt whose answers are all right gives no gradient",
     task=r"""$A_i = \dfrac{r_i - \text{mean}(r_1 \dots r_G)}{\text{std}(r_1 \dots r_G) + \epsilon}$ for
 each completion, with the mean and the standard deviation (ddof 1, as torch has it) of **its own
 prompt's group** of `num_generations` neighbours, and $\epsilon = 10^{-4}$.""",
     answer=group_advantages,
     cases={
-        "a group of equal rewards teaches nothing": (np.array([1.0, 1, 1, 1, 0, 0, 1, 0]), 4),
+        "a group of equal rewards": (np.array([1.0, 1, 1, 1, 0, 0, 1, 0]), 4),
         "rewards of 0 and 1": (_rng.integers(0, 2, 24).astype(float), 8),
         "any numbers": (_rng.standard_normal(12), 3),
     },
@@ -81,7 +81,7 @@ prompt's group** of `num_generations` neighbours, and $\epsilon = 10^{-4}$.""",
                 centre=lambda g: g.min(1, keepdims=True),
             )
         ),
-        "this is RLOO: the mean of the others, and no std": "leave_one_out(rewards, num_generations)",
+        "this is RLOO's advantage: the mean of the others is taken off, and no std divides it": "leave_one_out(rewards, num_generations)",
         "a group is n neighbours: reshape(-1, n), not reshape(n, -1)": lambda rewards, n: _scaled(
             np.asarray(rewards).reshape(n, -1).ravel(), len(rewards) // n, _std
         ),
@@ -118,7 +118,7 @@ clip = Puzzle(
     title="the clip of PPO and GRPO",
     minutes=8,
     stars=2,
-    idea="the clip limits what is to gain and not what is to lose: a bad token that got likelier keeps its whole gradient",
+    idea="the clip bounds the objective above and not below: a token with A < 0 that became likelier keeps its whole gradient",
     task=r"""The loss of each token, $-\min\left(wA,\ \text{clip}(w, 1-\epsilon, 1+\epsilon)\,A\right)$,
 for ratios $w$ $(B,T)$ and one advantage for each completion $(B,)$. Before you write: fill in the four
 cases by hand, $w = 0.5$ and $1.5$ with $A = 1$ and $-1$.""",
@@ -139,11 +139,11 @@ cases by hand, $w = 0.5$ and $1.5$ with $A = 1$ and $-1$.""",
             "-np.minimum(ratio * advantages[:, None],"
             " np.clip(ratio * advantages[:, None], 1 - epsilon, 1 + epsilon))"
         ),
-        "clipped above only: bad tokens have a bound below": (
+        "clipped above only: where A < 0 the bound is below": (
             "np.clip(ratio, 1 - epsilon, 1 + epsilon)",
             "np.minimum(ratio, 1 + epsilon)",
         ),
-        "clipped below only: good tokens have a bound above": (
+        "clipped below only: where A > 0 the bound is above": (
             "np.clip(ratio, 1 - epsilon, 1 + epsilon)",
             "np.maximum(ratio, 1 - epsilon)",
         ),
@@ -184,7 +184,7 @@ reductions = Puzzle(
 over completions of each one's own mean; **bnpo**, the mean over the counted tokens here; **dapo**, the
 sum over the counted tokens of the *whole* batch, `num_items_in_batch`, of which this is a part;
 **dr_grpo**, the sum over $B$ times the longest length allowed. Shape $(4,)$ in this order. Before you
-write: which of them lets a long wrong answer off most lightly?""",
+write: which of them penalises a long wrong answer least?""",
     answer=loss_types,
     cases={
         "answers of 2 and 8 tokens": (_rng.standard_normal((2, 8)), _lengths, 16, 30),
@@ -212,7 +212,7 @@ write: which of them lets a long wrong answer off most lightly?""",
             "(len(counted) * max_completion_length)",
             "max_completion_length",
         ),
-        "dr_grpo takes the longest length that is allowed, not the longest that came": (
+        "dr_grpo takes the longest length that is allowed, not the longest in the batch": (
             "* max_completion_length",
             "* counted.shape[1]",
         ),
@@ -338,11 +338,11 @@ reward_design = Puzzle(
     title="a reward that cannot be fooled",
     minutes=15,
     stars=3,
-    idea="whatever a reward pays for will be written; check the whole answer, not a part of it",
+    idea="a policy learns to write whatever its reward pays for; check the whole answer, not a part of it",
     task=rf"""Write the accuracy reward: 1 for a completion of exactly one `<think>` block that is not
 empty and one `<answer>` block that holds the number of `solution` and nothing else, and else 0.
-Completions and solutions are lists of texts. It is scored on {len(_TRIED)} completions: paid though
-wrong, not paid though right.""",
+Completions and solutions are lists of texts. The check has {len(_TRIED)} completions, and counts those that
+are paid though wrong and those that are not paid though right.""",
     answer=reward,
     cases={f"{len(_TRIED)} completions": (_COMPLETIONS, _GOLDS)},
     mistakes={
@@ -376,26 +376,26 @@ $(r - b)\,\nabla\log p(\text{arm})$, where $\partial\log p(a)/\partial z_v = \ma
     cases={
         "the first arm pays": (np.array([0.2, -0.4, 1.0]), 0, 1.0, 0.0),
         "with a baseline": (np.array([0.2, -0.4, 1.0]), 2, 0.5, 0.7),
-        "a likely arm that costs": (np.array([3.0, 0.0, -1.0, 0.5]), 0, -2.0, 0.25),
+        "a likely arm with a negative reward": (np.array([3.0, 0.0, -1.0, 0.5]), 0, -2.0, 0.25),
     },
     mistakes={
         "the logarithm is missing: this is the gradient of p(arm)": (
             "softmax(logits)[arm] * reinforce(logits, arm, reward, baseline)"
         ),
-        "uphill: the reward is to grow": "-reinforce(logits, arm, reward, baseline)",
+        "the sign: a step along this gradient has to raise the expected reward": "-reinforce(logits, arm, reward, baseline)",
         "the baseline is taken off the reward": ("(reward - baseline)", "reward"),
         "the baseline is taken off, not added": ("(reward - baseline)", "(reward + baseline)"),
-        "the other arms move too: take their p off": ("-softmax(logits)", "np.zeros_like(logits)"),
+        "the other arms have a gradient too: -p": ("-softmax(logits)", "np.zeros_like(logits)"),
         "1 has to be added at the arm that was sampled": ("+= 1.0", "+= 0.0"),
-        "the sample stands for its own p already: do not divide by it": (
+        "the arm was sampled with probability p already: do not divide by p": (
             "reinforce(logits, arm, reward, baseline) / softmax(logits)[arm]"
         ),
         "p is the softmax of the logits": ("-softmax(logits)", "-logits"),
         "the sign of p: 1 - p at the arm, -p elsewhere": ("-softmax(logits)", "softmax(logits)"),
-        "one number for each logit: the arm's own is not all": (
+        "one number per logit is asked for, not that of the arm alone": (
             "reinforce(logits, arm, reward, baseline)[arm]"
         ),
-        "the baseline does not weigh the gradient by itself": (
+        "the gradient is weighed by the reward less the baseline, not by their product": (
             "(reward - baseline)",
             "reward * baseline",
         ),
@@ -422,7 +422,7 @@ rloo = Puzzle(
     stars=1,
     idea="RLOO's advantage is GRPO's without the std, times n / (n - 1)",
     task=r"""RLOO compares each completion with the mean of the **other** completions of its prompt:
-$A_i = r_i - \frac{1}{G-1}\sum_{j \ne i} r_j$. Then look: what is $A_i$ over $r_i - \text{mean}(r)$?""",
+$A_i = r_i - \frac{1}{G-1}\sum_{j \ne i} r_j$. Then compare: what is $A_i$ divided by $r_i - \text{mean}(r)$?""",
     answer=leave_one_out,
     cases={
         "groups of four": (_group_rewards, 4),
@@ -448,12 +448,12 @@ $A_i = r_i - \frac{1}{G-1}\sum_{j \ne i} r_j$. Then look: what is $A_i$ over $r_
         "the factor is n / (n - 1), not (n - 1) / n": lambda rewards, n: (
             (n - 1) / n * _scaled(rewards, n, lambda g: 1.0)
         ),
-        "the mean of the others, not the completion before it": lambda rewards, n: (
-            (g := np.reshape(rewards, (-1, n))) - np.roll(g, 1, axis=1)
-        ).ravel(),
+        "take off the mean of the others, not the reward of the completion before": lambda rewards, n: (
+            ((g := np.reshape(rewards, (-1, n))) - np.roll(g, 1, axis=1)).ravel()
+        ),
     },
     hints=(
-        "The sum of the others is the sum of all less one's own.",
+        "The sum of the others is the sum of all minus the completion's own reward.",
         "There are n - 1 others.",
     ),
 )
@@ -482,28 +482,34 @@ True or False for each ratio $(B,T)$, with one advantage for each row.""",
         "ratios near 0 and far above 1": (_ratio**3, _advantages[::-1].copy(), 0.3),
     },
     mistakes={
-        "a token that moved against its advantage is not stopped: it is pushed in full": (
+        "a token that moved against its advantage is not stopped: it keeps its whole gradient": (
             "(np.abs(ratio - 1) > epsilon) & (advantages[:, None] != 0)"
         ),
-        "a bad token can be stopped as well, below 1 - epsilon": (
+        "where A < 0 a token is stopped as well, below 1 - epsilon": (
             "too_likely | too_unlikely",
             "too_likely",
         ),
-        "a good token can be stopped as well, above 1 + epsilon": (
+        "where A > 0 a token is stopped as well, above 1 + epsilon": (
             "too_likely | too_unlikely",
             "too_unlikely",
         ),
-        "the sides are swapped: good tokens are bounded above, bad ones below": (
+        "the sides are swapped: the bound is above where A > 0 and below where A < 0": (
             "stopped_by_the_clip(ratio, -advantages, epsilon)"
         ),
         "True is what is stopped; this is what is not": (
             "return too_likely | too_unlikely",
             "return ~(too_likely | too_unlikely)",
         ),
-        "an advantage of 0 is no reason of the clip's": ("(advantages > 0)", "(advantages >= 0)"),
-        "an advantage of 0 is no bad token": ("(advantages < 0)", "(advantages <= 0)"),
+        "where A = 0 there is no gradient, but not because of the clip: A > 0 is the condition": (
+            "(advantages > 0)",
+            "(advantages >= 0)",
+        ),
+        "where A = 0 there is no gradient, but not because of the clip: A < 0 is the condition": (
+            "(advantages < 0)",
+            "(advantages <= 0)",
+        ),
         "the lower bound is 1 - epsilon": ("ratio < 1 - epsilon", "ratio < 1 / (1 + epsilon)"),
-        "both conditions at once never hold": (
+        "both conditions never hold at once: one of them is enough": (
             "too_likely | too_unlikely",
             "too_likely & too_unlikely",
         ),
@@ -544,7 +550,7 @@ completion, $\rho = \prod_t p_{trainer}(y_t)/p_{sampler}(y_t)$ over its counted 
         "a small cap": (_logps, _sampling, _mask, 1.05),
     },
     mistakes={
-        "a product over the tokens, not their geometric mean": (
+        "take the product over the tokens, not their geometric mean": (
             "completion_mask).sum(1)",
             "completion_mask).sum(1) / completion_mask.sum(1)",
         ),
@@ -574,7 +580,10 @@ completion, $\rho = \prod_t p_{trainer}(y_t)/p_{sampler}(y_t)$ over its counted 
             "np.minimum(ratio, cap)",
             "np.clip(ratio, 1 / cap, cap)",
         ),
-        "the ratio, not its logarithm": ("ratio = np.exp(log_ratio)", "ratio = log_ratio"),
+        "the ratio is asked for, not its logarithm": (
+            "ratio = np.exp(log_ratio)",
+            "ratio = log_ratio",
+        ),
         "the cap is on the sequence, not on each token": (
             "np.minimum(ratio, cap)",
             "np.exp((np.log(np.minimum(np.exp(logps - sampling_logps), cap)) * completion_mask).sum(1))",

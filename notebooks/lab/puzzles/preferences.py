@@ -41,7 +41,7 @@ a thousand have to work.""",
             "-sigmoid(-h)",
             "sigmoid(-h)",
         ),
-        "the derivative is -sigma(-h): small where the pair is right already": (
+        "the derivative is -sigma(-h): it is small where the pair is ranked right already": (
             "-sigmoid(-h)",
             "-sigmoid(h)",
         ),
@@ -70,7 +70,7 @@ a thousand have to work.""",
             "chosen_rewards - rejected_rewards",
             "chosen_rewards / rejected_rewards",
         ),
-        "the derivative is the first order, -sigma(-h), not sigma(h) sigma(-h)": (
+        "the first derivative is -sigma(-h); sigma(h) sigma(-h) belongs to the second": (
             "-sigmoid(-h)",
             "-sigmoid(h) * sigmoid(-h)",
         ),
@@ -107,7 +107,7 @@ same in every column is $\beta\log Z$.""",
         "p* has to be divided by Z, its sum": (
             "np.stack([np.exp(ref_logps + rewards / beta), rewards])"
         ),
-        "beta divides the reward: a small beta trusts it more": (
+        "beta divides the reward: the smaller beta is, the more the reward counts": (
             "rewards / beta",
             "rewards * beta",
         ),
@@ -130,7 +130,7 @@ same in every column is $\beta\log Z$.""",
             "ref_logps + rewards / beta",
             "ref_logps - rewards / beta",
         ),
-        "exp(r / beta) overflows: stay with logarithms until the end": (
+        "exp(r / beta) overflows: work with logarithms until the end": (
             "log_softmax(ref_logps + rewards / beta)",
             "np.log(np.exp(ref_logps + rewards / beta) / np.exp(ref_logps + rewards / beta).sum())",
         ),
@@ -184,7 +184,7 @@ one number for each pair. Margins in the thousands have to work.""",
         "beta multiplies the margin inside the sigmoid, not the loss": (
             "beta * dpo_loss(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, 1.0)"
         ),
-        "one loss a pair is asked for, not their mean": (
+        "one loss per pair is asked for, not their mean": (
             "dpo_loss(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta).mean()"
         ),
         "the reference is added; take it off each log-prob": (
@@ -234,10 +234,10 @@ def dpo_push(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps,
 
 push_of_dpo = Puzzle(
     number="2.4",
-    title="what DPO pushes",
+    title="the gradient of DPO",
     minutes=6,
     stars=2,
-    idea="both log-probs get the same push with opposite signs, and a pair that is won gets hardly any",
+    idea="the two derivatives differ only in sign, and both are near 0 where the margin is large",
     task=r"""The derivatives of DPO's loss with respect to $\log p_\theta(y_w)$ and
 $\log p_\theta(y_l)$: $\mp\beta\,\sigma(-h)$. Shape $(2,B)$.""",
     answer=dpo_push,
@@ -247,7 +247,7 @@ $\log p_\theta(y_l)$: $\mp\beta\,\sigma(-h)$. Shape $(2,B)$.""",
             "[-weight, weight]",
             "[weight, -weight]",
         ),
-        "the weight is sigma(-h): a pair that is won weighs little": (
+        "the weight is sigma(-h): it is small where the margin is large": (
             "sigmoid(-beta * ",
             "sigmoid(beta * ",
         ),
@@ -255,7 +255,7 @@ $\log p_\theta(y_l)$: $\mp\beta\,\sigma(-h)$. Shape $(2,B)$.""",
         "beta is missing inside the sigmoid": ("sigmoid(-beta *", "sigmoid(-1.0 *"),
         "beta stands twice before the sigmoid": ("weight = beta *", "weight = beta**2 *"),
         "the two have opposite signs": ("[-weight, weight]", "[-weight, -weight]"),
-        "the rejected answer is pushed too, by as much": (
+        "the rejected answer's derivative is not 0: it is as large as the chosen one's": (
             "[-weight, weight]",
             "[-weight, 0 * weight]",
         ),
@@ -266,7 +266,7 @@ $\log p_\theta(y_l)$: $\mp\beta\,\sigma(-h)$. Shape $(2,B)$.""",
             "sigmoid(-beta * (chosen - rejected))",
             "sigmoid(-beta * (chosen - rejected)) * sigmoid(beta * (chosen - rejected))",
         ),
-        "without the sigmoid each pair would be pushed for ever": (
+        "without the sigmoid the derivative does not fall as the margin grows": (
             "beta * sigmoid(-beta * (chosen - rejected))",
             "beta * np.ones_like(chosen)",
         ),
@@ -315,7 +315,7 @@ displacement = Puzzle(
     title="a loss that falls while both answers sink",
     minutes=5,
     stars=2,
-    idea="DPO sees the difference alone; a falling loss does not say that the chosen answer got likelier",
+    idea="DPO's loss depends on the difference alone; a falling loss does not say that the chosen answer got likelier",
     task=r"""Find numbers, no formula: the log-probs of a chosen and a rejected answer before a step
 (the policy is then the reference) and after it, so that DPO's loss falls **and both answers are less
 likely than before**. Return `[[chosen, rejected], [chosen_after, rejected_after]]`.""",
@@ -365,7 +365,7 @@ minus what is gained.""",
         "more of one kind": (_logps, _ref_logps, np.array([0, 0, 0, 0, 1, 0]), 0.3, 0.5),
     },
     mistakes={
-        "an undesirable answer gains where u is below z: turn its sign": (
+        "an undesirable answer gains where u is below z: its argument is z - u": (
             "sigmoid(beta * (kl - u))",
             "sigmoid(beta * (u - kl))",
         ),
@@ -376,7 +376,7 @@ minus what is gained.""",
         "this is the sum; divide by the number of answers": (".mean()", ".sum()"),
         "z belongs inside beta (u - z)": "kto_loss(logps, ref_logps, label, kl / beta, beta)",
         "z is taken off u, not added": "kto_loss(logps, ref_logps, label, -kl, beta)",
-        "z turns its sign with u where the answer is undesirable": (
+        "for an undesirable answer both signs change: z - u, not -z - u": (
             "sigmoid(beta * (kl - u))",
             "sigmoid(beta * (-kl - u))",
         ),
@@ -389,7 +389,7 @@ minus what is gained.""",
         ),
     },
     hints=(
-        "`np.where(label == 1, ..., ...)` takes the one or the other.",
+        "`np.where(label == 1, ..., ...)` chooses between two arrays, entry by entry.",
         "1 - sigma(x) = sigma(-x).",
     ),
 )

@@ -1,4 +1,4 @@
-"""Lessons 0 and 1: logits, log-probs, the mask, the mean that a loss takes, and its push."""
+"""Lessons 0 and 1: logits, log-probs, the mask, the mean that a loss takes, and its gradient."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ stable = Puzzle(
     title="a log-softmax that does not overflow",
     minutes=5,
     stars=1,
-    idea="subtract the largest logit first: nothing changes, and exp stays at most 1",
+    idea="subtract the largest logit first: the result stays the same, and exp is at most 1",
     task=r"""Turn the logits of each row into log-probabilities,
 $\log p_v = z_v - \log\sum_u e^{z_u}$. Logits of $\pm 10\,000$ have to work too.""",
     answer=log_softmax,
@@ -43,12 +43,12 @@ $\log p_v = z_v - \log\sum_u e^{z_u}$. Logits of $\pm 10\,000$ have to work too.
             "np.log(np.exp(shifted).sum(-1, keepdims=True))",
             "np.exp(shifted).sum(-1, keepdims=True)",
         ),
-        "take off each row's own largest logit: the whole array's makes other rows vanish": (
+        "take off each row's own largest logit: with the array's largest, other rows underflow": (
             "logits.max(-1, keepdims=True)",
             "logits.max()",
         ),
         "the sign: a log-probability is never positive": "-log_softmax(logits)",
-        "the largest logit is taken off inside the sum alone": (
+        "the largest logit is taken off only inside the sum": (
             "return shifted -",
             "return logits -",
         ),
@@ -76,7 +76,7 @@ shift = Puzzle(
     title="which token predicts which",
     minutes=3,
     stars=1,
-    idea="position t predicts token t + 1: T tokens give T - 1 predictions, the end of the turn among them",
+    idea="position t predicts token t + 1: T tokens give T - 1 predictions, and the end of the turn is one of them",
     task=r"""From the ids of one text, make a row for each prediction: the token that the model has
 just read, and the token it must predict. Shape $(T-1, 2)$.""",
     answer=next_token_pairs,
@@ -189,7 +189,7 @@ logits $(B,T,V)$, ids $(B,T)$, and a mask $(B,T)$ over the ids, 1 on what counts
             "log_softmax(logits[:, :-1])",
             "log_softmax(logits[:, :-1].swapaxes(1, 2)).swapaxes(1, 2)",
         ),
-        "take the token that came, not the sum over the vocabulary": (
+        "take the log-prob of the next token, not the sum over the vocabulary": (
             "_counted(-log_softmax(logits[:, :-1]).sum(-1), completion_mask)"
         ),
         "this shifts the wrong way: position t predicts t + 1": (
@@ -227,8 +227,8 @@ accumulation = Puzzle(
     title="gradient accumulation without its bug",
     minutes=8,
     stars=2,
-    idea="each micro-batch divides by the tokens of the whole batch; a mean of means favours short answers",
-    task=r"""A batch of $B$ rows is too large for the memory and goes through in micro-batches of
+    idea="each micro-batch divides by the tokens of the whole batch; in a mean of means a token of a short one weighs more",
+    task=r"""A batch of $B$ rows is too large for the memory and is processed in micro-batches of
 `micro_batch_size` neighbouring rows, whose losses are added up. Give the loss of each micro-batch so
 that the sum is the mean over **all** counted tokens of the batch. Shape $(B/m,)$.""",
     answer=micro_losses,
@@ -238,7 +238,7 @@ that the sum is the mean over **all** counted tokens of the batch. Shape $(B/m,)
         "all at once": (_losses, _short_and_long, 4),
     },
     mistakes={
-        "a mean of means: the few tokens of a short micro-batch weigh as much as many": (
+        "a mean of means: a micro-batch of few tokens weighs as much as one of many": (
             "/ completion_mask.sum()",
             "/ completion_mask.reshape(-1, width).sum(1) / len(counted)",
         ),
@@ -262,7 +262,7 @@ that the sum is the mean over **all** counted tokens of the batch. Shape $(B/m,)
             "((per_token_loss * completion_mask).sum(1) / completion_mask.sum(1))"
             ".reshape(-1, micro_batch_size).sum(1) / len(completion_mask)"
         ),
-        "a micro-batch is neighbouring rows; these are rows that stand apart": (
+        "a micro-batch has neighbouring rows; these rows are not neighbours": (
             "(per_token_loss * completion_mask).sum(1).reshape(micro_batch_size, -1).sum(0)"
             " / completion_mask.sum()"
         ),
@@ -293,10 +293,10 @@ def sft_push(logits, labels, completion_mask):
 
 push_of_sft = Puzzle(
     number="1.4",
-    title="what SFT pushes",
+    title="the gradient of SFT",
     minutes=8,
     stars=2,
-    idea="p minus one on the token that came: a token that is certain already is hardly pushed",
+    idea="the gradient is p, minus one at the label: it is near 0 where the label is certain already",
     task=r"""The gradient of the mean of $-\log p(y_t)$ over the counted tokens, with respect to the
 logits of one text: logits $(T,V)$ that are already lined up with labels $(T,)$, mask $(T,)$.
 $$\frac{\partial L}{\partial z_{tv}} = \left(p_{tv} - \mathbb 1[v = y_t]\right)\frac{m_t}{\sum_s m_s}$$""",
@@ -314,10 +314,10 @@ $$\frac{\partial L}{\partial z_{tv}} = \left(p_{tv} - \mathbb 1[v = y_t]\right)\
         ),
     },
     mistakes={
-        "the sign: the gradient goes up where the loss goes up": (
+        "the sign: the gradient is positive where a larger logit raises the loss": (
             "-sft_push(logits, labels, completion_mask)"
         ),
-        "the mask is missing: the prompt is pushed too": (
+        "the mask is missing: the prompt gets a gradient too": (
             "sft_push(logits, labels, np.ones_like(completion_mask))"
         ),
         "divide by the number of counted tokens": (" / completion_mask.sum()", ""),
@@ -325,9 +325,9 @@ $$\frac{\partial L}{\partial z_{tv}} = \left(p_{tv} - \mathbb 1[v = y_t]\right)\
             "completion_mask.sum()",
             "len(completion_mask)",
         ),
-        "1 has to be taken off where the token came": ("-= 1.0", "-= 0.0"),
+        "1 has to be taken off at the label": ("-= 1.0", "-= 0.0"),
         "1 is taken off, not added": ("-= 1.0", "+= 1.0"),
-        "this is minus one at the token alone: every other token is pushed down by its p": (
+        "this is minus one at the label alone: the gradient of every other logit is its p": (
             "push = softmax(logits)",
             "push = np.zeros_like(logits)",
         ),
@@ -339,7 +339,7 @@ $$\frac{\partial L}{\partial z_{tv}} = \left(p_{tv} - \mathbb 1[v = y_t]\right)\
             "softmax(logits) * sft_push(logits, labels, completion_mask)"
         ),
         "the mask is inverted: 1 is what counts": ("sft_push(logits, labels, 1 - completion_mask)"),
-        "the gradient of the token's own logit alone is not all: each row has V numbers": (
+        "this is the gradient of the label's own logit alone: each row has V numbers": (
             "sft_push(logits, labels, completion_mask)[np.arange(len(labels)), labels]"
         ),
     },
@@ -387,7 +387,7 @@ temperature: $p_v \propto e^{z_v/\tau}$. One number for each row of the logits $
         "p^(1/temperature) has to be divided by its sum again": (
             "-(np.exp(log_softmax(logits) / temperature) * log_softmax(logits) / temperature).sum(-1)"
         ),
-        "the entropy of each row is asked for, not that of the first axis": (
+        "the softmax and the sum go over the last axis; here they go over the first": (
             "entropy(logits.T, temperature)"
         ),
     },
