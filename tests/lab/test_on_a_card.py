@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import lab
 import pytest
 import torch
-from lab import bench, recipes, runs, speed
+from lab import bench, model, recipes, runs, speed
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +43,7 @@ def test_what_is_timed_on_a_card_is_in_the_16_bits_that_it_has(
 ):
     """vLLM refuses bfloat16 below compute capability 8."""
     small = {"hidden_size": 64, "intermediate_size": 64, "layers": 1, "heads": 1}
-    folder = bench.tiny(tmp_path, **small)
+    folder = model.save_untrained(tmp_path, **small)
     a_card(monkeypatch, capability)
     asked = []
 
@@ -84,9 +84,9 @@ def test_04_measures_on_the_card(monkeypatch, in_4_bit):
     """In 16 bits on the CPU beside it, 200 completions of 400 tokens would take hours."""
     recipe, asked = recipes.load("grpo", "t4"), {}
     a_card(monkeypatch)
-    model = SimpleNamespace(from_pretrained=lambda base, **options: asked.update(options))
+    loader = SimpleNamespace(from_pretrained=lambda base, **options: asked.update(options))
     scope = {"lab": lab, "torch": torch, "recipe": recipe, "BASE": "a folder"}
-    scope |= {"AutoModelForCausalLM": model, "BitsAndBytesConfig": dict}
+    scope |= {"AutoModelForCausalLM": loader, "BitsAndBytesConfig": dict}
     exec(cell("04_before_and_after", "def base_weights("), scope)  # noqa: S102
     scope["base_weights"](in_4_bit)
     assert asked["device_map"] == {"": 0} and asked["dtype"] == torch.float16
