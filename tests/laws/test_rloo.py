@@ -1,9 +1,11 @@
 """Laws of RLOO."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from reference_math import kl, reinforce, rloo
+from reference_math import logprobs, reinforce, rloo
 
 MASK = np.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
 ADVANTAGES = np.array([1.0, -2.0, 0.5, 3.0])
@@ -47,10 +49,23 @@ def penalized(rewards, **options):
     return rloo.kl_penalized_rewards(rewards, old, ref, MASK, **{"beta": 0.1} | options)
 
 
-def test_the_penalty_is_k1_summed_over_the_completion():
-    old, ref = two_policies()
-    expected = ADVANTAGES - 0.1 * (kl.k1(old, ref) * MASK).sum(axis=1)
-    np.testing.assert_allclose(penalized(ADVANTAGES), expected, rtol=1e-14)
+def test_a_penalty_by_hand():
+    """k1 sums to 1 + 0 and to -2; the last token is padding. Half of it is taken off."""
+    old, ref = [[-1.0, -2.0], [-3.0, -9.0]], [[-2.0, -2.0], [-1.0, -5.0]]
+    got = rloo.kl_penalized_rewards([1.0, 2.0], old, ref, [[1, 1], [1, 0]], beta=0.5)
+    np.testing.assert_array_equal(got, [0.5, 3.0])
+
+
+def test_the_penalty_grows_with_beta_and_is_the_log_ratio_of_whole_completions():
+    """exp(-penalty / beta) is p_ref / p: over all nine answers of two tokens its mean under p is 1."""
+    rng = np.random.default_rng(0)
+    policy, other = (logprobs.log_softmax(rng.normal(size=(2, 3))) for _ in range(2))
+    answers = np.array(list(itertools.product(range(3), repeat=2)))
+    logps, ref = (x[[0, 1], answers] for x in (policy, other))
+    for beta in (0.1, 2.0):
+        got = rloo.kl_penalized_rewards(np.zeros(9), logps, ref, np.ones((9, 2)), beta=beta)
+        mean = (np.exp(logps.sum(axis=1)) * np.exp(got / beta)).sum()
+        np.testing.assert_allclose(mean, 1.0, rtol=1e-13)
 
 
 def test_without_beta_or_at_the_reference_the_reward_stays():

@@ -22,19 +22,25 @@ def test_a_flat_policys_own_words_weigh_one():
 
 
 def test_a_pair_by_hand():
-    """Chosen: ratios 2 and 1/2 to sum p^2, geometric mean 1. Rejected: 1/4; its padding is not read."""
-    logps = np.log([[0.5, 0.125], [0.125, 0.9]])
+    """Chosen: ratios 2 and 1/8 to sum p^2, geometric mean 1/2. Rejected: 1/4; its padding is not read."""
+    logps = np.log([[0.5, 0.03125], [0.125, 0.9]])
     normaliser = np.log([[0.25, 0.25], [0.5, 0.1]])
     weight = wpo.pair_weights(logps, normaliser, [[1, 1], [1, 0]])
-    np.testing.assert_allclose(weight, [0.25], rtol=1e-14)
+    np.testing.assert_allclose(weight, [0.125], rtol=1e-14)
 
 
 def test_an_empty_answer_leaves_the_weight_to_its_rival():
+    """A pair's weight is a product of two: what it is with either answer empty."""
     logps, normaliser, mask = answers()
-    mask[0] = 0
-    alone = np.exp(((logps - normaliser)[3, mask[3] == 1]).mean())
-    weights = wpo.pair_weights(np.where(mask == 1, logps, np.nan), normaliser, mask)
-    np.testing.assert_allclose(weights[0], alone, rtol=1e-12)
+    both = wpo.pair_weights(logps, normaliser, mask)
+    parts = []
+    for empty in (slice(0, 3), slice(3, 6)):
+        of_one = mask.copy()
+        of_one[empty] = 0
+        hidden = np.where(of_one == 1, logps, np.nan)
+        parts.append(wpo.pair_weights(hidden, normaliser, of_one))
+        assert np.abs(parts[-1] - 1).min() > 0.01
+    np.testing.assert_allclose(parts[0] * parts[1], both, rtol=1e-12)
 
 
 def test_wpo_refuses_what_does_not_fit():
