@@ -1,8 +1,10 @@
 """Whichever module of the kit comes first, torch finds the environment that the kit sets for it."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import lab
 import pytest
@@ -32,3 +34,23 @@ def test_an_output_without_a_descriptor_gets_one(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Output())
     lab.prepare()
     assert sys.stdout.fileno() == 1
+
+
+def test_tab_lists_every_module_of_lab_and_an_attribute_loads_it():
+    """In a fresh interpreter, as a first cell does: `lab.<TAB>`, then `lab.tap` without an import of it."""
+    script = (
+        "import json, sys, lab\n"
+        "listed, before = dir(lab), 'lab.tap' in sys.modules\n"
+        "assert lab.tap.__name__ == 'lab.tap' and lab.data.__name__ == 'lab.data'\n"
+        "assert callable(lab.puzzle) and callable(lab.predict) and callable(lab.progress)\n"
+        "print(json.dumps([listed, before, hasattr(lab, 'no_such_module')]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    listed, before, unknown = json.loads(done.stdout.splitlines()[-1])
+    folder = Path(lab.__file__).parent
+    modules = {path.stem for path in folder.glob("[a-z]*.py")}
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert set(listed) == modules | packages | {"puzzle", "predict", "progress"}
+    assert not before and not unknown
