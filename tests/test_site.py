@@ -46,6 +46,14 @@ def test_every_module_of_every_package_has_a_page_and_no_old_name_has_one(build)
     assert len(set(of_modules)) == len(of_modules) == len(expected) - len(old) + len(packages)
 
 
+def test_readme_links_to_pages_that_the_site_has(build):
+    owner, name = build.GITHUB.split("/")[-2:]
+    host = rf"https://{owner}\.github\.io/{name}/"
+    linked = re.findall(rf"\({host}([^)#]+)", (ROOT / "README.md").read_text())
+    there = {str(Path(page).with_suffix(".html")) for page in build.pages().values()}
+    assert len(linked) >= 3 and set(linked) <= there | {"conformance.html"}
+
+
 def test_a_signature_shows_types_by_their_names():
     names = runpy.run_path(str(ROOT / "docs/site/conf.py"))["autodoc_type_aliases"]
     assert {"ArrayLike", "Array", "Completions", "Tensor"} <= set(names)

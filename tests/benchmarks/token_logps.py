@@ -67,7 +67,7 @@ def trl_head(hidden, weight, tokens, entropy):
 
 
 def liger_head(hidden, weight, tokens, entropy):
-    """Cross-entropy alone: its sum, not one number a token, and no entropy."""
+    """Cross-entropy alone: its sum, not one number per token, and no entropy."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     loss = LigerFusedLinearCrossEntropyLoss(reduction="sum")

@@ -59,7 +59,7 @@ def _drift(loss, grad, **options):
 
 
 def _pairs(loss, grad, **options):
-    """One loss a pair; optimal transport alone looks at the others."""
+    """One loss per pair; only optimal transport reads the other pairs."""
     chosen, rejected = np.random.default_rng(0).normal(scale=3.0, size=(2, 6))
     together = loss(chosen, rejected, beta=0.3, **options)
     alone = [loss(chosen[[i]], rejected[[i]], beta=0.3, **options)[0] for i in range(6)]
