@@ -163,6 +163,19 @@ def test_formula_and_loss_are_functions_and_the_loss_hides_no_argument(objective
         assert [*inspect.signature(catalogue.function(objective.loss)).parameters] == [*parameters]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_public_function_hides_arguments(module):
+    """grpo_trainer takes fields of TRL's GRPOConfig, and compares each name with its DEFAULTS."""
+    hiding = {
+        name
+        for name, f in vars(getattr(reference_math, module)).items()
+        if inspect.isfunction(f) and f.__module__ == f"reference_math.{module}" and name[0] != "_"
+        for p in inspect.signature(f).parameters.values()
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    assert hiding == ({"loss", "loss_grad"} if module == "grpo_trainer" else set())
+
+
 @BY_NAME
 def test_the_lesson_uses_the_method(objective):
     if not objective.lesson:
