@@ -31,6 +31,7 @@ from lab import (
     ready,
     recipes,
     runs,
+    sharded,
     smollm,
     sources,
     tasks,
@@ -210,6 +211,7 @@ def trainer(recipe, policy=None, tok=None, rows=None, **options):
     # of a weight rounds to nothing.
     for param, data in exact.items():
         param.data = data
+    sharded.refuse_dropped(built.accelerator)
     built.remove_callback(PrinterCallback)  # one dict per step, between the bar and the reader
     built.add_callback(callbacks.Progress(stage))
     built.add_callback(callbacks.Trackio(recipe))
@@ -229,22 +231,29 @@ def run(built, recipe, began=None):
     folder = runs.begin(recipe) if chief else runs.folder(recipe)
     built.accelerator.wait_for_everyone()
     guards.resume(built) if any(folder.glob("checkpoint-*")) else built.train()
-    manifest = _save(built, recipe, folder, began) if chief else None
+    weights = sharded.whole(built.model) if sharded.is_sharded(built.model) else None
+    manifest = _save(built, recipe, folder, began, weights) if chief else None
     # The next stage reads, in every process, what the chief has written.
     built.accelerator.wait_for_everyone()
     return manifest
 
 
-def _save(built, recipe, folder, began):
-    """Save the adapter (or the weights) and score it: the manifest."""
-    policy = built.accelerator.unwrap_model(built.model)
+def _save(built, recipe, folder, began, weights=None):
+    """Save the adapter (or the weights) and score it: the manifest.
+
+    weights    {name: tensor} of a sharded model, gathered from all processes
+    """
+    policy, tok = built.accelerator.unwrap_model(built.model), built.processing_class
     adapters = {"selected_adapters": ["default"]} if isinstance(policy, PeftModel) else {}
-    policy.save_pretrained(folder, **adapters)
-    built.processing_class.save_pretrained(folder)
+    policy.save_pretrained(folder, state_dict=weights, **adapters)
+    tok.save_pretrained(folder)
     if built.args.push_to_hub:
         built.push_to_hub()
+    if weights:  # this process holds a part of the model: score what stands on the disk
+        again = {"adapter": str(folder)} if adapters else {"model": str(folder), "start_from": ""}
+        policy, tok = load(recipe | again)
     plain = vllm.served(policy, dtype=getattr(torch, recipe.get("dtype", "float32")))
-    scores = evaluate.score(plain, built.processing_class, recipe)
+    scores = evaluate.score(plain, tok, recipe)
     wall_s = time.perf_counter() - began
     return runs.save_manifest(recipe, base_name(recipe), built.state.log_history, wall_s, scores)
 

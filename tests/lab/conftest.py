@@ -1,6 +1,9 @@
 """TRL's own chat templates, and TRL's own preparation of a data set, for the tests of the data."""
 
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +11,7 @@ import pytest
 import trl
 from datasets import Dataset
 from jinja2 import TemplateError
-from lab import model
+from lab import model, recipes
 from lab.data.rendered import Reader, Settings
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
@@ -128,3 +131,22 @@ def merging_of():
 def prepared(tmp_path):
     """prepared(kind, rows, tokenizer, **config): the rows that TRL trains on, without a model."""
     return functools.partial(_prepared, folder=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """launch(configuration, script of this folder, its arguments): `accelerate launch`, finished."""
+    here = Path(__file__).parent
+
+    def run(config, script, *arguments, processes=2, **environment):
+        configuration = recipes.FOLDER / "accelerate" / f"{config}.yaml"
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", str(configuration), "--main_process_port", "0"]
+        command += ["--num_processes", str(processes), str(here / script), *map(str, arguments)]
+        path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
+        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+        return subprocess.run(
+            command, check=False, env=env, capture_output=True, text=True, timeout=300
+        )
+
+    return run

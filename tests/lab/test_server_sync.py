@@ -176,18 +176,14 @@ def test_a_server_that_has_lost_the_adapter_gets_it_again(home, server, capsys):
     assert max(logged(trainer, "sampling/gap_mean")) <= trainer.max_gap / 10
 
 
-def test_two_ranks_share_one_server(home, server):
+@pytest.mark.parametrize("config", ["ddp", "fsdp2"])
+def test_two_ranks_share_one_server(home, server, launch, config):
     """Rank 0 brings the adapter and asks; both train on its completions, and stay the same."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]  # gloo on a CPU
-    port = str(_free_port())
-    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", port]
-    script = [str(Path(__file__).parent / "two_ranks.py"), str(home / "grpo.yaml")]
-    done = subprocess.run([*launch, *script], capture_output=True, text=True, check=False)
+    done = launch(config, "two_ranks.py", home / "grpo.yaml")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert found["ranks"] == 2 and found["weights"][0] == found["weights"][1]
-    assert len(found["gaps"]) == 2
+    assert found["sharded"] == (config == "fsdp2") and len(found["gaps"]) == 2
     assert 0 < max(found["gaps"]) <= vllm.ROUNDING_GAP[torch.float32] / 10
 
 

@@ -3,8 +3,9 @@
 import json
 import sys
 
+import gloo
 import torch
-from lab import recipes, train, vllm
+from lab import recipes, sharded, train, vllm
 
 
 def digits(completions, **_):
@@ -14,18 +15,20 @@ def digits(completions, **_):
 
 
 def main():
+    gloo.shard()
     recipe = recipes.load("grpo", sys.argv[1])
     recipe["args"] |= {"max_steps": 2}
     trainer = train.trainer(recipe, reward_funcs=digits)
     trainer.train()
-    trained = [param for param in trainer.model.parameters() if param.requires_grad]
-    weights = torch.stack([param.detach().double().abs().sum() for param in trained]).sum()
+    trained = sharded.whole(trainer.model).values()
+    weights = torch.stack([weight.double().abs().sum() for weight in trained]).sum()
     weights = trainer.accelerator.gather(weights[None]).tolist()
     if trainer.accelerator.is_main_process:
         gaps = [
             e["sampling/gap_mean"] for e in trainer.state.log_history if "sampling/gap_mean" in e
         ]
         found = {"ranks": trainer.accelerator.num_processes, "weights": weights, "gaps": gaps}
+        found["sharded"] = sharded.is_sharded(trainer.model)
         print(json.dumps(found), flush=True)
     vllm.release(trainer)
     torch.distributed.barrier()

@@ -30,7 +30,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from trl.generation.vllm_client import VLLMClient
 
-from lab import vllm
+from lab import sharded, vllm
 from lab.engine import adapter_sync, colocated
 
 START = "python -m lab.serve grpo --config RECIPE"
@@ -54,10 +54,10 @@ class Generation(adapter_sync.Generation):
         model = self.accelerator.unwrap_model(self.model)
         if reason := adapter_sync.refusal(model):
             raise ValueError(f"vllm_mode: server: {reason}; take vllm_mode: colocate")
-        if self.engine or self._dist.is_fsdp or self._dist.is_zero3:
+        if self.engine or self._dist.is_zero3:
             raise ValueError(
-                "vllm_mode: server takes no engine options, which are lab.serve's, and neither FSDP "
-                "nor DeepSpeed ZeRO-3, which part the adapter"
+                "vllm_mode: server takes no engine options, which are lab.serve's, and no DeepSpeed "
+                "ZeRO-3, which parts the adapter; FSDP2 may part it (recipes/accelerate/fsdp2.yaml)"
             )
         self.home = tempfile.TemporaryDirectory(prefix="lab-adapter-")  # goes when this goes
         self.folder = Path(self.home.name)
@@ -79,9 +79,15 @@ class Generation(adapter_sync.Generation):
 
     def sync_weights(self):
         """Make the server serve the trainer's present adapter."""
-        began = time.perf_counter()
-        if self.accelerator.is_main_process:
-            self.vllm_client.bring(self.write(), self.syncs)
+        began, chief = time.perf_counter(), self.accelerator.is_main_process
+        model = self.accelerator.unwrap_model(self.model)
+        if chief or sharded.is_sharded(
+            model
+        ):  # whose weights and forward passes take every process
+            path = self.write()
+            own = trainers(model, probe(self.processing_class))
+        if chief:
+            self.vllm_client.bring(path, self.syncs, own)
         self.syncs += 1
         self.sync_s += time.perf_counter() - began
 
@@ -91,7 +97,9 @@ class Generation(adapter_sync.Generation):
         A new one each time: vLLM's prefix cache tells adapters apart by their path.
         """
         model, path = self.accelerator.unwrap_model(self.model), self.folder / f"{self.syncs:06d}"
-        model.save_pretrained(path, selected_adapters=[adapter_sync.NAME])
+        weights = sharded.whole(model) if sharded.is_sharded(model) else None
+        if self.accelerator.is_main_process:
+            model.save_pretrained(path, state_dict=weights, selected_adapters=[adapter_sync.NAME])
         return path
 
     def _leave(self):
@@ -113,12 +121,13 @@ class Client(VLLMClient):
         self.base_url = url.rstrip("/").replace("//0.0.0.0:", "//127.0.0.1:")
         self.patience_s = patience_s
         self.policy, self.name = model, f"policy-{secrets.token_hex(4)}"
-        self.ids = tokenizer(PROBE)["input_ids"][:PROBE_TOKENS]
+        self.ids = probe(tokenizer)
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy stands between two processes of one run
         if key := os.environ.get("VLLM_API_KEY"):
             self.session.headers["Authorization"] = f"Bearer {key}"
         self.path, self.dtype, self.known = None, None, {}
+        self.rounding = None  # of the base in 16 bits, where the server computes in those
 
     # --- what the trainer asks ----------------------------------------------------------------
 
@@ -131,10 +140,13 @@ class Client(VLLMClient):
         self.say(f"The vLLM server at {self.base_url} serves this run's base in {name}: {apart}")
         return self.dtype
 
-    def bring(self, path, number):
-        """Make the server serve the adapter in the folder, the one of sync `number`."""
+    def bring(self, path, number, own):
+        """Make the server serve the adapter in the folder, the one of sync `number`.
+
+        own    (T-1,) the trainer's log-probs of the probe with it
+        """
         before, self.path = self.path, path
-        self.known[f"the adapter of sync {number}"] = self._trainers()
+        self.known[f"the adapter of sync {number}"] = own
         self._steadily(self._load)
         if before and before != path:
             shutil.rmtree(before)
@@ -214,7 +226,7 @@ class Client(VLLMClient):
         base = next(card["id"] for card in cards if not card["parent"])
         if "the base alone" not in self.known:
             with self.policy.disable_adapter():
-                self.known["the base alone"] = self._trainers()
+                self.known["the base alone"] = trainers(self.policy, self.ids)
         own = self.known["the base alone"]
         try:
             gap = (self._servers(base) - own).abs().mean().item()
@@ -223,10 +235,11 @@ class Client(VLLMClient):
         limit, dtype = colocated.ROUNDING_GAP[torch.float32], torch.float32
         if not gap <= limit:
             dtype = vllm.sixteen_bits() if torch.cuda.is_available() else torch.bfloat16
-            with self.policy.disable_adapter():
-                plain = vllm.served(self.policy, dtype=dtype)
-            rounding = (per_token_logps(plain, self.ids) - own).abs().mean().item()
-            limit = max(colocated.ROOM * rounding, limit)
+            if self.rounding is None:  # at the first look, before FSDP parts the model
+                with self.policy.disable_adapter():
+                    plain = vllm.served(self.policy, dtype=dtype)
+                self.rounding = (per_token_logps(plain, self.ids) - own).abs().mean().item()
+            limit = max(colocated.ROOM * self.rounding, limit)
         if not gap <= limit:
             raise colocated.SamplerGap(
                 f"the vLLM server at {self.base_url} serves another model than this run's base: "
@@ -266,13 +279,6 @@ class Client(VLLMClient):
         found = self.get_sequence_logprobs([self.ids], [1], top_logprobs=1)
         return torch.tensor(found["actual_logprobs"][0])[:, 0]
 
-    def _trainers(self):
-        """(T-1,) the trainer's; in training mode, since a 4-bit model must not run in eval mode."""
-        mode = self.policy.training
-        found = per_token_logps(self.policy.train(), self.ids)
-        self.policy.train(mode)
-        return found
-
     def _get(self, url, **kwargs):
         return self._ask("GET", url, **kwargs)
 
@@ -301,6 +307,19 @@ class Client(VLLMClient):
                 f"{response.status_code} {said}"
             )
         return response.json() if "json" in response.headers.get("content-type", "") else said
+
+
+def probe(tokenizer):
+    """The tokens that both sides score at each sync."""
+    return tokenizer(PROBE)["input_ids"][:PROBE_TOKENS]
+
+
+def trainers(model, ids):
+    """(T-1,) the trainer's log-probs; in training mode, since a 4-bit model must not run in eval mode."""
+    mode = model.training
+    found = per_token_logps(model.train(), ids)
+    model.train(mode)
+    return found
 
 
 @torch.no_grad()
