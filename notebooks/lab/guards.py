@@ -14,10 +14,12 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import TrainerCallback
 
 from lab import health
@@ -168,6 +170,7 @@ def resume(trainer, say=print):
     if found is None:
         say(f"no complete checkpoint in {trainer.args.output_dir}: from the start")
         return trainer.train()
+    refuse_other_parts(found, sharded=trainer.accelerator.distributed_type == "FSDP")
     say(f"resuming from {found.name}")
     step = json.loads((found / "trainer_state.json").read_text())["global_step"]
     now = settings(trainer.args, trainer.model, trainer.train_dataset)
@@ -187,6 +190,10 @@ def resume(trainer, say=print):
     return result
 
 
+PARTS = (
+    "pytorch_model_fsdp_0",
+    "optimizer_0",
+)  # of a checkpoint of FSDP2, as accelerate names them
 SETTINGS = "guards.json"  # beside a checkpoint: what it was trained with
 COMPARED = {
     "seed": "the order of the rows and the sampling differ from here on",
@@ -260,6 +267,25 @@ def refuse_other_shape(folder, now):
             )
 
 
+def refuse_other_parts(folder, sharded):
+    """Raise ValueError where one of checkpoint and run is in parts (FSDP2) and the other is whole.
+
+    Also for DeepSpeed's, whose files are not known here: better aloud than again from the start.
+    """
+    if (folder / "latest").exists():
+        raise ValueError(
+            f"{folder.name} is DeepSpeed's, whose parts cannot be checked here. Go on with "
+            f"trainer.train(resume_from_checkpoint={str(folder)!r}), or train from the start in another "
+            "output_dir"
+        )
+    if (folder / PARTS[0]).is_dir() != sharded:
+        now, before = ("FSDP2", "whole weights") if sharded else ("whole weights", "FSDP2")
+        raise ValueError(
+            f"{folder.name} was written with {before}, and this run has {now}. Start it with the "
+            "configuration of accelerate that it began with, or train from the start in another output_dir"
+        )
+
+
 def _load_first_adapter(trainer, folder):
     """Beside a reference adapter, transformers 5.17 loads that one and leaves "default" as built.
 
@@ -290,11 +316,13 @@ def newest_complete(output_dir):
 def why_incomplete(folder):
     """Return what a checkpoint lacks to be resumed from, "" when it is complete.
 
-    One process's checkpoint as transformers writes it; those of DeepSpeed and FSDP hold their
-    optimizer elsewhere and count as incomplete.
+    As transformers writes it, whole or in FSDP2's parts. DeepSpeed's counts as complete unseen:
+    `refuse_other_parts` says what to do with it.
     """
     folder = Path(folder)
-    read = {}
+    if (folder / "latest").exists():
+        return ""
+    parted, read = (folder / PARTS[0]).is_dir(), {}
     for file in (folder / "trainer_state.json", *folder.glob("model.safetensors.index.json")):
         try:
             read[file.name] = json.loads(file.read_text())
@@ -302,10 +330,12 @@ def why_incomplete(folder):
             return f"{file.name} cannot be read ({type(error).__name__})"
     if "global_step" not in read["trainer_state.json"]:
         return "trainer_state.json has no global_step"
+    if parted and (why := _why_parts_incomplete(folder)):
+        return why
     parts = read.get("model.safetensors.index.json", {}).get("weight_map", {}).values()
     weights = [folder / part for part in sorted(set(parts))]
     weights = weights or sorted(folder.glob("**/*model*.safetensors"))
-    if not weights:
+    if not weights and not parted:
         return "no weights"
     for file in weights:
         try:
@@ -313,13 +343,28 @@ def why_incomplete(folder):
                 tensors.keys()
         except (OSError, SafetensorError):
             return f"{file.name} is missing or cut off"
-    states = [folder / "optimizer.pt", folder / "scheduler.pt", *folder.glob("scaler.pt")]
+    states = [folder / "scheduler.pt", *folder.glob("scaler.pt")]
+    states += [] if parted else [folder / "optimizer.pt"]
     states += sorted(folder.glob("rng_state*.pth")) or [folder / "rng_state.pth"]
     for file in states:
         if not file.exists():
             return f"{file.name} is missing"
         if not _is_whole_zip(file):
             return f"{file.name} is cut off"
+    return ""
+
+
+def _why_parts_incomplete(folder):
+    """Return what the folders of a sharded checkpoint lack: each lists its files and their lengths."""
+    for name in PARTS:
+        try:
+            stored = FileSystemReader(folder / name).read_metadata().storage_data.values()
+        except (OSError, EOFError, UnpicklingError) as error:
+            return f"{name}/.metadata cannot be read ({type(error).__name__})"
+        for part in stored:
+            file = folder / name / part.relative_path
+            if not file.exists() or file.stat().st_size < part.offset + part.length:
+                return f"{name}/{part.relative_path} is missing or cut off"
     return ""
 
 

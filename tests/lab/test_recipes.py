@@ -34,7 +34,7 @@ def test_a_recipe_says_what_it_is_for(stage, profile):
 
 def test_each_file_in_the_folder_is_a_stage_and_profile_of_the_kit():
     named = {f"{stage}_{profile}.yaml" for stage, profile in [*BASES, *ALL]}
-    assert {path.name for path in recipes.FOLDER.iterdir()} == named
+    assert {path.name for path in recipes.FOLDER.glob("*.yaml")} == named
 
 
 @pytest.mark.parametrize(("stage", "profile"), ALL)

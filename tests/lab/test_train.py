@@ -1,7 +1,6 @@
 """The stages' own code on a chain that takes seconds: fewer steps, the same trainers."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -213,54 +212,11 @@ def test_every_lesson_of_the_chain_has_a_stage():
     assert names == sorted(chain.STAGES_OF)
 
 
-def launch(stage, recipe, folder, **environment):
-    """`accelerate launch` of two gloo processes on a CPU; returns what they printed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "--main_process_port", "0"]
-    command += ["-m", "two_ranks", stage, str(recipe)]
-    script = folder / "two_ranks.py"
-    script.write_text(
-        "import os, pathlib, sys\n"
-        "from lab import pairs, recipes, tasks, train\n"
-        "def drawn(model, tok, n, seed, samples):  # four steps of SFT get no sum right\n"
-        "    return [dict(a=a, b=b, style=s, right=True, text=tasks.completion(a, b, s))\n"
-        "            for a, b in tasks.sample(n, 'train', seed) for s in tasks.STYLES]\n"
-        "pairs.draw = drawn\n"
-        "recipes.FOLDER = pathlib.Path(sys.argv[2]).parent  # where the shortened parents stand\n"
-        "make, make_base = train.make, train.make_base\n"
-        "def telling(recipe):\n"
-        "    manifest = make(recipe)\n"
-        "    import torch.distributed as dist\n"
-        "    if dist.is_initialized():\n"
-        "        rank = f'rank {dist.get_rank()} of {dist.get_world_size()}'\n"
-        "        print(f'{rank} by {dist.get_backend()}: {recipe[\"stage\"]}')\n"
-        "    return manifest\n"
-        "def counted(recipe):\n"
-        "    print('pre-training in rank', os.environ['RANK'])\n"
-        "    return make_base(recipe)\n"
-        "train.make, train.make_base = telling, counted\n"
-        "train.main([sys.argv[1], '--config', sys.argv[2]])\n"
-    )
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(
-        command, check=False, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_accelerate_starts_two_processes(small, stage, tmp_path):
-    """The ranks see different rows and end with one manifest."""
-    said = launch(stage, small[stage], tmp_path)
-    assert f"rank 0 of 2 by gloo: {stage}" in said and f"rank 1 of 2 by gloo: {stage}" in said
-    assert runs.manifest(stage)["stage"] == stage
-
-
-def test_two_processes_make_the_stages_before_theirs_together(small, tmp_path):
+def test_two_processes_make_the_stages_before_theirs_together(small, launch, tmp_path):
     """The base once, by one of them; each adapter by both, and read by both once it is whole."""
-    said = launch("grpo", small["grpo"], tmp_path, LAB_RUNS=str(tmp_path / "runs"))
+    done = launch("ddp", "chain_run.py", "grpo", small["grpo"], LAB_RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout
     assert said.count("pre-training in rank") == 1 and "pre-training in rank 0" in said
     for stage in ("sft", "dpo", "grpo"):
         assert f"rank 0 of 2 by gloo: {stage}" in said and f"rank 1 of 2 by gloo: {stage}" in said
