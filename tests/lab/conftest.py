@@ -139,7 +139,7 @@ def launch():
     here = Path(__file__).parent
 
     def run(config, script, *arguments, processes=2, **environment):
-        configuration = recipes.FOLDER / "accelerate" / f"{config}.yaml"
+        configuration = recipes.FOLDERS[0] / "accelerate" / f"{config}.yaml"
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(configuration), "--main_process_port", "0"]
         command += ["--num_processes", str(processes), str(here / script), *map(str, arguments)]
