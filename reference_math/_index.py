@@ -17,7 +17,8 @@ Made by `python -m reference_math._index` from `catalogue.py`; a test keeps it u
 
 The formula stands in the function of the second column. A loss returns a float; its gradient is the
 function of the same name with `_grad`. "laws" and "parity" are the tests that prove it: by hand,
-enumeration and limits, and against the libraries and the torch twin.
+enumeration and limits, and against the libraries and the torch twin. "nearest" is a lesson on the methods
+beside it, where none uses the method itself.
 """
 
 
@@ -45,8 +46,12 @@ def _row(objective):
         entry.paper,
         " ".join(f"[{path.split('/')[1]}](../{path})" for path in entry.proof),
         f"[twin](torch/{entry.torch.rpartition('.')[2]}.py)" if entry.torch else "",
-        f"[{entry.lesson[10:12]}](../{entry.lesson})" if entry.lesson else "",
+        _lesson(entry.lesson) or _lesson(entry.nearest, "nearest: "),
     ]
+
+
+def _lesson(path, said=""):
+    return f"{said}[{path[10:12]}](../{path})" if path else ""
 
 
 def _link(name):

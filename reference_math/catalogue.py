@@ -56,6 +56,16 @@ class Objective(NamedTuple):
             (f"notebooks/{k}.ipynb" for k, names in LESSONS.items() if self.names[0] in names), ""
         )
 
+    @property
+    def nearest(self) -> str:
+        """Return the notebook to read where none uses the method, or "".
+
+        The one that its module names, else the one with most methods of the family.
+        """
+        others = [o.lesson for o in OBJECTIVES if o.family == self.family and o.lesson]
+        most = max(sorted(set(others)), key=others.count) if others else ""
+        return "" if self.lesson else headers(self.formula.partition(".")[0])["Lesson"] or most
+
     def value(self, **given: Any) -> float:
         """Compute the loss (of a part: its formula) on the example inputs, or on others that are passed."""
         return function(self.loss or self.formula)(**self.inputs() | self.options | given)
@@ -195,15 +205,15 @@ def _teacher(names, loss, paper, driver="", **more):
 
 OBJECTIVES = (
     # ------------------------------------------------------------------------- supervised
-    _sft(("SFT", "nll", "cross-entropy", "supervised fine-tuning"), "sft.nll",
+    _sft(("SFT", "nll", "cross-entropy", "supervised fine-tuning", "SFTTrainer"), "sft.nll",
          "maximum likelihood", {"loss_type": "nll"}),
     _sft(("DFT", "dynamic fine-tuning"), "sft.dft", "arXiv 2508.05629", {"loss_type": "dft"},
          held="each token's probability"),
     _sft(("label smoothing",), "label_smoothing.loss", "arXiv 1512.00567, section 7",
          {"label_smoothing_factor": 0.1}, label_smoothing_factor=0.1),
     # ------------------------------------------------------------------------- preference pairs
-    _dpo(("DPO", "sigmoid", "direct preference optimisation"), "dpo.sigmoid", "arXiv 2305.18290, eq. 7"),
-    _dpo(("IPO", "ipo"), "dpo.ipo", "arXiv 2310.12036, eq. 17", loss_type="ipo"),
+    _dpo(("DPO", "sigmoid", "direct preference optimisation", "DPOTrainer"), "dpo.sigmoid", "arXiv 2305.18290, eq. 7"),
+    _dpo(("IPO", "ipo", "identity preference optimisation"), "dpo.ipo", "arXiv 2310.12036, eq. 17", loss_type="ipo"),
     _dpo(("SLiC", "hinge", "SLiC-HF"), "dpo.hinge", "arXiv 2305.10425", loss_type="hinge"),
     _dpo(("LN-DPO", "sigmoid_norm", "length-normalised DPO"), "dpo.sigmoid",
          "arXiv 2411.15124", loss_type="sigmoid_norm"),
@@ -221,7 +231,7 @@ OBJECTIVES = (
     _dpo(("SPPO", "sppo_hard"), "dpo_pointwise.sppo_hard", "arXiv 2405.00675, eq. 4.7", loss_type="sppo_hard"),
     _dpo(("APO-zero", "apo_zero"), "dpo_pointwise.apo_zero", "arXiv 2408.06266, eq. 7", loss_type="apo_zero"),
     _dpo(("APO-down", "apo_down"), "dpo_pointwise.apo_down", "arXiv 2408.06266, eq. 8", loss_type="apo_down"),
-    _dpo(("chosen NLL", "sft of the chosen answer", "RPO"), "sft.nll", "arXiv 2404.19733", loss_type="sft"),
+    _dpo(("chosen NLL", "sft of the chosen answer", "RPO", "rpo_alpha"), "sft.nll", "arXiv 2404.19733", loss_type="sft"),
     _dpo(("LD-DPO", "ld_alpha"), "dpo.sequence_weights", "arXiv 2409.06411", ld_alpha=0.4),
     _dpo(("MPO", "mixture of losses", "loss_weights"), "dpo_trainer.loss", "arXiv 2411.10442",
          loss_type=("sigmoid", "bco_pair", "sft"), loss_weights=(0.8, 0.2, 1.0)),
@@ -238,21 +248,21 @@ OBJECTIVES = (
           "note with arXiv 2305.18290's code; the scores are the log-ratios", **SMOOTHED, beta=0.3),
     _part("preference pairs", ("implicit reward", "DPO rewards and margins"), "implicit_rewards.rewards",
           "arXiv 2305.18290, eq. 5"),
-    _pairs(("CPO",), "cpo.pair_loss", "arXiv 2401.08417, eq. 3", "cpo_trainer.loss", "trl_cpo.cpo",
+    _pairs(("CPO", "contrastive preference optimisation", "CPOTrainer"), "cpo.pair_loss", "arXiv 2401.08417, eq. 3", "cpo_trainer.loss", "trl_cpo.cpo",
            beta=0.5, label_smoothing=0.1),
     _pairs(("CPO, hinge",), "dpo.hinge", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
            loss_type="hinge", beta=0.5),
     _pairs(("CPO, IPO",), "dpo.ipo", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
            loss_type="ipo", beta=0.5),
-    _pairs(("SimPO", "simpo"), "simpo.pair_loss", "arXiv 2405.14734, eq. 6", "cpo_trainer.loss", "trl_cpo.cpo",
+    _pairs(("SimPO", "simpo", "simple preference optimisation"), "simpo.pair_loss", "arXiv 2405.14734, eq. 6", "cpo_trainer.loss", "trl_cpo.cpo",
            loss_type="simpo", beta=2.0, simpo_gamma=1.0, cpo_alpha=0.0),
     _pairs(("CPO-SimPO",), "simpo.pair_loss", "TRL's CPOTrainer", "cpo_trainer.loss", "trl_cpo.cpo",
            loss_type="simpo", beta=0.5),
     _pairs(("AlphaPO", "alphapo"), "alphapo.reward", "arXiv 2501.03884", "cpo_trainer.loss", "trl_cpo.cpo",
            loss_type="simpo", beta=0.5, alpha=0.1, cpo_alpha=0.0),
-    _pairs(("ORPO", "odds ratio"), "orpo.pair_loss", "arXiv 2403.07691, eqs. 4 and 7", "orpo.loss",
+    _pairs(("ORPO", "odds ratio", "odds ratio preference optimisation", "ORPOTrainer"), "orpo.pair_loss", "arXiv 2403.07691, eqs. 4 and 7", "orpo.loss",
            "trl_cpo.orpo", beta=0.4),
-    _pairs(("TPO", "triple preference optimisation"), "tpo.loss", "arXiv 2405.16681", "tpo.loss",
+    _pairs(("TPO", "triple preference optimisation", "TPOTrainer"), "tpo.loss", "arXiv 2405.16681", "tpo.loss",
            "trl_experimental.tpo", beta=0.3),
     _pairs(("TPO, hinge",), "tpo.loss", "TRL's TPOTrainer", "tpo.loss", "trl_experimental.tpo",
            loss_type="hinge", beta=0.3),
@@ -261,20 +271,20 @@ OBJECTIVES = (
     _pairs(("TPO-L", "tpo-l"), "tpo.loss", "TRL's TPOTrainer", "tpo.loss", "trl_experimental.tpo",
            loss_type="tpo-l", beta=0.3, label_smoothing=0.2),
     # ------------------------------------------------------------------------- single labels
-    Objective("labels of single answers", ("KTO",), "kto.loss", "arXiv 2402.01306, eqs. 7 and 8",
+    Objective("labels of single answers", ("KTO", "Kahneman-Tversky optimisation", "KTOTrainer"), "kto.loss", "arXiv 2402.01306, eqs. 7 and 8",
               "kto.loss", {"kl": 0.3, "beta": 0.3, "desirable_weight": 1.5}),
     Objective("labels of single answers", ("APO-zero unpaired", "apo_zero_unpaired"), "kto.loss",
               "arXiv 2408.06266, eq. 7", "kto.loss", {"kl": 0.0, "beta": 0.3}),
-    Objective("labels of single answers", ("BCO", "binary classifier optimisation"), "bco.loss",
+    Objective("labels of single answers", ("BCO", "binary classifier optimisation", "BCOTrainer"), "bco.loss",
               "arXiv 2404.04656", "bco.loss", {"delta": 0.2, "beta": 0.3}),
     # ------------------------------------------------------------------------- reward models
-    Objective("reward models", ("reward model", "Bradley-Terry", "RM"), "reward_model.loss",
+    Objective("reward models", ("reward model", "Bradley-Terry", "RM", "RewardTrainer"), "reward_model.loss",
               "arXiv 2203.02155, eq. 1", "reward_model.loss", {"center_rewards_coefficient": 0.01},
               wrt=("chosen_rewards", "rejected_rewards"), driver="trl_reward.loss"),
-    Objective("reward models", ("PRM", "process reward model", "stepwise rewards"), "prm.loss",
+    Objective("reward models", ("PRM", "process reward model", "stepwise rewards", "PRMTrainer"), "prm.loss",
               "arXiv 2305.20050", "prm.loss", driver="trl_reward.prm"),
     # ------------------------------------------------------------------------- policy gradients
-    _policy(("GRPO",), "grpo.loss", "arXiv 2402.03300, eq. 3", **GRPO, **CLIP),
+    _policy(("GRPO", "group relative policy optimisation"), "grpo.loss", "arXiv 2402.03300, eq. 3", **GRPO, **CLIP),
     _policy(("DAPO", "dapo", "clip-higher"), "grpo.loss", "arXiv 2503.14476", **GRPO
             | {"reduction": "dapo", "tokens_per_micro_batch": 20.0}, epsilon_low=0.2, epsilon_high=0.28),
     _policy(("Dr. GRPO", "dr_grpo"), "grpo.loss", "arXiv 2503.20783", **GRPO
@@ -284,7 +294,7 @@ OBJECTIVES = (
             **GRPO | {"reduction": "bnpo"}, **CLIP),
     _policy(("LUSPO", "luspo"), "grpo.loss", "arXiv 2602.05261",
             importance_sampling_level="sequence", reduction="luspo", **CLIP),
-    _policy(("GSPO", "sequence-level importance sampling"), "grpo.loss", "arXiv 2507.18071, eq. 5",
+    _policy(("GSPO", "sequence-level importance sampling", "group sequence policy optimisation"), "grpo.loss", "arXiv 2507.18071, eq. 5",
             importance_sampling_level="sequence", reduction="grpo", epsilon_low=0.2, epsilon_high=0.3),
     _policy(("two-sided clip", "INTELLECT-2", "delta"), "grpo.loss", "arXiv 2505.07291", **GRPO, **CLIP, delta=1.5),
     _policy(("GRPO with KL", "GRPO's KL penalty"), "grpo.loss", "arXiv 2402.03300, eq. 4", **GRPO, **CLIP,
@@ -299,7 +309,7 @@ OBJECTIVES = (
             held="the importance ratio", **GRPO | {"reduction": "bnpo"}, epsilon_max=1.2),
     _policy(("SAPO", "sapo"), "sapo.loss", "arXiv 2511.20347", **GRPO, temperature_pos=1.0, temperature_neg=1.4),
     _policy(("VESPO", "vespo"), "vespo.loss", "arXiv 2602.10693", held="the weight phi(w)", **GRPO, **GAMMA),
-    _policy(("GMPO", "geometric-mean policy optimisation"), "gmpo.loss", "arXiv 2507.20673",
+    _policy(("GMPO", "geometric-mean policy optimisation", "GMPOTrainer"), "gmpo.loss", "arXiv 2507.20673",
             driver="trl_experimental.gmpo", epsilon_low=0.4, epsilon_high=0.4),
     _policy(("GMPO with KL",), "gmpo.loss", "arXiv 2507.20673", epsilon_low=0.4, epsilon_high=0.4,
             beta=0.3, arrays={"ref_per_token_logps": ARRAYS["ref_per_token_logps"]}),
@@ -313,18 +323,18 @@ OBJECTIVES = (
             clip_min=0.8, clip_max=1.25, reduction="bnpo"),
     _policy(("KL-Cov", "kl_cov"), "kl_cov.loss", "arXiv 2505.22617", share=0.2, kl_coef=0.5, reduction="bnpo"),
     _policy(("REINFORCE", "vanilla policy gradient"), "reinforce.loss", "Williams, 1992"),
-    _policy(("RLOO", "leave-one-out"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
-    _policy(("PPO", "PPO's policy loss"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),
+    _policy(("RLOO", "leave-one-out", "RLOOTrainer"), "rloo.loss", "arXiv 2402.14740", driver="trl_rloo.loss", **CLIP),
+    _policy(("PPO", "PPO's policy loss", "proximal policy optimisation", "clipped surrogate", "PPOTrainer"), "ppo.policy_loss", "arXiv 1707.06347, eq. 7", cliprange=0.2),
     Objective("policy gradients", ("PPO's value loss", "critic"), "ppo.value_loss",
               "arXiv 1707.06347, eq. 9", "ppo.value_loss", {"cliprange_value": 0.3}),
-    _policy(("A*-PO", "A2PO", "a2po"), "a2po.loss", "arXiv 2505.20686", driver="trl_experimental.a2po", beta2=0.3),
-    _policy(("online DPO", "OAIF"), "online_dpo.loss", "arXiv 2402.04792",
+    _policy(("A*-PO", "A2PO", "a2po", "A2POTrainer"), "a2po.loss", "arXiv 2505.20686", driver="trl_experimental.a2po", beta2=0.3),
+    _policy(("online DPO", "OAIF", "OnlineDPOTrainer"), "online_dpo.loss", "arXiv 2402.04792",
             driver="trl_experimental.online_dpo", beta=0.3),
     _policy(("online IPO",), "online_dpo.loss", "arXiv 2402.04792", driver="trl_experimental.online_dpo",
             loss_type="ipo", beta=0.3),
-    _policy(("XPO", "exploratory preference optimisation"), "xpo.loss", "arXiv 2405.21046, algorithm 1",
+    _policy(("XPO", "exploratory preference optimisation", "XPOTrainer"), "xpo.loss", "arXiv 2405.21046, algorithm 1",
             alpha=0.05, beta=0.3),
-    _policy(("Nash-MD", "Nash learning from human feedback"), "nash_md.loss", "arXiv 2312.00886",
+    _policy(("Nash-MD", "Nash learning from human feedback", "NashMDTrainer"), "nash_md.loss", "arXiv 2312.00886",
             held="all but log p", beta=0.3, kl_level="sequence"),
     # ------------------------------------------------------------------------- around the loss
     _part("rewards, advantages, KL", ("GRPO advantage", "group advantage"), "advantages.group",
@@ -364,7 +374,8 @@ OBJECTIVES = (
           "arXiv 1707.06347, section 3"),
     _part("rewards, advantages, KL", ("loss aggregation", "reductions"), "reductions.token_weights",
           "arXiv 2503.20783, arXiv 2503.14476"),
-    _part("rewards, advantages, KL", ("TIS", "truncated importance sampling", "MIS"), "importance_sampling.ratio",
+    _part("rewards, advantages, KL", ("TIS", "truncated importance sampling", "MIS", "token_truncate",
+          "token_mask", "sequence_truncate", "sequence_mask", "vllm_importance_sampling_mode"), "importance_sampling.ratio",
           "TRL's vllm_importance_sampling_mode"),
     _part("rewards, advantages, KL", ("IcePop",), "importance_sampling.ratio", "arXiv 2510.18855",
           mode="token_mask", clip_min=0.5, clip_max=5.0),
@@ -376,7 +387,7 @@ OBJECTIVES = (
           "OpenRLHF, ms-swift", mode="geometric_gate", clip_min=0.5, clip_max=2.0),
     _part("rewards, advantages, KL", ("Clip-Cov", "clip_cov"), "clip_cov.keep_mask", "arXiv 2505.22617",
           share=2e-4, cov_low=1.0, cov_high=5.0, **CLIP),
-    _part("rewards, advantages, KL", ("off-policy sequence masking",), "off_policy.keep_mask",
+    _part("rewards, advantages, KL", ("off-policy sequence masking", "off_policy_mask_threshold"), "off_policy.keep_mask",
           "DeepSeek-V3.2, arXiv 2512.02556, eq. 9"),
     _part("rewards, advantages, KL", ("80/20 rule", "top_entropy_quantile"), "entropy_control.high_entropy_mask",
           "arXiv 2506.01939"),
@@ -385,7 +396,7 @@ OBJECTIVES = (
     _part("rewards, advantages, KL", ("TRL's GRPO loss", "GRPOTrainer"), "grpo_trainer.loss", "TRL's GRPOTrainer"),
     _part("rewards, advantages, KL", ("conventions", "who computes what"), "conventions.TABLE", "each row's own"),
     # ------------------------------------------------------------------------- distillation
-    _teacher(("GKD", "generalised Jensen-Shannon divergence", "JSD"), "gkd.loss", "arXiv 2306.13649, eq. 1",
+    _teacher(("GKD", "generalised Jensen-Shannon divergence", "JSD", "GKDTrainer"), "gkd.loss", "arXiv 2306.13649, eq. 1",
              "trl_distillation.gkd", options={"beta": 0.5, "temperature": 2.0}),
     _teacher(("forward KL distillation", "knowledge distillation"), "gkd.loss", "arXiv 2306.13649",
              "trl_distillation.gkd", options={"beta": 0.0, "temperature": 2.0}),
@@ -398,15 +409,15 @@ OBJECTIVES = (
         for beta, name, *more in [(0.5, "chunked distillation", "DistillationTrainer"),
                                   (0.0, "chunked forward KL"), (1.0, "chunked reverse KL")]
     ),
-    _teacher(("MiniLLM",), "minillm.loss", "arXiv 2306.08543, section 2.2", options=MINILLM,
+    _teacher(("MiniLLM", "MiniLLMTrainer"), "minillm.loss", "arXiv 2306.08543, section 2.2", options=MINILLM,
              held="the advantages"),
-    _teacher(("SDFT", "self-distillation fine-tuning"), "sdft.loss", "arXiv 2601.19897",
+    _teacher(("SDFT", "self-distillation fine-tuning", "SDFTTrainer"), "sdft.loss", "arXiv 2601.19897",
              "trl_distillation.sdft", options={"alpha": 0.5}),
     _teacher(("SDFT, top-k",), "sdft.loss", "arXiv 2601.19897", "trl_distillation.sdft",
              options={"alpha": 0.5, "topk": 3}),
     _teacher(("SDFT, top-k and tail",), "sdft.loss", "arXiv 2601.19897", "trl_distillation.sdft",
              options={"alpha": 0.5, "topk": 3, "add_tail": True}),
-    _policy(("SDPO", "self-distillation policy optimisation"), "sdpo.loss", "arXiv 2601.20802",
+    _policy(("SDPO", "self-distillation policy optimisation", "SDPOTrainer"), "sdpo.loss", "arXiv 2601.20802",
             held="the log-ratio to the teacher", driver="trl_teacher.sdpo",
             arrays=TEACHER, distillation_weight=0.5, is_clip=2.0, **GRPO, **CLIP)._replace(family="distillation"),
     _teacher(("IW-OPD", "importance-weighted on-policy distillation", "IWOPDTrainer"), "iw_opd.loss",
@@ -425,7 +436,7 @@ OBJECTIVES = (
     _teacher(("async distillation", "AsyncDistillationTrainer"), "server_distillation.loss",
              "TRL's AsyncDistillationTrainer", "trl_async.distillation",
              options={"beta": 0.0, "add_tail": True, "temperature": 1.0}),
-    _teacher(("ULD", "GOLD", "universal logit distance"), "uld.loss", "arXiv 2402.12030", "trl_distillation.uld",
+    _teacher(("ULD", "GOLD", "universal logit distance", "universal logit distillation", "GOLDTrainer"), "uld.loss", "arXiv 2402.12030", "trl_distillation.uld",
              arrays={"student_logits": ARRAYS["student_logits"][0], "teacher_logits": ARRAYS["logits"][0, :, :5]}),
     # ------------------------------------------------------------------------- tokens
     _part("tokens and sampling", ("log-softmax",), "logprobs.log_softmax", "log p = z - log sum exp z"),
@@ -440,7 +451,7 @@ OBJECTIVES = (
     _part("tokens and sampling", ("order of the filters", "vLLM sampler"), "sampling_order.process_logits",
           "transformers' and vLLM's order"),
     # ------------------------------------------------------------------------- adapters
-    _part("adapters and weights", ("LoRA",), "lora.forward", "arXiv 2106.09685, section 4.1"),
+    _part("adapters and weights", ("LoRA", "low-rank adaptation"), "lora.forward", "arXiv 2106.09685, section 4.1"),
     _part("adapters and weights", ("rsLoRA", "use_rslora"), "lora.scaling", "arXiv 2312.03732"),
     _part("adapters and weights", ("PiSSA",), "lora_init.pissa", "arXiv 2404.02948, eqs. 2 to 4"),
     _part("adapters and weights", ("OLoRA",), "lora_init.olora", "arXiv 2406.01775, algorithm 1"),
@@ -469,6 +480,8 @@ LESSONS = {
                    "reward model", "PRM", "RLOO", "PPO", "PPO's value loss", "leave-one-out baseline",
                    "GAE", "KL in the reward", "online DPO", "XPO", "Nash-MD", "GKD",
                    "chunked reverse KL", "MiniLLM"),
+    "07_kl": ("k1", "k2"),
+    "08_measuring": ("temperature", "entropy"),
 }  # fmt: skip
 
 
@@ -486,6 +499,7 @@ class Entry(NamedTuple):
     proof: tuple  # test files
     torch: str  # its torch twin, or ""
     lesson: str  # the notebook that uses it, or ""
+    nearest: str  # where it has none: the notebook on its module or its family, or ""
 
     def __str__(self):
         options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
@@ -497,7 +511,7 @@ class Entry(NamedTuple):
             "paper": self.paper,
             "proof": ", ".join(self.proof),
             "torch": self.torch,
-            "lesson": self.lesson,
+            "lesson": self.lesson or (self.nearest and f"none of its own; nearest: {self.nearest}"),
         }
         return "\n".join(f"{key:8s} {text}" for key, text in lines.items() if text)
 
@@ -507,7 +521,7 @@ class Entry(NamedTuple):
 def find(name: str) -> Entry:
     """Tell which function computes a method: by any name that a paper or TRL gives it.
 
-    Case, spaces and punctuation do not matter.  An unknown name is an error that says which
+    Case, spaces, punctuation and -ise or -ize do not matter.  An unknown name is an error that says which
     known names are near.
 
     >>> entry = find("dr grpo")
@@ -537,6 +551,7 @@ def describe(objective: Objective) -> Entry:
         proof=header["Proof"],
         torch=header["Torch"],
         lesson=objective.lesson,
+        nearest=objective.nearest,
     )
 
 
@@ -568,4 +583,5 @@ def _names():
 
 
 def _key(name):
-    return re.sub(r"[^a-z0-9+*]", "", name.lower())
+    american = re.sub(r"is(?=ation|ed(?![a-z]))", "iz", name.lower())
+    return re.sub(r"[^a-z0-9+*]", "", american)

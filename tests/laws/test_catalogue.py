@@ -82,6 +82,10 @@ def test_every_name_leads_to_its_objective(objective):
         ("GDPO", "multi_reward.normalize_then_sum"),
         ("REINFORCE++", "advantages.whiten"),
         ("nucleus sampling", "logits_filters.top_p"),
+        ("double quantization", "double_quant.quantize"),  # either spelling
+        ("Generalized Advantage Estimation", "gae.advantages"),
+        ("length-normalized DPO", "dpo.sigmoid"),
+        ("sequence_mask", "importance_sampling.ratio"),  # an option's value, as TRL writes it
         ("dpo_pointwise", "dpo_pointwise.nca_pair"),  # a module's name, too
     ],
 )
@@ -200,3 +204,19 @@ def test_every_pointer_of_a_header_is_true(module):
         code = lesson_code(header["Lesson"])
         taught = [o for o in OBJECTIVES if o.formula.split(".")[0] == module and o.lesson]
         assert re.search(rf"\b{module}\b", code) or header["Lesson"] in {o.lesson for o in taught}
+
+
+def test_a_method_without_a_lesson_leads_to_one_of_its_family():
+    """In one step, as the others: only the optimisers stand in no lesson."""
+    for objective in OBJECTIVES:
+        entry = reference_math.find(objective.names[0])
+        assert not (objective.lesson and objective.nearest)
+        if objective.nearest:
+            beside = {o.lesson for o in OBJECTIVES if o.family == objective.family}
+            own = catalogue.headers(objective.formula.partition(".")[0])["Lesson"]
+            assert objective.nearest in {own, *beside}
+            assert f"lesson   none of its own; nearest: {objective.nearest}" in str(entry)
+        else:
+            assert objective.lesson or objective.family == "optimiser", objective.names[0]
+    assert reference_math.find("GSPO").nearest == "notebooks/03_grpo.ipynb"
+    assert reference_math.find("PiSSA").nearest == "notebooks/04_before_and_after.ipynb"
