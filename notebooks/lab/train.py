@@ -56,7 +56,8 @@ def classes(stage):
 MISSING = (
     "{stage}: no run of this recipe stands in {folder}, and to train it takes longer than a lesson. Ways on: run "
     "the lesson of this stage first; or set LAB_RUNS to a folder that holds it and outlasts this machine, as on "
-    "Google Drive; or set LAB_TRAIN=1 to train it here, with the stages before it."
+    "Google Drive; or name its adapter, a folder or a hub id, as `adapter` in the recipe of the next stage; or set "
+    "LAB_TRAIN=1 to train it here, with the stages before it."
 )
 
 
@@ -341,8 +342,7 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
         and not (long_runs or runs.is_current(recipe))
     ):
         raise RuntimeError(MISSING.format(stage=stage, folder=runs.shown(runs.folder(recipe))))
-    if before and not recipe.get("adapter"):
-        ensure(before["stage"], before["profile"], before["seed"], say, long_runs)
+    ensure_parents(recipe, say, long_runs)
     if runs.is_current(recipe):
         manifest = runs.manifest(stage, recipe["profile"])
         say(f"{stage}: found in {runs.shown(runs.folder(recipe))}{_other_code(manifest)}")
@@ -351,6 +351,37 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
         return ready.restore(stage, recipe["seed"], say)
     say(f"{stage}: making it, from {before['stage'] if before else base_name(recipe)}")
     return make(recipe)
+
+
+def ensure_parents(recipe, say=print, long_runs=None):
+    """Return the manifest of the stage before, made first if it is missing; None where nothing has to be made.
+
+    A recipe's own `adapter` stands in for the stages before it. What is left is a base that is made here.
+    """
+    before = recipes.parent(recipe)
+    if before and recipe.get("adapter"):
+        base = _names_the_base(recipe)
+        if "model" not in base:
+            ensure(base["stage"], base["profile"], base["seed"], say, long_runs)
+        return None
+    if not before:
+        return None
+    return ensure(before["stage"], before["profile"], before["seed"], say, long_runs)
+
+
+def before(recipe):
+    """Return the scores of the model that a stage starts from, with the `verdicts` on each problem.
+
+    They stand in the manifest of the stage before, which is made if it is missing. Those of a recipe's own
+    `adapter` are measured now, on the problems that the stage is scored on afterwards.
+    """
+    manifest = ensure_parents(recipe)
+    if manifest:
+        return manifest | {"verdicts": runs.verdicts(manifest["stage"], manifest["profile"])}
+    policy, tok = load(recipe)
+    return evaluate.score(
+        vllm.served(policy, dtype=getattr(torch, recipe.get("dtype", "float32"))), tok, recipe
+    )
 
 
 def main(argv=None):
@@ -362,9 +393,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, help="instead of the recipe's own")
     args = parser.parse_args(argv)
     recipe = recipes.load(args.stage, args.config, args.seed)
-    before = recipes.parent(recipe)
-    if before and not recipe.get("adapter"):
-        ensure(before["stage"], before["profile"], before["seed"], long_runs=True)
+    ensure_parents(recipe, long_runs=True)
     manifest = make(recipe)
     if is_chief():
         print(manifest)

@@ -114,6 +114,38 @@ def test_a_recipe_that_names_an_adapter_needs_no_stage_before_it(small, tmp_path
     assert runs.manifest("sft") is None
 
 
+def test_a_lesson_measures_the_adapter_that_stands_in_for_the_stages_before(
+    small, tmp_path, monkeypatch
+):
+    recipe = recipes.load("dpo", "tiny")
+    stood = train.before(recipe)
+    recipe["adapter"] = str(shutil.copytree(runs.path("sft"), tmp_path / "elsewhere"))
+    shutil.copytree(runs.path("base"), tmp_path / "runs" / "base")
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "runs"))
+    found = train.before(recipe)
+    assert runs.manifest("sft") is None  # measured, and not trained again
+    assert len(found["verdicts"]) == found["heldout_n"] == 30
+    assert found["greedy_correct"] == stood["greedy_correct"] == sum(stood["verdicts"])
+    assert stood["stage"] == "sft"
+
+
+@pytest.mark.parametrize("profile", ["tiny", "t4"])
+def test_an_adapter_frees_a_run_of_all_but_a_base_that_is_made_here(monkeypatch, tmp_path, profile):
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    monkeypatch.setattr(recipes, "FOLDER", recipes.FOLDERS[0])
+    made = []
+    monkeypatch.setattr(train, "make", lambda recipe: made.append(recipe["stage"]))
+    recipe = recipes.load("grpo", profile) | {"adapter": "someone/an-adapter"}
+    assert train.ensure_parents(recipe) is None
+    assert made == {"tiny": ["base"], "t4": []}[profile]
+
+
+@pytest.mark.parametrize("lesson", ["02_dpo", "03_grpo"])
+def test_a_lesson_leaves_it_to_its_recipe_what_has_to_stand_before(lesson):
+    source = (recipes.FOLDERS[0].parent / f"{lesson}.ipynb").read_text()
+    assert "lab.train.before(recipe" in source and "lab.train.ensure(" not in source
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_an_adapter_goes_to_the_hub_where_the_recipe_asks_for_it(
     small, tmp_path, monkeypatch, asked
