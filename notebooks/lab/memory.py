@@ -134,13 +134,17 @@ def main(argv=None):
         "--config", help="a YAML recipe; default: the one of this machine's profile"
     )
     parser.add_argument("--model", help="a folder or hub id, instead of the recipe's")
-    parser.add_argument("--card", type=float, help="the card's memory in GiB")
+    parser.add_argument(
+        "--card",
+        type=float,
+        help="the card's memory in GiB; default: sizes for this machine's card",
+    )
     options = parser.parse_args(argv)
     from transformers import AutoConfig
 
     from lab import hub, recipes, train
 
-    recipe = recipes.load(options.stage, options.config)
+    recipe = recipes.load(options.stage, options.config, card_gib=options.card)
     config = AutoConfig.from_pretrained(options.model or train.base_model(recipe, hub.CONFIG))
     card = options.card and options.card * 1024
     parts = of(recipe, config, card)

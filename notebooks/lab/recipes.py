@@ -59,8 +59,11 @@ def profile():
     return "a100" if torch.cuda.get_device_properties(0).total_memory > 30 * 2**30 else "t4"
 
 
-def load(stage, of=None, seed=None):
-    """Return the recipe of a stage, by profile name or from a YAML file, as a plain dict."""
+def load(stage, of=None, seed=None, card_gib=None):
+    """Return the recipe of a stage, by profile name or from a YAML file, as a plain dict.
+
+    card_gib    take the sizes for a card of so much memory; by default for the one of this machine
+    """
     path = Path(of) if of and str(of).endswith((".yaml", ".yml")) else None
     path = path or FOLDER / f"{stage}_{of or profile()}.yaml"
     if not path.exists():
@@ -72,7 +75,7 @@ def load(stage, of=None, seed=None):
         raise ValueError(f"{path} is a recipe for {recipe.get('stage')!r}, not for {stage!r}")
     if seed is not None:
         recipe["seed"] = seed
-    recipe = for_a_server(sized(for_this_card(recipe)))
+    recipe = for_a_server(sized(for_this_card(recipe), card_gib))
     return standins.into(recipe) if recipe["profile"] in LONG else recipe
 
 
@@ -109,10 +112,11 @@ def for_this_card(recipe):
     return other
 
 
-def sized(recipe):
-    """Return the recipe with the sizes that its `cards` give for this card: the last entry that is no larger.
+def sized(recipe, card_gib=None):
+    """Return the recipe with the sizes that its `cards` give for a card: the last entry that is no larger.
 
-    cards    {GiB of memory: {arguments of TRL's}}; a step of the optimizer has as many rows on each
+    cards       {GiB of memory: {arguments of TRL's}}; a step of the optimizer has as many rows on each
+    card_gib    the card's memory; by default that of this machine's, and no entry where there is none
 
     Raises ValueError for an entry under a name that is no number.
     """
@@ -122,10 +126,11 @@ def sized(recipe):
                 f"cards: {gib!r} is no number of GiB, as in `cards: {{70: {{...}}}}`"
             )
     plain = {key: value for key, value in recipe.items() if key != "cards"}
-    if "cards" not in recipe or not torch.cuda.is_available():
+    if card_gib is None and torch.cuda.is_available():
+        card_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    if "cards" not in recipe or card_gib is None:
         return plain
-    here = torch.cuda.get_device_properties(0).total_memory / 2**30
-    least = max((gib for gib in recipe["cards"] if gib <= here), default=None)
+    least = max((gib for gib in recipe["cards"] if gib <= card_gib), default=None)
     return plain if least is None else plain | {"args": plain["args"] | recipe["cards"][least]}
 
 

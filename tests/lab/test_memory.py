@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,3 +96,22 @@ def test_the_command_names_every_part_and_the_verdict(tmp_path, capsys):
     memory.main(["sft", "--config", recipe, "--model", str(tmp_path), "--card", "15"])
     said = capsys.readouterr().out
     assert "adapters" in said and "together" in said and "on a card of 15 GiB: fits" in said
+
+
+@pytest.mark.parametrize("here", [None, 79.1], ids=["no card", "h100"])
+def test_a_named_card_has_its_own_sizes_whatever_card_is_here(tmp_path, capsys, monkeypatch, here):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(here))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    card = SimpleNamespace(total_memory=int((here or 0) * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    model.build(model.tokenizer()).save_pretrained(tmp_path)
+
+    def checkpoints(*named):
+        """Whether gradient checkpointing is among the sizes, as the printed parts tell."""
+        memory.main(["sft", "--config", str(recipes.FOLDER / "sft_t4.yaml"), *named])
+        return "inputs of the layers" in capsys.readouterr().out
+
+    where = ["--model", str(tmp_path)]
+    assert checkpoints(*where, "--card", "15")  # a T4
+    assert not checkpoints(*where, "--card", "22")  # an L4 has room without checkpointing
+    assert checkpoints(*where) == (here is None)
