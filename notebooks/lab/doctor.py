@@ -152,7 +152,7 @@ def stages():
 
         said += f". {three_ways.expect()}"
     else:
-        said += "; how long that takes on this card has not been measured"
+        said = "; ".join([said, *(pace.on_a_gpu(found[s]) for s in missing if "args" in found[s])])
     return Line(OK, "stages", said)
 
 

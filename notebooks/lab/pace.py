@@ -26,6 +26,15 @@ import torch
 MEASURED_ON = "Intel Xeon with AVX-512, 2 cores"
 LESSON_S = {"00": 123, "01": 77, "02": 161, "03": 263, "04": 44}
 PACE_S = 0.0143
+# (seconds, tokens) of a step on a GPU at the shape of Qwen2.5-0.5B, by stage and whether activations are
+# computed again: tests/parity/gpu/h200.json.
+ON_A_GPU = "NVIDIA H200"
+GPU_STEP = {
+    ("sft", True): (1.9808, 65_536),
+    ("sft", False): (1.1039, 65_536),
+    ("dpo", True): (4.807, 65_536),
+    ("dpo", False): (3.1698, 65_536),
+}
 FEATURES = {
     "AVX2": "_is_avx2_supported",
     "AVX-512": "_is_avx512_supported",
@@ -238,3 +247,23 @@ def forecast(lessons, now=pace):
     if slower > 1.3:
         line += f": {slower:.1f} times what the README says, which was measured on an {MEASURED_ON}"
     return line
+
+
+def on_a_gpu(recipe):
+    """Say in one line how long the steps of a GPU profile's stage take, by the one card that was timed.
+
+    A step has as many tokens as its rows, all of max_length, can have, and takes time in proportion. Scoring
+    and saving are not in it.
+    """
+    stage, args = recipe["stage"], recipe["args"]
+    measured = GPU_STEP.get((stage, args.get("gradient_checkpointing", True)))
+    if measured is None:
+        return f"{stage}: its minutes have not been measured on any card"
+    rows = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
+    tokens = args["max_steps"] * rows * args["max_length"] * (2 if stage == "dpo" else 1)
+    seconds, of = measured
+    minutes = max(1, round(tokens * seconds / of / 60))
+    return (
+        f"{stage}: about {minutes} minutes of steps on an {ON_A_GPU} by its seconds per token, if every row "
+        "is as long as it may be; not measured on this card"
+    )

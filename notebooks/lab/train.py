@@ -27,6 +27,7 @@ from lab import (
     guards,
     hub,
     model,
+    pace,
     pairs,
     ready,
     recipes,
@@ -54,7 +55,7 @@ def classes(stage):
 
 
 MISSING = (
-    "{stage}: no run of this recipe stands in {folder}, and to train it takes longer than a lesson. Ways on: run "
+    "{stage}: no run of this recipe stands in {folder}, and to train it takes longer than a lesson ({minutes}). Ways on: run "
     "the lesson of this stage first; or set LAB_RUNS to a folder that holds it and outlasts this machine, as on "
     "Google Drive; or name its adapter, a folder or a hub id, as `adapter` in the recipe of the next stage; or set "
     "LAB_TRAIN=1 to train it here, with the stages before it."
@@ -341,7 +342,11 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
         and "args" in recipe
         and not (long_runs or runs.is_current(recipe))
     ):
-        raise RuntimeError(MISSING.format(stage=stage, folder=runs.shown(runs.folder(recipe))))
+        raise RuntimeError(
+            MISSING.format(
+                stage=stage, folder=runs.shown(runs.folder(recipe)), minutes=pace.on_a_gpu(recipe)
+            )
+        )
     ensure_parents(recipe, say, long_runs)
     if runs.is_current(recipe):
         manifest = runs.manifest(stage, recipe["profile"])
@@ -350,6 +355,8 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
     if os.environ.get("LAB_READY") == "1" and ready.fits(recipe):
         return ready.restore(stage, recipe["seed"], say)
     say(f"{stage}: making it, from {before['stage'] if before else base_name(recipe)}")
+    if recipe["profile"] in recipes.LONG and "args" in recipe:
+        say(pace.on_a_gpu(recipe))
     return make(recipe)
 
 

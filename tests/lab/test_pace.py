@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from lab import chain, pace
+from lab import chain, pace, recipes
 
 
 class Clock:
@@ -100,3 +101,37 @@ def test_a_profile_that_was_not_timed_says_so(monkeypatch, capsys):
     assert chain.UNKNOWN in capsys.readouterr().out
     chain.announce([])
     assert capsys.readouterr().out == ""
+
+
+# --- a GPU ------------------------------------------------------------------------------------------
+
+KEPT = Path(__file__).parent.parent / "parity" / "gpu" / "h200.json"
+
+
+def measured():
+    steps = {step["label"]: step for step in json.loads(KEPT.read_text())["steps"]}
+    figures = steps["stages-a100"]["figures"]
+    assert figures["gpu"] == pace.ON_A_GPU
+    return figures["rows"]
+
+
+@pytest.mark.parametrize("row", measured(), ids=lambda row: f"{row['stage']}, {row['way']}")
+def test_the_seconds_of_a_step_on_a_gpu_are_those_that_were_kept(row):
+    tokens = row["log"][1]["num_tokens"] - row["log"][0]["num_tokens"]
+    key = row["stage"], row["args"]["gradient_checkpointing"]
+    assert pace.GPU_STEP[key] == (row["step_s"], tokens)
+
+
+@pytest.mark.parametrize("row", measured(), ids=lambda row: f"{row['stage']}, {row['way']}")
+def test_the_minutes_of_the_timed_recipe_are_its_steps_times_their_seconds(row):
+    recipe = recipes.load(row["stage"], "a100")
+    steps = recipe["args"]["max_steps"]
+    recipe["args"] = row["args"] | {"max_steps": steps}
+    said = pace.on_a_gpu(recipe)
+    assert f"about {round(steps * row['step_s'] / 60)} minutes" in said
+    assert pace.ON_A_GPU in said and "not measured on this card" in said
+
+
+def test_a_stage_that_was_timed_on_no_card_gets_no_minutes():
+    said = pace.on_a_gpu(recipes.load("grpo", "a100"))
+    assert "not been measured on any card" in said and "about" not in said

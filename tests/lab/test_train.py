@@ -263,7 +263,9 @@ def test_a_long_run_is_not_started_without_being_asked_for(monkeypatch, tmp_path
     made = []
     monkeypatch.setattr(train, "make", lambda recipe: made.append(recipe["stage"]))
     monkeypatch.delenv("LAB_TRAIN", raising=False)
-    with pytest.raises(RuntimeError, match=r"dpo: no run .* LAB_RUNS .* LAB_TRAIN=1"):
+    with pytest.raises(
+        RuntimeError, match=r"dpo: no run .* about \d+ minutes .* LAB_RUNS .* LAB_TRAIN=1"
+    ):
         train.ensure("dpo", "t4")
     train.ensure("base", "t4")  # scores the model as it comes: minutes
     assert made == ["base"]
