@@ -180,6 +180,13 @@ def heldout(recipe, n=None, seed=0, **_):
     return loaders.load(options["name"], "grpo", n=n, seed=seed, **_where(options))
 
 
+def askable(recipe):
+    """Return all problems that a fresh draw of `heldout` can ask: the whole split of the recipe's data set."""
+    from lab import loaders
+
+    return loaders.load(recipe["evaluate"]["name"], "grpo", **_where(recipe["evaluate"]))
+
+
 def _where(options):
     """Arguments of `lab.loaders.load` that say which rows are held out."""
     return {key: options[key] for key in ("split", "revision", "path") if key in options}

@@ -147,20 +147,34 @@ def dataset(recipe, policy, tok):
     rows = validate.fitting(_rows(recipe, policy, tok), stage, tok, length, **settings)
     unverifiable = verified.of(recipe["data"].get("name")).why_unverifiable
     validate.validate(rows, stage, tok, length, unverifiable=unverifiable, **settings)
-    apart(rows, recipe)
-    return rows
+    return apart(rows, recipe)
 
 
 def apart(rows, recipe):
-    """Raise ValueError if a question that the stage is scored on is one that it trains on."""
+    """Return the rows that ask nothing of the split that the stage is scored on; the others are counted aloud.
+
+    A fresh draw of a lesson may ask any question of that split.
+
+    Raises ValueError if a question that the stage itself is scored on is one that it trains on.
+    """
     if "name" not in recipe.get("evaluate", {}):
-        return  # the built-in task parts its own problems, by a hash
-    meets = {_question(row) for row in evaluate.heldout(recipe)} & {_question(row) for row in rows}
+        return rows  # the built-in task parts its own problems, by a hash
+    asked = [_question(row) for row in rows]
+    meets = {_question(row) for row in evaluate.heldout(recipe)} & set(asked)
     if meets:
         raise ValueError(
             f"{recipe['stage']}: {len(meets)} questions are trained on and scored on, as "
             f"{min(meets)[:60]!r}; take another split in `evaluate`, or leave them out of `data`"
         )
+    others = {_question(row) for row in evaluate.askable(recipe)}
+    apart_from_all = [i for i, question in enumerate(asked) if question not in others]
+    if len(apart_from_all) == len(asked):
+        return rows
+    print(
+        f"{recipe['stage']}: {len(asked) - len(apart_from_all)} rows left out, whose questions a fresh draw of "
+        "the held-out problems may ask"
+    )
+    return rows.select(apart_from_all)
 
 
 def _question(row):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from lab import chain, pairs, recipes, report, runs, train, vllm
 from transformers import TrainerCallback
 
@@ -300,9 +301,27 @@ SCORED = {"stage": "sft", "profile": "t4", "evaluate": {"name": "openai/gsm8k", 
 def test_a_question_that_is_trained_on_and_scored_on_stops_the_run(monkeypatch, row):
     held_out = [{"prompt": [{"role": "user", "content": "2+2?"}], "solution": "4"}]
     monkeypatch.setattr(train.evaluate, "heldout", lambda recipe: held_out)
+    monkeypatch.setattr(train.evaluate, "askable", lambda recipe: held_out)
     with pytest.raises(ValueError, match=r"1 questions are trained on and scored on.*2\+2"):
         train.apart([row, {"prompt": "3+3?"}], SCORED)
     train.apart([{"prompt": "3+3?"}], SCORED)
+
+
+def test_a_row_that_asks_what_a_fresh_draw_may_ask_is_left_out_aloud(tmp_path, capsys):
+    """Lessons 04 and 08 draw other problems of the split than the stage's own."""
+    test = tmp_path / "test.jsonl"
+    rows = [{"question": f"{i} + {i}?", "answer": f"#### {2 * i}"} for i in range(20)]
+    test.write_text("\n".join(map(json.dumps, rows)))
+    recipe = {**SCORED, "evaluate": {"name": "openai/gsm8k", "path": str(test), "n": 5}}
+    scored = {train._question(row) for row in train.evaluate.heldout(recipe)}
+    other = next(row["question"] for row in rows if row["question"] not in scored)
+    trained = Dataset.from_list([{"prompt": q} for q in ("another?", other, "a third?")])
+    kept = train.apart(trained, recipe)
+    assert kept["prompt"] == ["another?", "a third?"]
+    assert "sft: 1 rows left out" in capsys.readouterr().out
+    assert train.apart(kept, recipe) is kept
+    again = {train._question(row) for row in train.evaluate.heldout(recipe, n=20, seed=1)}
+    assert not again & set(kept["prompt"])
 
 
 def test_the_built_in_task_parts_its_problems_itself(monkeypatch):
