@@ -113,6 +113,18 @@ def test_no_section_of_a_lesson_stays_empty(chain, home, profile, lesson):
     assert empty == []
 
 
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_section_that_a_gpu_s_profile_leaves_out_says_so_in_its_heading(lesson):
+    notebook = nbformat.read(ROOT / "notebooks" / lesson, 4)
+    left_out = [
+        title
+        for title, cells in sections(notebook)
+        if any("LAB_PROFILE=tiny runs" in cell.source for cell in cells)
+    ]
+    assert [title for title in left_out if "Of the built-in task" not in title] == []
+    assert len(left_out) == (2 if lesson.startswith("02") else 0)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_standins_change_only_what_they_say(home, monkeypatch, profile):
     for stage in recipes.STAGES:
