@@ -31,6 +31,7 @@ PAGES = {  # file: page
     "README.md": "index.md",
     "docs/teach/README.md": "teach.md",
     "docs/glossary.md": "glossary.md",
+    "docs/cluster.md": "cluster.md",
     "reference_math/README.md": "methods.md",
     "rewards/POLICY.md": "rewards.md",
     "CONTRIBUTING.md": "contributing.md",

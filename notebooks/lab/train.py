@@ -107,7 +107,7 @@ def load(recipe):
     set_seed(recipe["seed"])
     base = base_model(recipe)
     tok = AutoTokenizer.from_pretrained(base)
-    quantization = recipe.get("quantization") or {}
+    quantization = sharded.storage(recipe) | (recipe.get("quantization") or {})
     recipes.known_fields(quantization, BitsAndBytesConfig, "quantization")
     recipes.known_fields(recipe.get("lora") or {}, LoraConfig, "lora")
     loaded = AutoModelForCausalLM.from_pretrained(

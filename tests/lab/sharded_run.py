@@ -11,6 +11,8 @@ import gloo
 import torch
 from accelerate.state import AcceleratorState
 from lab import pairs, recipes, runs, tasks, train
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 
 def drawn(model, tok, n, seed, samples):
@@ -22,16 +24,42 @@ def drawn(model, tok, n, seed, samples):
     ]
 
 
+class Held(TrainerCallback):
+    """Bytes that this process holds after the first step: of frozen and trained weights, and AdamW's."""
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if state.global_step > 1 or BYTES:  # of the first stage
+            return
+        moments = [x for state in optimizer.state.values() for x in state.values()]
+        BYTES["frozen"] = sum(held(p) for p in model.parameters() if not p.requires_grad)
+        BYTES["trained"] = sum(held(p) for p in model.parameters() if p.requires_grad)
+        BYTES["AdamW"] = sum(held(x) for x in moments if torch.is_tensor(x) and x.numel() > 1)
+
+
+def held(tensor):
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.numel() * own.element_size()
+
+
+BYTES = {}
+
+
 def main():
     gloo.shard()
     recipes.FOLDER, pairs.draw = Path(sys.argv[1]), drawn
-    found = {}
+    found, plain = {}, train.run
+
+    def run(built, *args):
+        built.add_callback(Held())
+        return plain(built, *args)
+
+    train.run = run
     for stage in sys.argv[2:]:
         train.make(recipes.load(stage, "tiny"))
         found[stage] = [entry["loss"] for entry in runs.history(stage) if "loss" in entry]
     if train.is_chief():
-        by = AcceleratorState().distributed_type.value if len(sys.argv) > 2 else None
-        print(json.dumps({"by": by, "losses": found}))
+        by = AcceleratorState().distributed_type.value
+        print(json.dumps({"by": by, "losses": found, "bytes": BYTES}))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

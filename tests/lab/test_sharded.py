@@ -12,15 +12,16 @@ import torch
 import yaml
 from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
-from lab import guards, pairs, recipes, runs, tasks, train
+from lab import guards, memory, model, pairs, recipes, runs, sharded, spread, tasks, train
 from safetensors.torch import load_file
 
 CONFIGS = recipes.FOLDER / "accelerate"
+LINEARS = "weights of the linear layers"
 ROWS = 8  # of an optimizer step, all processes together
 STEPS = {"sft": 4, "dpo": 2}
 
 
-def drawn(model, tok, n, seed, samples):
+def drawn(policy, tok, n, seed, samples):
     """As in sharded_run.py."""
     return [
         {"a": a, "b": b, "style": style, "right": True, "text": tasks.completion(a, b, style)}
@@ -139,6 +140,27 @@ def test_parts_and_whole_copies_are_the_same_run(several):
         assert all(score["heldout_n"] == 20 for score in scores)
 
 
+def test_each_process_holds_its_part_of_every_weight_and_moment(several):
+    """Half of it with two processes, the 4-bit base too, whose bytes FSDP leaves whole by default."""
+    whole, parts = (several(config, 2)[0]["bytes"] for config in ("ddp", "fsdp2"))
+    assert whole.keys() == parts.keys() == {"frozen", "trained", "AdamW"}
+    for what, size in whole.items():
+        assert parts[what] == pytest.approx(size / 2, rel=1e-6), what
+    assert whole["AdamW"] == 2 * whole["trained"]
+    shape = recipes.load("base", "tiny")["architecture"]
+    config = model.build(model.tokenizer(), **shape).config
+    recipe = recipes.load("sft", "tiny")
+    counted = spread.of(recipe, config, 2, "FSDP2")
+    # The scales of the 4 bits are no weights: every process keeps them.
+    scales = memory.of(recipe, config)[LINEARS] * (
+        1 - 4 / 8 / memory._bytes_of_nf4(recipe["quantization"])
+    )
+    weights = counted[LINEARS] - scales / 2 + counted["embedding, head and norms"]
+    assert parts["frozen"] / 2**20 == pytest.approx(weights, rel=1e-6)
+    assert parts["trained"] / 2**20 == pytest.approx(counted["adapters"], rel=1e-6)
+    assert parts["AdamW"] / 2**20 == pytest.approx(counted["AdamW"], rel=1e-6)
+
+
 def test_a_sharded_run_goes_on_from_its_parts(alone, several, launch, tmp_path):
     _, root = several("fsdp2", 2)
     shutil.copytree(root, tmp_path / "again")
@@ -229,3 +251,12 @@ def test_accelerate_knows_every_key_of_a_configuration(path):
     assert set(config.deepspeed_config) <= zero
     assert bool(config.fsdp_config) == (path.stem == "fsdp2")
     assert bool(config.deepspeed_config) == path.stem.startswith("deepspeed")
+
+
+def test_four_bits_are_packed_for_fsdp_alone(monkeypatch):
+    recipe = recipes.load("sft", "a100")
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert sharded.storage(recipe) == {}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharded.storage(recipe) == {"bnb_4bit_quant_storage": "bfloat16"}
+    assert sharded.storage({"dtype": "bfloat16"}) == {}
