@@ -5,6 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from reference_math import logprobs
 from reference_math.torch import lm_head
 from reference_math.torch import logprobs as twin
@@ -197,6 +199,44 @@ def test_under_a_frozen_head_the_logits_are_made_once(monkeypatch):
     assert len(passes) == 1  # the backward makes none
     with torch.no_grad():
         assert not lm_head.per_token_logps(hidden, weight, tokens).requires_grad
+
+
+class Products(TorchDispatchMode):
+    """Count the multiplications of matrix products, those with `out` and in place too."""
+
+    def __init__(self):
+        super().__init__()
+        self.multiplications = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if function.overloadpacket in (aten.mm, aten.addmm, aten.addmm_):
+            a, b = args[:2] if function.overloadpacket is aten.mm else args[1:3]
+            self.multiplications += a.shape[0] * a.shape[1] * b.shape[1]
+        return function(*args, **(kwargs or {}))
+
+
+def naive(hidden, weight, tokens):
+    logps = (hidden @ weight.T).log_softmax(-1)
+    return logps.gather(-1, tokens[..., None])[..., 0], -(logps.exp() * logps).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("trained", "entropy", "products"),
+    [(False, False, (2, 2)), (False, True, (2, 3)), (True, False, (3, 4)), (True, True, (3, 4))],
+)
+def test_the_head_is_multiplied_by_once_more_where_no_logits_are_kept(trained, entropy, products):
+    """Why the time cannot fall to the naive form's there: see tests/benchmarks/README.md."""
+    B, T, D, V = 2, 100, 16, 500
+    own = lm_head.per_token_logps_and_entropy if entropy else lm_head.per_token_logps
+    for f, expected in zip((naive, own), products):
+        hidden = torch.randn(B, T, D, requires_grad=True)
+        weight = torch.randn(V, D, requires_grad=trained)
+        with Products() as counted:
+            found = f(hidden, weight, torch.randint(V, (B, T)))
+            found = found if isinstance(found, tuple) else (found,)
+            sum((torch.rand(B, T) * x).sum() for x in found[: 1 + entropy]).backward()
+        assert counted.multiplications == expected * B * T * D * V
 
 
 def test_a_frozen_head_is_given_no_gradient():
