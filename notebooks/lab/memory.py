@@ -6,7 +6,7 @@
 
 What is counted: the weights (NF4 with its scales, the rest in the recipe's dtype), the adapters in float32
 with their gradients and AdamW's two means, what the backward pass keeps of the longest batch, and what
-one layer needs while it is computed again; for GRPO the share of the card that vLLM takes. The logits are
+one layer needs while it is computed again; for GRPO the share of the card that a colocated vLLM takes. The logits are
 not: TRL computes them in pieces. Qwen2's and Llama's layers are counted, with a gated MLP.
 
 Two numbers are measured, not derived: how many arrays of the hidden size a layer keeps, and how much its
@@ -51,7 +51,8 @@ def of(recipe, config, card_mib=None):
         parts["reference adapter"] = parts.get("adapters", 0)
     parts |= {"gradients": width * trained, "AdamW": 2 * width * trained}
     parts |= _activations(recipe["stage"], args, config, _bytes(_computes_in(recipe)))
-    if recipe["stage"] == "grpo" and args.get("use_vllm") and card_mib:
+    beside = args.get("use_vllm") and args.get("vllm_mode", "colocate") == "colocate"
+    if recipe["stage"] == "grpo" and beside and card_mib:
         parts["vLLM's share"] = args.get("vllm_gpu_memory_utilization", 0.3) * card_mib * MIB
     return {part: size / MIB for part, size in parts.items() if size}
 

@@ -81,6 +81,16 @@ def test_every_recipe_fits_the_card_it_is_for(stage, profile):
     assert ("vLLM's share" in parts) == (stage == "grpo")
 
 
+def test_a_server_takes_nothing_of_the_trainers_card():
+    recipe = recipes.load("grpo", "a100")
+    beside = memory.of(recipe, HALF_A_BILLION, 40 * 1024)
+    recipe["args"]["vllm_mode"] = "server"
+    alone = memory.of(recipe, HALF_A_BILLION, 40 * 1024)
+    assert (
+        alone == {part: size for part, size in beside.items() if part != "vLLM's share"} != beside
+    )
+
+
 def test_a_larger_batch_takes_more_and_at_last_does_not_fit():
     recipe = recipes.load("sft", "t4")
     before = sum(memory.of(recipe, HALF_A_BILLION).values())
