@@ -1,10 +1,12 @@
 """Draw preference pairs from the model itself, in TRL's conversational DPO format."""
 
+import copy
 import random
 
+import torch
 from datasets import Dataset
 
-from lab import evaluate, tasks
+from lab import evaluate, tasks, validate
 from rewards import accuracy_reward, format_reward
 
 
@@ -83,3 +85,43 @@ def _pair(chosen, rejected):
                 }
             )
     return rows
+
+
+def heldout(recipe, tok, n=200):
+    """Return pairs of the test split of a DPO recipe's data set, those that fit its max_length.
+
+    None for the built-in task, and for a copy at a `path`, which has no other split.
+    """
+    from lab import loaders
+
+    data = recipe["data"]
+    options = data.get("options", {})
+    if "name" not in data or "path" in options:
+        return None
+    at = {"revision": options["revision"]} if "revision" in options else {}
+    rows = loaders.load(data["name"], "dpo", split="test", n=n, seed=recipe["seed"], **at)
+    return validate.fitting(rows, "dpo", tok, recipe["args"].get("max_length", 1024))
+
+
+def won(trainer, rows):
+    """Count the pairs whose implicit reward is larger for the chosen answer: (pairs won, pairs).
+
+    trainer    TRL's DPOTrainer; before its first step every margin is 0, and a tie is not won
+    rows       pairs with prompt, chosen and rejected
+
+    The model stays in train mode: in eval mode bitsandbytes would repack its 4-bit weights on a CPU.
+    """
+    prepared = trainer._prepare_dataset(rows, trainer.processing_class, trainer.args, "held-out")
+    metrics, found = trainer._metrics, 0.0
+    trainer._metrics = copy.deepcopy(metrics)  # what is counted here is no step of the run
+    trainer.model.train()
+    try:
+        # One pair at a time: a mean over one pair is its verdict, and a T4 has room for it.
+        for row in prepared:
+            batch = trainer._prepare_inputs(trainer.data_collator([row]))
+            with torch.no_grad(), trainer.compute_loss_context_manager():
+                trainer.compute_loss(trainer.model, batch)
+            found += trainer._metrics["train"]["rewards/accuracies"][-1]
+    finally:
+        trainer._metrics = metrics
+    return round(found), len(prepared)

@@ -113,6 +113,14 @@ def test_no_section_of_a_lesson_stays_empty(chain, home, profile, lesson):
     assert empty == []
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_dpo_is_measured_on_pairs_that_it_was_not_trained_on(chain, home, profile):
+    chain(profile)
+    copy = (home / "runs" / f"notebooks_{profile}" / "02_dpo.ipynb").read_text()
+    won, n = map(int, re.search(r"held-out pairs won: (\d+) of (\d+)", copy).groups())
+    assert 0 <= won <= n and 50 <= n <= 200
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_section_that_a_gpu_s_profile_leaves_out_says_so_in_its_heading(lesson):
     notebook = nbformat.read(ROOT / "notebooks" / lesson, 4)

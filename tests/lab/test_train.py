@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import lab
 import pytest
 import torch
 import yaml
 from datasets import Dataset
-from lab import chain, pairs, recipes, report, runs, train, vllm
+from lab import chain, pairs, recipes, report, runs, tasks, train, vllm
 from transformers import TrainerCallback
 
 
@@ -282,6 +283,45 @@ def test_the_tiny_stages_are_made_without_asking(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "make", lambda recipe: made.append(recipe["stage"]))
     train.ensure("dpo", "tiny")
     assert made == ["base", "sft", "dpo"]
+
+
+def test_pairs_are_won_by_the_policy_that_learnt_them_and_none_before_its_first_step(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LAB_RUNS", str(shutil.copytree(runs.root(), tmp_path / "runs")))
+    recipe = recipes.load("dpo", "tiny")
+    recipe["args"] |= {"max_steps": 6, "loss_type": ["sigmoid"], "loss_weights": None}
+    said = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    rows = Dataset.from_list([{"prompt": tasks.prompt(i, 1), **said} for i in range(16)])
+    policy, tok = train.load(recipe)
+    built = train.trainer(recipe, policy, tok, rows)
+    assert pairs.won(built, rows) == (0, 16)  # every margin is 0
+    built.train()
+    logged = {name: list(values) for name, values in built._metrics["train"].items()}
+    assert pairs.won(built, rows) == (16, 16)
+    other_way = rows.rename_columns({"chosen": "rejected", "rejected": "chosen"})
+    assert pairs.won(built, other_way) == (0, 16)
+    assert built._metrics["train"] == logged and built.model.training
+
+
+@pytest.mark.parametrize(
+    ("adapter", "chain"), [({}, list(recipes.STAGES)), ({"adapter": "a"}, ["grpo"])]
+)
+def test_lesson_04_looks_for_no_stage_that_an_adapter_stands_in_for(monkeypatch, adapter, chain):
+    load = recipes.load
+    change = {"grpo": adapter}
+    monkeypatch.setattr(recipes, "FOLDER", recipes.FOLDERS[0])
+    monkeypatch.setattr(
+        recipes, "load", lambda stage, *of: load(stage, *of) | change.get(stage, {})
+    )
+    monkeypatch.setattr(train, "ensure", lambda *stage: None)
+    monkeypatch.setattr(runs, "manifest", lambda stage: f"{stage}'s")
+    lesson = json.loads((recipes.FOLDERS[0].parent / "04_before_and_after.ipynb").read_text())
+    cell = next(c for c in lesson["cells"] if "lab.train.ensure(" in "".join(c["source"]))
+    names = {"lab": lab, "PROFILE": "t4"}
+    exec("".join(cell["source"]), names)  # noqa: S102  the lesson's own cell
+    assert names["chain"] == chain
+    assert names["manifests"] == {stage: f"{stage}'s" for stage in chain}
 
 
 # --- what a stage is scored on ----------------------------------------------------------------------
