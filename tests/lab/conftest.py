@@ -17,6 +17,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AddedToken, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+# Started by `launch` in processes that find this folder: --doctest-modules would import them here.
+collect_ignore = ["chain_run.py", "sharded_run.py", "two_ranks.py"]
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 ENDS = (  # what ends an answer in these templates
     *("<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|return|>", "</s>", "<|eot|>"),
