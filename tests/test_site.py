@@ -54,6 +54,18 @@ def test_readme_links_to_pages_that_the_site_has(build):
     assert len(linked) >= 3 and set(linked) <= there | {"conformance.html"}
 
 
+def test_every_picture_of_a_page_comes_with_the_site(build):
+    """One that is left at the repository would be fetched, and the build stops at it."""
+    shown = set()
+    for file in build.pages():
+        if file.endswith(".md"):
+            for target in re.findall(
+                r"!\[[^]]*\]\((?!https?:)([^)]+)\)", (ROOT / file).read_text()
+            ):
+                shown.add((ROOT / file).parent / target)
+    assert len(shown) >= 2 and {path.resolve() for path in shown} <= set(build.pictures())
+
+
 def test_a_signature_shows_types_by_their_names():
     names = runpy.run_path(str(ROOT / "docs/site/conf.py"))["autodoc_type_aliases"]
     assert {"ArrayLike", "Array", "Completions", "Tensor"} <= set(names)

@@ -56,9 +56,8 @@ def lessons():
 
 def pictures():
     """What the pages show besides the outputs of the lessons."""
-    return [
-        p for folder in ("diagrams", "ready") for p in (ROOT / "notebooks" / folder).glob("*.svg")
-    ]
+    folders = (ROOT / "notebooks/diagrams", ROOT / "notebooks/ready", ROOT / "docs")
+    return [path for folder in folders for path in folder.glob("*.svg")]
 
 
 def modules():
