@@ -66,6 +66,13 @@ def test_every_picture_of_a_page_comes_with_the_site(build):
     assert len(shown) >= 2 and {path.resolve() for path in shown} <= set(build.pictures())
 
 
+def test_formulas_in_the_outputs_of_puzzles_are_set():
+    """By default an output's Markdown is plain, and $p$ stays as it is typed."""
+    conf = runpy.run_path(str(ROOT / "docs/site/conf.py"))
+    assert conf["nb_render_markdown_format"] == "myst"
+    assert "dollarmath" in conf["myst_enable_extensions"]
+
+
 def test_a_signature_shows_types_by_their_names():
     names = runpy.run_path(str(ROOT / "docs/site/conf.py"))["autodoc_type_aliases"]
     assert {"ArrayLike", "Array", "Completions", "Tensor"} <= set(names)

@@ -15,6 +15,7 @@ html_theme_options = {
 }
 nb_execution_mode = "off"  # the lessons come executed
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # formulas in the outputs of puzzles, too
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
