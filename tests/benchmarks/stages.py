@@ -30,7 +30,6 @@ import os
 import statistics
 import tempfile
 import time
-from unittest.mock import patch
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("profile", choices=("tiny", "t4", "a100"))
@@ -95,19 +94,13 @@ def save_base(folder, small):
     return tok
 
 
-def _without_cards(recipe):
-    return {key: value for key, value in recipe.items() if key != "cards"}
-
-
 def recipe_of(stage, profile, folder, steps, small, way="recipe"):
     """The recipe of a stage with this base and these few steps, and nothing saved or evaluated.
 
     Its sizes are those of the card that the profile is named after, on a larger card too: what the kit
     says of a T4's memory is measured. By the way "this card" they are those of the card that is here.
     """
-    sized = recipes.sized if way == "this card" else _without_cards
-    with patch.object(recipes, "sized", sized):
-        recipe = recipes.load(stage, profile)
+    recipe = recipes.load(stage, profile, card_gib=None if way == "this card" else 0)
     recipe["model"] = str(folder)
     recipe["args"] |= {
         "max_steps": steps,
