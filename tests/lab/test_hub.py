@@ -67,7 +67,7 @@ def test_the_arithmetic_of_memory_reads_the_configuration_alone(cached, monkeypa
         lambda **how: asked.append(how["allow_patterns"]) or str(cached / OLD),
     )
     pinned = recipes.load("sft", "t4") | {"model": NAME, "revision": OLD}
-    monkeypatch.setattr(recipes, "load", lambda *_: pinned)
+    monkeypatch.setattr(recipes, "load", lambda *_, **__: pinned)
     memory.main(["sft"])
     assert asked == [["config.json"]] and "together" in capsys.readouterr().out
 

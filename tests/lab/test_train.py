@@ -312,7 +312,7 @@ def test_lesson_04_looks_for_no_stage_that_an_adapter_stands_in_for(monkeypatch,
     change = {"grpo": adapter}
     monkeypatch.setattr(recipes, "FOLDER", recipes.FOLDERS[0])
     monkeypatch.setattr(
-        recipes, "load", lambda stage, *of: load(stage, *of) | change.get(stage, {})
+        recipes, "load", lambda stage, *of, **how: load(stage, *of, **how) | change.get(stage, {})
     )
     monkeypatch.setattr(train, "ensure", lambda *stage: None)
     monkeypatch.setattr(runs, "manifest", lambda stage: f"{stage}'s")
