@@ -190,10 +190,8 @@ def resume(trainer, say=print):
     return result
 
 
-PARTS = (
-    "pytorch_model_fsdp_0",
-    "optimizer_0",
-)  # of a checkpoint of FSDP2, as accelerate names them
+# The folders of a checkpoint of FSDP2, as accelerate names them.
+PARTS = ("pytorch_model_fsdp_0", "optimizer_0")
 SETTINGS = "guards.json"  # beside a checkpoint: what it was trained with
 COMPARED = {
     "seed": "the order of the rows and the sampling differ from here on",

@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import gloo
 import torch
 from accelerate.state import AcceleratorState
 from lab import pairs, recipes, runs, tasks, train
@@ -45,6 +44,8 @@ BYTES = {}
 
 
 def main():
+    import gloo  # of this folder, which only the processes that are launched find
+
     gloo.shard()
     recipes.FOLDER, pairs.draw = Path(sys.argv[1]), drawn
     found, plain = {}, train.run

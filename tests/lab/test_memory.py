@@ -6,20 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab import memory, model, recipes
+from lab import memory, model, recipes, spread
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 KEPT = Path(__file__).parent.parent / "parity" / "gpu" / "h200.json"
-HALF_A_BILLION = Qwen2Config(  # config.json of Qwen2.5-0.5B-Instruct
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
+HALF_A_BILLION = spread.MODELS["0.5B"]
 SMALL = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 

@@ -6,22 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from lab import memory, recipes, sources, train
+from lab import memory, recipes, sources, spread, train
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, Qwen2Config
+from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 TRAINED = [stage for stage in recipes.STAGES if stage != "base"]
 ALL = [(stage, profile) for stage in TRAINED for profile in recipes.PROFILES]
-HALF_A_BILLION = Qwen2Config(  # config.json of Qwen2.5-0.5B-Instruct
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
+HALF_A_BILLION = spread.MODELS["0.5B"]
 BASES = [("base", profile) for profile in recipes.PROFILES]
 
 

@@ -5,29 +5,25 @@ GRPO in several processes is in tests/lab/test_server_sync.py.
 
 import dataclasses
 import json
+import runpy
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
-from lab import guards, memory, model, pairs, recipes, runs, sharded, spread, tasks, train
+from lab import guards, memory, model, pairs, recipes, runs, sharded, spread, train
+from lab.engine import colocated
 from safetensors.torch import load_file
 
 CONFIGS = recipes.FOLDER / "accelerate"
 LINEARS = "weights of the linear layers"
 ROWS = 8  # of an optimizer step, all processes together
 STEPS = {"sft": 4, "dpo": 2}
-
-
-def drawn(policy, tok, n, seed, samples):
-    """As in sharded_run.py."""
-    return [
-        {"a": a, "b": b, "style": style, "right": True, "text": tasks.completion(a, b, style)}
-        for a, b in tasks.sample(n, "train", seed)
-        for style in tasks.STYLES
-    ]
+drawn = runpy.run_path(str(Path(__file__).with_name("sharded_run.py")))["drawn"]
 
 
 def write(folder, processes):
@@ -260,3 +256,10 @@ def test_four_bits_are_packed_for_fsdp_alone(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert sharded.storage(recipe) == {"bnb_4bit_quant_storage": "bfloat16"}
     assert sharded.storage({"dtype": "bfloat16"}) == {}
+
+
+def test_in_16_bits_grpo_under_fsdp_asks_for_the_gap_that_it_cannot_measure(monkeypatch):
+    monkeypatch.setattr(sharded, "is_sharded", lambda policy: True)
+    trainer = SimpleNamespace(max_gap="auto", model=None)
+    with pytest.raises(ValueError, match="measured on a whole copy.*max_gap="):
+        colocated.GRPOTrainer._check_gap(trainer, {})

@@ -22,7 +22,7 @@ from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import ensure_master_addr_port
 
-from lab import tap, vllm
+from lab import sharded, tap, vllm
 
 
 def engine_defaults():
@@ -255,6 +255,12 @@ class GRPOTrainer(trl.GRPOTrainer):
     def _check_gap(self, output):
         """Both sides have scored the same tokens, at the same weights, right after the sync."""
         if self.max_gap == "auto":
+            if sharded.is_sharded(self.model):
+                raise ValueError(
+                    "rounding in 16 bits is measured on a whole copy of the model, and FSDP2 parts the "
+                    "model: say how large a gap is allowed, as in lab.train.trainer(recipe, max_gap=0.05), "
+                    "or train in float32"
+                )
             self.max_gap = max(ROOM * measured_rounding(self, output), ROUNDING_GAP[torch.float32])
         counts = output["completion_mask"] * output.get("tool_mask", 1)
         gap = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).float().abs()
