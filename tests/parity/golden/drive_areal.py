@@ -24,6 +24,7 @@ def vectors():
     out.keep("critic", value, grad=x)
     for name in ("k1", "k2", "k3"):
         out.keep(f"kl {name}", data.KLEstimator(name)(t("l"), t("r")))
+    out.keep("kl k3, beyond the clamp", data.KLEstimator("k3")(t("l"), t("l") + 29.0))
     for loss_type in ("sigmoid", "ipo"):
         out.keep(f"dpo {loss_type}", functional.dpo_preference_loss(
             t("pc") - t("rc") - t("pr") + t("rr"), beta=0.3, loss_type=loss_type))  # fmt: skip

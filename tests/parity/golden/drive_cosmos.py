@@ -47,12 +47,12 @@ def policies(out, loss):
                "kl_beta": 0.0, "unbiased_kl_estimate": False, "loss_type": "token-mean",
                "unbiased_loss_max_tokens": None, "balance_dp_token": False}  # fmt: skip
 
-    def run(case, old="o", sampler=None, **options):
+    def run(case, old="o", sampler=None, ref="r", **options):
         policy = SimpleNamespace(**default | options)
         config = SimpleNamespace(train=SimpleNamespace(train_policy=policy))
         flat = None if sampler is None else out.tensor(sampler)[mask]
         out.run(case, lambda x: loss(
-            x[mask], out.tensor(old)[mask], out.tensor("r")[mask], wide, torch.tensor(lengths), config, mask,
+            x[mask], out.tensor(old)[mask], out.tensor(ref)[mask], wide, torch.tensor(lengths), config, mask,
             rollout_per_token_logps=flat)[0])  # fmt: skip
 
     for kind in ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum"):
@@ -68,5 +68,6 @@ def policies(out, loss):
     run("aipo", old="far", aipo_rho=2.0)
     for unbiased in (False, True):
         run(f"kl_beta, unbiased {unbiased}", kl_beta=0.05, unbiased_kl_estimate=unbiased)
+    run("kl_beta, beyond the clamp", kl_beta=0.05, ref=out.batch["l"] + 29.0)
     run("behav_imp_weight_cap", sampler="q", behav_imp_weight_cap=1.5)
     run("off_policy_masking_delta", off_policy_masking_delta=0.02)

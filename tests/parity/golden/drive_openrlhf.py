@@ -25,7 +25,7 @@ def policies(out):
     wide = t(out.batch["A"][:, None] + 0 * out.batch["m"])
     mask = t("m")
 
-    def run(case, old="o", advantages=wide, call=None, **options):
+    def run(case, old="o", advantages=wide, call=None, mask=mask, **options):
         loss = PolicyLoss(**CLIP | options)
         more = {"rollout_log_probs": t("q")} | (call or {})
         out.run(case, lambda x: loss(x, t(old), advantages, mask, **more)[0])
@@ -33,6 +33,9 @@ def policies(out):
     run("ppo")
     run("ppo, an advantage per token", advantages=t("At"))
     run("ppo, sample mean", token_level_loss=False)
+    empty = mask.clone()
+    empty[1] = 0
+    run("ppo, sample mean, a row is empty", mask=empty, token_level_loss=False)
     run("ppo, 40 tokens on 2 ranks", call={"dp_size": 2, "batch_num_tokens": 40.0})
     run("dual clip", old="far", dual_clip=3.0)
     run("gspo", policy_loss_type="gspo")
@@ -65,6 +68,8 @@ def others(out):
         x, t("r"), log_probs_old=t("o"), kl_estimator="k3", unbiased_gradient=True).sum())  # fmt: skip
     out.run("kl k1, beyond the clamp", lambda x: compute_approx_kl(
         x, x.detach() + 29.0, kl_estimator="k1").sum())  # fmt: skip
+    out.run("kl k3, beyond the clamp", lambda x: compute_approx_kl(
+        x, x.detach() + 29.0, kl_estimator="k3").sum())  # fmt: skip
     out.keep("reward with KL", compute_reward(t("R"), 0.05, (t("l") - t("r")) * mask, mask))
     out.run("value loss", lambda x: ValueLoss(0.3)(x, t("v_old"), t("ret"), mask), of="v")
     out.run("value loss, no clip", lambda x: ValueLoss(None)(x, t("v_old"), t("ret"), mask), of="v")

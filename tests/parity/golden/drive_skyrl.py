@@ -63,6 +63,11 @@ def policies(out, utils, config_class):
         "token weights": {"tis_ratio_type": "token", "token_tis_ratio_clip_high": 1.5},
         "sequence weights": {"tis_ratio_type": "sequence", "sequence_tis_ratio_clip_high": 1.5},
         "sequence mask": {"sequence_mask_metric": "product"},
+        "sequence mask, geometric": {
+            "sequence_mask_metric": "geometric",
+            "geo_mask_low": 0.9,
+            "geo_mask_high": 1.2,
+        },
         "token mask": {"token_mask_is_threshold_low": 0.8, "token_mask_is_threshold_high": 1.5},
     }
     for case, changed in corrections.items():
@@ -78,6 +83,7 @@ def advantages(out, utils):
     grpo = utils.compute_grpo_outcome_advantage
     out.keep("adv grpo", grpo(t("Rt"), mask, index)[0])
     out.keep("adv grpo, no std", grpo(t("Rt"), mask, index, grpo_norm_by_std=False)[0])
+    out.keep("adv grpo, groups of one", grpo(t("Rt"), mask, np.arange(8))[0])
     out.keep("adv rloo", utils.compute_rloo_outcome_advantage(t("Rt"), mask, index)[0])
     out.keep("adv maxrl", utils.compute_maxrl_advantage(t("Rt").abs(), mask, index)[0])
     plus = utils.compute_reinforce_plus_plus_outcome_advantage
@@ -92,3 +98,5 @@ def advantages(out, utils):
     )
     for name in ("k1", "k2", "k3"):
         out.keep(f"kl {name}", utils.compute_approx_kl(t("l"), t("r"), mask, name))
+    out.run("kl k3, beyond the clamp",
+            lambda x: utils.compute_approx_kl(x, x.detach() + 29.0, mask, "k3").sum())  # fmt: skip

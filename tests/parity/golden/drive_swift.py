@@ -58,7 +58,9 @@ def policies(out, owner):
     t, mask = out.tensor, out.tensor("m") == 1
     wide = t(out.batch["A"][:, None] + 0 * out.batch["m"])
 
-    def run(case, old="o", sampler=None, advantages=wide, tokens=None, args=None, **options):
+    def run(
+        case, old="o", sampler=None, advantages=wide, tokens=None, args=None, ref=None, **options
+    ):
         arguments = {"delta": None, "log_entropy": False, "top_entropy_quantile": 1.0,
                      "gradient_accumulation_steps": 1} | (args or {})  # fmt: skip
         alone = SimpleNamespace(num_processes=1, gather_for_metrics=lambda x: x, gather=lambda x: x)
@@ -67,7 +69,7 @@ def policies(out, owner):
         for name in METHODS:
             setattr(trainer, name, MethodType(getattr(owner, name), trainer))
         given = SimpleNamespace(
-            completion_mask=mask, truncated_mask=torch.zeros(8, dtype=torch.bool), ref_per_token_logps=t("r"),
+            completion_mask=mask, truncated_mask=torch.zeros(8, dtype=torch.bool), ref_per_token_logps=t("r") if ref is None else ref,
             advantages=advantages, old_per_token_logps=t(old),
             rollout_per_token_logps=None if sampler is None else t(sampler),
             num_items_in_batch=torch.tensor(float(tokens or mask.sum())), teacher_per_token_logps=None)  # fmt: skip
@@ -91,6 +93,7 @@ def policies(out, owner):
     run("cispo", old="far", loss_type="cispo", epsilon_high=5.0)
     run("sapo", loss_type="sapo")
     run("beta", beta=0.04)
+    run("beta, beyond the clamp", beta=0.04, ref=t("l") + 29.0)
     run(
         "top_entropy_quantile",
         compute_entropy=True,
@@ -155,9 +158,10 @@ def preferences(out, module):
         out.keep(f"dpo {case}", losses, grad_c=chosen, grad_r=rejected)
 
     for name in ("sigmoid", "hinge", "ipo", "sppo_hard", "nca_pair", "apo_zero", "apo_down", "discopop",
-                 "aot_unpaired", "bco_pair"):  # fmt: skip
+                 "aot", "aot_unpaired", "bco_pair"):  # fmt: skip
         run(name, name)
     for name in ("sigmoid", "robust", "exo_pair"):
         run(f"{name}, label_smoothing 0.1", name, 0.1)
     run("exo_pair, label_smoothing 0", "exo_pair")
     run("js_divergence", "sigmoid", divergence="js_divergence")
+    run("alpha_divergence 0.3", "sigmoid", divergence="alpha_divergence", coefficient=0.3)

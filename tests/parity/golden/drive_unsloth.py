@@ -19,11 +19,11 @@ def vectors():
     t, mask = out.tensor, out.tensor("m")
     ids = torch.zeros(8, 7, dtype=torch.long)
 
-    def run(case, beta=0.0, sampler=None, **options):
+    def run(case, beta=0.0, sampler=None, ref="r", **options):
         settings = {"epsilon_low": 0.2, "epsilon_high": 0.28, "num_items_in_batch": float(mask.sum()),
                     "max_completion_length": 50, "loss_type": "dapo"} | options  # fmt: skip
         out.run(
-            case, lambda x: loss(t("r"), x, t("o"), sampler, ids, mask, beta, t("A"), **settings)[0]
+            case, lambda x: loss(t(ref), x, t("o"), sampler, ids, mask, beta, t("A"), **settings)[0]
         )
 
     for name in TYPES:
@@ -37,6 +37,7 @@ def vectors():
     run("delta", delta=2.0)
     for corrected in (False, True):
         run(f"beta, bias correction {corrected}", beta=0.04, use_bias_correction_kl=corrected)
+    run("beta, beyond the clamp", beta=0.04, ref=out.batch["l"] + 29.0)
     vllm = {"use_vllm": True, "vllm_importance_sampling_correction": True, "sampler": t("q")}
     for mode in MODES:
         run(f"sampler {mode}", vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_min=0.7,

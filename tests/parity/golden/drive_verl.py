@@ -2,7 +2,13 @@
 
 NEEDS = ("verl==0.9.1",)
 DEPENDENCIES = False
-MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+MODES = (
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum",
+    "seq-mean-token-sum-norm",
+)
 
 
 def core():
@@ -55,8 +61,15 @@ def vectors():
     out.run("agg seq-mean-token-mean, a row is empty",
             lambda x: algos.agg_loss(x, empty, "seq-mean-token-mean"), of="At")  # fmt: skip
     policies(out, algos, config, m)
-    for name in ("kl", "mse", "low_var_kl", "k3+"):
+    for name in ("kl", "abs", "mse", "low_var_kl", "k3+"):
         out.run(f"kl {name}", lambda x, name=name: algos.kl_penalty(x, t("r"), name).sum())
+    out.run("kl low_var_kl, beyond the clamp",
+            lambda x: algos.kl_penalty(x, x.detach() + 29.0, "low_var_kl").sum())  # fmt: skip
+    out.run(
+        "entropy",
+        lambda x: algos.compute_entropy_loss(x, t([[1.0] * 6, [1.0] * 3 + [0.0] * 3])),
+        of="z",
+    )
     out.run("value loss",
             lambda x: algos.compute_value_loss(x, t("ret"), t("v_old"), m, 0.3)[0], of="v")  # fmt: skip
     correction(out, m)
@@ -79,6 +92,11 @@ def advantages(out, algos, config, m, index):
                                          {"config": config(norm_adv_by_std_in_grpo=False)})}  # fmt: skip
     for case, (compute, options) in whole.items():
         out.keep(case, compute(**rewards, **options)[0])
+    vectorised = {"adv grpo, vectorised": algos.compute_grpo_vectorized_outcome_advantage,
+                  "adv rloo, vectorised": algos.compute_rloo_vectorized_outcome_advantage}  # fmt: skip
+    for case, compute in vectorised.items():
+        out.keep(case, compute(**rewards)[0])
+    two_rewards(out, algos, config, rewards)
     alone = rewards | {"index": __import__("numpy").arange(len(index)).astype(object)}
     out.keep("adv grpo, groups of one", algos.compute_grpo_outcome_advantage(**alone)[0])
     greedy = t([0.5, -0.25] * (len(index) // 2))
@@ -88,6 +106,20 @@ def advantages(out, algos, config, m, index):
     a, returns = algos.compute_gae_advantage_return(t("Rt"), t("v"), m, 0.97, 0.9)
     out.keep("gae whitened", a * m)
     out.keep("gae returns", returns * m)
+
+
+def two_rewards(out, algos, config, rewards):
+    """GDPO: each reward is normalised in its group; then the weighted sum is whitened over tokens."""
+    import numpy as np
+    import torch
+
+    t, m = out.tensor, out.tensor("m")
+    keys = config(gdpo_reward_keys=["one", "other"], gdpo_reward_weights=[1.0, 2.0])
+    scores = {"one": out.batch["R"], "other": np.abs(out.batch["A"])}
+    prompts = torch.zeros(8, 1)
+    given = {"prompts": prompts, "attention_mask": torch.cat([prompts + 1, m], dim=1).long()}
+    out.keep("adv gdpo", algos.compute_gdpo_outcome_advantage(
+        t("Rt"), m, rewards["index"], config=keys, non_tensor_batch=scores, batch=given)[0] * m)  # fmt: skip
 
 
 def policies(out, algos, config, m):
@@ -113,6 +145,14 @@ def policies(out, algos, config, m):
     run("cispo, upper cap only", "cispo", clip_ratio_low=1.0, clip_ratio_high=0.5)
     run("geo_mean", "geo_mean", clip_ratio_low=0.4, clip_ratio_high=0.4)
     run("gpg", "gpg", "seq-mean-token-sum")
+    weigh = {
+        "loss_agg_mode": "token-mean",
+        "config": config(global_batch_info={}),
+        "rollout_is_weights": weights,
+    }
+    out.run(
+        "reinforce", lambda x: algos.compute_policy_loss_reinforce(t("q"), x, wide, m, **weigh)[0]
+    )
     run("dppo_tv", "dppo_tv", clip_ratio_low=0.02, clip_ratio_high=0.02)
     run("dppo_tv, far off-policy", "dppo_tv", old="far", clip_ratio_low=0.02, clip_ratio_high=0.05)
     run("dppo_kl", "dppo_kl", clip_ratio_low=0.01, clip_ratio_high=0.02)
