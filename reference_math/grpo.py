@@ -4,12 +4,12 @@
 
 Source    Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3 (one epsilon)
           Yu et al., DAPO, arXiv 2503.14476 (two); INTELLECT-2, arXiv 2505.07291 (delta)
-          Zheng et al., GSPO, arXiv 2507.18071 (w of the sequence)
+          Zheng et al., GSPO, arXiv 2507.18071 (w of the sequence; GSPO-token)
 Torch     reference_math.torch.grpo     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_grpo.py, tests/parity/test_grpo.py, tests/parity/test_async_grpo.py
 
 Shapes    B completions, T tokens each. log_weights s come from `ratios.log_importance_weights`:
-          (B, T) at token level, (B, 1) at sequence level.
+          (B, 1) at sequence level, (B, T) at the two others.
 TRL       AsyncGRPOTrainer is reduction "bnpo" over the micro-batch of all its processes, with the
           sampler's log-probabilities for the old ones; its advantages have ddof 0 and eps 1e-8.
 """
@@ -48,7 +48,8 @@ def loss(
     old_per_token_logps         (B, T)  the same when it was sampled; on-policy, a copy of the first
     advantages                  (B,), or (B, T) for one per token
     completion_mask             (B, T)  1 = counts
-    importance_sampling_level   "token" or "sequence" (GSPO)
+    importance_sampling_level   "token", "sequence" (GSPO) or "sequence_token" (GSPO-token: not the slope
+                                of the value, for the ratio's other tokens are held constant)
     epsilon_low, epsilon_high, delta   as in `per_token_loss`
     reduction ... use_bias_correction_kl   as in `grpo_terms.loss`
 

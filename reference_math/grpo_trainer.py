@@ -119,6 +119,8 @@ def _call(batch, loss_type, config):
     for name in config:
         _checks.one_of("config", name, DEFAULTS)
     config = DEFAULTS | config
+    level = config["importance_sampling_level"]
+    _checks.one_of("importance_sampling_level", level, ("token", "sequence"))
     module, reduction, surrogate = LOSS_TYPES[loss_type]
     logps, mask = batch["per_token_logps"], np.asarray(batch["completion_mask"], dtype=float)
     tokens = logps, batch.get("old_per_token_logps", logps), batch["advantages"], mask

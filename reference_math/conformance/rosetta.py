@@ -35,7 +35,7 @@ from reference_math.conformance import rows as golden_rows
 from reference_math.conformance._types import Arrays
 
 FOLDER = Path(__file__).with_name("rosetta")
-MODULES = ("advantages", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo",
+MODULES = ("advantages", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo", "dro",
            "entropy_control", "f_divergences", "gae", "gkd", "gmpo", "grpo", "importance_sampling", "kl",
            "kl_cov", "kto", "logprobs", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
            "ppo", "reductions", "reinforce", "remax", "reward_model", "rloo", "rollout_is", "sapo", "sft",
@@ -126,7 +126,8 @@ def evaluate(call: str, arrays: Arrays, shared: dict[str, str]) -> Any:
     letters = {k.removeprefix("batch/"): x for k, x in arrays.items() if k.startswith("batch/")}
     modules = {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
     short = {"TOKEN": {"importance_sampling_level": "token"}, "CLIP": {"epsilon_low": 0.2, "epsilon_high": 0.28},
-             "SEQUENCE": {"importance_sampling_level": "sequence"}, "G": 4, "np": np}  # fmt: skip
+             "SEQUENCE": {"importance_sampling_level": "sequence"}, "G": 4, "np": np,
+             "OWN": {"importance_sampling_level": "sequence_token"}}  # fmt: skip
     names = modules | short | letters
     for name, meaning in shared.items():
         names[name] = eval(meaning, names)

@@ -2,7 +2,7 @@
 
 Twin of   reference_math.ratios     Proof   tests/parity/test_grpo.py
 
-Shapes    B completions, T tokens each; (B, T) at token level, (B, 1) at sequence level.
+Shapes    B completions, T tokens each; (B, 1) at sequence level, (B, T) at the two others.
 Dtypes    float64 stays; bfloat16 and float16 are lifted to float32, where a ratio saturates at e^80
           (float32 ends at e^88) instead of e^700.
 """
@@ -28,7 +28,10 @@ def log_importance_weights(
     log_ratio = log_ratio - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
     if importance_sampling_level == "token":
         return log_ratio
-    return log_ratio.sum(dim=1, keepdim=True) / lengths(mask)
+    s = log_ratio.sum(dim=1, keepdim=True) / lengths(mask)
+    if importance_sampling_level == "sequence":
+        return s
+    return mask * s.detach() + (log_ratio - log_ratio.detach())
 
 
 def ratio(log_weights: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ REFUSED = {
                          ("ld_alpha", 1.5), ("loss_weights", [1.0, 2.0, 3.0, 4.0])],
     "dppo.loss": [("divergence", "js"), ("delta_low", -0.1), ("delta_high", -0.1), ("truncation", 0.0),
                   ("reduction", "mean")],
+    "dro.loss": [("beta", -0.1), ("reduction", "mean")],
     "gkd.loss": [("beta", -0.1), ("temperature", 0.0), ("num_items_in_batch", -1)],
     "gmpo.loss": [("epsilon_low", -0.1), ("epsilon_high", np.nan), ("beta", -0.1)],
     "grpo.loss": [("epsilon_low", -0.1), ("epsilon_high", np.nan), ("delta", 0.0), ("beta", -0.1),
@@ -61,9 +62,11 @@ REFUSED = {
     "xpo.loss": [("alpha", -0.1), ("beta", -0.1), ("loss_type", "hinge")],
 }  # fmt: skip
 REFUSED["sft.dft"] = REFUSED["sft.nll"]
+REFUSED["dro.penalty"] = REFUSED["dro.loss"]
 ALLOWED = {
     "gkd_chunked.loss": {"num_items_in_batch": 1},
     "dppo.loss": {"delta_low": 0.0, "delta_high": 0.0, "truncation": 0.5},
+    "dro.loss": {"beta": 0.0},
     "gmpo.loss": {"epsilon_low": 0.0, "epsilon_high": 0.0},
     "minillm.loss": {"clip": 0.0},
     "nash_md.loss": {"win_probability": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]},

@@ -10,7 +10,7 @@ ADVANTAGES = np.array([1.3, -0.7, -0.4, 0.9])
 GAMMA = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
 CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.3}
 FAMILY = {
-    "grpo": (grpo, CLIP),
+    "grpo": (grpo, CLIP | {"delta": None}),
     "delta": (grpo, CLIP | {"delta": 1.5}),
     "cispo": (cispo, {"epsilon_max": 1.2}),
     "sapo": (sapo, {"temperature_pos": 1.0, "temperature_neg": 1.4}),
@@ -24,6 +24,14 @@ def two_policies(seed=29):  # whose ratios lie on all sides of every clip, and n
     rng = np.random.default_rng(seed)
     logps = -rng.exponential(size=MASK.shape)
     return logps, logps + 0.4 * rng.normal(size=MASK.shape)
+
+
+def log_weights(x, old, level):
+    """Of the policy x near its place, with what the level holds constant there held."""
+    if level != "sequence_token":
+        return ratios.log_importance_weights(x, old, MASK, level)
+    here = two_policies()[0]
+    return ratios.log_importance_weights(here, old, MASK, level) + MASK * (x - here)
 
 
 def both(member, level="token", policies=None, advantages=ADVANTAGES, mask=MASK, **terms):
@@ -52,15 +60,18 @@ def some_terms(seed=1):
 @levels
 @pytest.mark.parametrize("member", ["grpo", "delta", "sapo"])
 def test_the_gradient_by_hand_is_the_numeric_one(member, level, terms, numeric_grad):
-    logps, old = two_policies()
+    (logps, old), (module, options) = two_policies(), FAMILY[member]
     w = ratios.ratio(ratios.log_importance_weights(logps, old, MASK, level))
     edges = np.abs(w[..., None] - [0.8, 1.3, 1.5])
     assert edges.min() > 5e-3  # the numeric steps of 2e-3 stay on one side of every clip
 
     def value(x):
-        return both(member, level, (x, old), **some_terms()[terms])[0]
+        s = log_weights(x, old, level)
+        c = module.per_token_loss(s, ADVANTAGES, **options)
+        return grpo_terms.loss(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
 
-    _, grad = both(member, level, **some_terms()[terms])
+    loss, grad = both(member, level, **some_terms()[terms])
+    np.testing.assert_allclose(loss, value(logps), rtol=1e-14)
     np.testing.assert_allclose(grad, numeric_grad(value, logps), rtol=1e-9, atol=1e-11)
 
 
@@ -78,7 +89,7 @@ def test_the_gradient_by_hand_is_the_numeric_one_with_the_weight_held(
 
     def value(x):
         c = module.per_token_loss(x, held, ADVANTAGES, **options)
-        s = ratios.log_importance_weights(x, old, MASK, level)
+        s = log_weights(x, old, level)
         return grpo_terms.loss(c, s, x, MASK, **{"reduction": "grpo"} | some_terms()[terms])
 
     loss, grad = both(member, level, **some_terms()[terms])
@@ -162,6 +173,36 @@ def test_a_good_token_far_beyond_the_clip_is_left_alone(member, gap):
     value, grad = both(member, "token", (logps, logps - gap), np.ones(4))
     assert not grad.any()
     np.testing.assert_allclose(value, -0.75 * (4.0 if member == "sapo" else 1.3), rtol=1e-14)
+
+
+@pytest.mark.parametrize("terms", ["plain", "corrected KL"])
+@members
+def test_gspo_token_is_gspo_while_a_row_has_one_advantage_and_one_weight(member, terms):
+    """With the corrected KL it is not: k3 differs from token to token, and so does what each gets."""
+    whole, own = (both(member, f"sequence{end}", **some_terms()[terms]) for end in ("", "_token"))
+    np.testing.assert_allclose(own[0], whole[0], rtol=1e-14)
+    if terms == "plain":
+        np.testing.assert_allclose(own[1], whole[1], rtol=1e-13)
+    else:
+        assert np.abs(own[1] - whole[1]).max() > 1e-3
+        np.testing.assert_allclose(own[1].sum(axis=1), whole[1].sum(axis=1), rtol=1e-12)
+
+
+def test_gspo_token_pushes_each_token_by_its_own_advantage():
+    """GSPO shares a row's push among its tokens, whatever the advantage of each."""
+    (logps, old), m = two_policies(), MASK[2:3]
+    per_token = np.array([[1.0, 0.0, -1.0, 0.0, 0.0]])
+    options = {"epsilon_low": 0.2, "epsilon_high": 1.0, "reduction": "luspo"}
+    whole, own = (
+        grpo.loss_grad(
+            logps[2:3], old[2:3], per_token, m, importance_sampling_level=level, **options
+        )
+        for level in ("sequence", "sequence_token")
+    )
+    w = np.exp((m * (logps - old)[2:3]).sum() / 3)
+    assert 0.8 < w < 2.0
+    np.testing.assert_allclose(own, -w * per_token, rtol=1e-13)
+    np.testing.assert_allclose(whole, 0.0, atol=1e-15)  # 1 and -1 cancel
 
 
 @members

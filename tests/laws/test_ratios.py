@@ -44,6 +44,18 @@ def test_an_empty_completion_has_ratio_1():
     assert ratios.log_importance_weights(logps, old, MASK, "sequence")[3, 0] == 0.0
 
 
+def test_gspo_token_has_the_value_of_the_sequence_and_the_gradient_of_the_token():
+    logps, old = two_policies()
+    whole, own = (
+        ratios.log_importance_weights(logps, old, MASK, level)
+        for level in ("sequence", "sequence_token")
+    )
+    np.testing.assert_array_equal(own, MASK * whole)
+    g = np.random.default_rng(1).normal(size=MASK.shape)
+    grads = [ratios.log_importance_weights_grad(g, MASK, e) for e in ("token", "sequence_token")]
+    np.testing.assert_array_equal(*grads)
+
+
 @levels
 def test_what_stands_in_the_padding_is_never_read(level):
     logps, old = two_policies()
@@ -52,7 +64,7 @@ def test_what_stands_in_the_padding_is_never_read(level):
     np.testing.assert_array_equal(ratios.log_importance_weights(logps, old, MASK, level), expected)
 
 
-@levels
+@pytest.mark.parametrize("level", ["token", "sequence"])
 def test_the_gradient_is_the_adjoint_of_the_forward_map(level):
     """<g, J v> = <J' g, v> for every g and v: s is linear in the log-probabilities."""
     rng = np.random.default_rng(1)
