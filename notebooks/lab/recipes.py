@@ -190,12 +190,14 @@ def settings(recipe):
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def fingerprint(recipe):
+def fingerprint(recipe, code=None):
     """Hash all that makes a stage anew: its recipe, the stages before it, the code that makes it.
+
+    code    the hash of other code, as a manifest has it; by default of today's
 
     The code counts in the tiny profile, whose stages take minutes. A stage that takes an hour is not
     thrown away for a changed line: its manifest keeps the hash of its code, and `lab.train.ensure`
     says when the code of today is another.
     """
-    code = sources.of_a_stage() if recipe["profile"] == "tiny" else ""
+    code = (code or sources.of_a_stage()) if recipe["profile"] == "tiny" else ""
     return hashlib.sha256((settings(recipe) + code).encode()).hexdigest()[:16]
