@@ -264,8 +264,18 @@ def run(tiny):
     def record(kind, dtype):
         built = trainer(tiny, kind, engine={"dtype": dtype}, generation=Probed)
         before = four_bit_digest(built.model)
+        llm, texts = built.vllm_generation.llm, set()
+        generate = llm.generate
+
+        def noted(*args, **kwargs):
+            outputs = generate(*args, **kwargs)
+            texts.update(sample.text for output in outputs for sample in output.outputs)
+            return outputs
+
+        llm.generate = noted
         built.train()
         kept = {
+            "texts": texts,
             "history": built.vllm_generation.history,
             "digests": (before, four_bit_digest(built.model)),
             "gap": logged(built, "sampling/gap_mean"),
@@ -649,6 +659,14 @@ def test_the_seed_decides_the_samples(run, tiny):
     built.train()
     lab_vllm.release(built)
     assert logged(built, "reward") != run("full")["reward"][:1]
+
+
+def test_vllm_makes_no_text_of_the_samples_unless_a_stop_string_is_looked_for_in_it(run):
+    assert run("full")["texts"] == {""} and run("full")["reward"][0] > 0  # the rewards had text
+    for stop in ({}, {"stop": ["=4"]}):
+        options = colocated._without_text(stop | {"min_p": 0.1})
+        # Without text vLLM refuses a stop string.
+        assert vllm_generation.SamplingParams(**options).detokenize == bool(stop)
 
 
 def test_release_frees_the_engine_and_leaves_the_process_as_it_was(tiny):
