@@ -45,7 +45,7 @@ lab: environment
 	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
 
 laptop: environment model
-	@LAB_PROFILE=laptop HF_HUB_OFFLINE=1 $(BIN)/python -m lab.chain
+	@LAB_PROFILE=instructions HF_HUB_OFFLINE=1 $(BIN)/python -m lab.chain
 
 # The tests need no network: whatever reached for the hub would fail on a machine that is offline.
 test test-engine: export HF_HUB_OFFLINE = 1

@@ -27,14 +27,14 @@ from lab import bars, pace, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
 UNKNOWN = "How long this profile takes has not been measured; each lesson shows the time left"
-# The stages that each lesson makes; the profile laptop has one lesson for all of its own.
+# The stages that each lesson makes; the profile instructions has one lesson for all of its own.
 STAGES_OF = {"00": ["base"], "01": ["sft"], "02": ["dpo"], "03": ["grpo"], "04": ["grpo"]}
-STAGES_OF_LAPTOP = {"09": ["base", "sft", "dpo", "grpo"]}
+OWN_LESSONS = {"instructions": {"09": ["base", "sft", "dpo", "grpo"]}}
 
 
 def stages_of():
     """Return {the first two digits of a lesson: the stages that it makes} in this machine's profile."""
-    return STAGES_OF_LAPTOP if recipes.profile() == "laptop" else STAGES_OF
+    return OWN_LESSONS.get(recipes.profile(), STAGES_OF)
 
 
 def notebooks():
@@ -172,7 +172,7 @@ def expected(lessons):
     """Return what is known of the time that these lessons take in this machine's profile."""
     if recipes.profile() == "tiny":
         return pace.forecast(lessons)
-    if recipes.profile() == "laptop":
+    if recipes.profile() == "instructions":
         from lab import three_ways
 
         return three_ways.expect()

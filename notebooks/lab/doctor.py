@@ -22,7 +22,7 @@ import torch
 from lab import install, memory, pace, recipes, runs, vllm
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
-MEMORY_GB = {"tiny": 2, "laptop": 8}  # peaks of their stages, with room
+MEMORY_GB = {"tiny": 2, "laptop": 8, "instructions": 8}  # peaks of their stages, with room
 DISK_GB = 2.0  # for the runs and executed lessons of a chain, with room
 
 
@@ -147,7 +147,7 @@ def stages():
     if recipes.profile() == "tiny":
         numbers = [f"{recipes.STAGES.index(stage):02d}" for stage in missing]
         said += f". {pace.forecast(numbers)}"
-    elif recipes.profile() == "laptop":
+    elif recipes.profile() == "instructions":
         from lab import three_ways
 
         said += f". {three_ways.expect()}"

@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from transformers import GenerationConfig
@@ -157,9 +158,11 @@ def score(model, tok, recipe, **changes):
     options = recipe["evaluate"] | changes
     if "name" not in options:
         return evaluate(model, tok, **options)
-    lengths = {key: options[key] for key in ("max_new_tokens", "seed") if key in options}
+    given = {
+        key: options[key] for key in ("max_new_tokens", "seed", "pass_n", "k") if key in options
+    }
     rows = heldout(recipe, **changes)
-    scores = verified.of(options["name"]).score(model, tok, rows, **lengths)
+    scores = verified.of(options["name"]).score(model, tok, rows, **given)
     return scores | {"heldout_hash": rows_hash(rows)}
 
 
@@ -189,7 +192,8 @@ def askable(recipe):
 
 def _where(options):
     """Arguments of `lab.loaders.load` that say which rows are held out."""
-    return {key: options[key] for key in ("split", "revision", "path") if key in options}
+    where = {key: options[key] for key in ("split", "revision", "path") if key in options}
+    return where | options.get("options", {})
 
 
 def example(recipe):
@@ -203,34 +207,49 @@ def example(recipe):
     return row["prompt"], row["completion"][0]["content"]
 
 
-def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64):
+class Judge(NamedTuple):
+    """How completions of a task are judged."""
+
+    right: object  # (texts, golds) -> bools: strictly, the answer in the tags
+    lenient: object  # text -> the same answer in the tags, wherever it stood
+
+
+def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64, pass_n=0, k=8, judge=None):
     """Score a plain model on problems of a data set with the columns prompt and solution.
 
     Each problem is judged twice. Strict: the answer stands in the tags that the prompt asks for.
     Lenient: the last box or number of the text is right, whatever the form. Strict alone hides what
     a model knew before it had learnt the form; lenient alone hides that it learnt the form.
 
+    pass_n    of so many of the problems draw k answers each, for pass@k and the majority (`best_of_k`)
+    judge     Judge    what is right; by default as rewards.accuracy_reward reads it, and leniently the
+              last box or number of a text
     returns   at temperature 1: heldout_n, heldout_correct, heldout_accuracy, heldout_ci95 (strict),
               lenient_accuracy, format_rate, ended_rate (not cut off at max_new_tokens); at
               temperature 0: greedy_correct, greedy_accuracy, greedy_ci95, greedy_lenient, and
               verdicts, the strict verdict of each problem
     """
+    right_of, freely = judge or Judge(_right, in_tags)
     n, prompts, golds = len(rows), rows["prompt"], rows["solution"]
     write = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampled = written(model, tok, prompts, seed, **write, temperature=1.0)
     greedy = sample(model, tok, prompts, seed, temperature=0.0, **write)
     texts = [text for text, _ in sampled]
-    right, verdicts = _right(texts, golds), _right(greedy, golds)
-    return {
+    right, verdicts = right_of(texts, golds), right_of(greedy, golds)
+    scores = {
         **rate("heldout", sum(right), n),
         "heldout_n": n,
-        "lenient_accuracy": sum(_right([in_tags(text) for text in texts], golds)) / n,
+        "lenient_accuracy": sum(right_of([freely(text) for text in texts], golds)) / n,
         "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
         "ended_rate": sum(ended for _, ended in sampled) / n,
         **rate("greedy", sum(verdicts), n),
-        "greedy_lenient": sum(_right([in_tags(text) for text in greedy], golds)) / n,
+        "greedy_lenient": sum(right_of([freely(text) for text in greedy], golds)) / n,
         "verdicts": verdicts,
     }
+    if pass_n:
+        some = rows.select(range(min(pass_n, n)))
+        scores |= best_of_k(model, tok, some, k, seed, right_of, **write)
+    return scores
 
 
 def in_tags(text):
@@ -296,22 +315,27 @@ def at_temperature_0(model, tok, rows):
     }
 
 
-def best_of_k(model, tok, rows, k, seed):
+def best_of_k(model, tok, rows, k, seed, right_of=None, **write):
     """Compute pass_at_k: share of the problems with a right answer among k; majority: whose most frequent
     answer is right. Both of the same samples, at temperature 1."""
     prompts = [prompt for prompt in rows["prompt"] for _ in range(k)]
     golds = [gold for gold in rows["solution"] for _ in range(k)]
-    texts = sample(model, tok, prompts, seed=seed + 1)
-    right = _right(texts, golds)
+    texts = sample(model, tok, prompts, seed=seed + 1, **write)
+    right = (right_of or _right)(texts, golds)
     groups = [slice(i, i + k) for i in range(0, len(texts), k)]
-    n = len(groups)
-    return {
-        "pass_k": k,
-        "pass_n": n,
-        "pass_at_1": sum(right) / len(right),
-        "pass_at_k": sum(any(right[g]) for g in groups) / n,
-        "majority": sum(_majority_is_right(texts[g], right[g]) for g in groups) / n,
-    }
+    majority = sum(_majority_is_right(texts[g], right[g]) for g in groups) / len(groups)
+    return {**pass_at(right, k), "majority": majority}
+
+
+def pass_at(right, k):
+    """Count verdicts that stand in groups of k, one group per problem.
+
+    >>> pass_at([True, False, False, False], 2)
+    {'pass_k': 2, 'pass_n': 2, 'pass_at_1': 0.25, 'pass_at_k': 0.5}
+    """
+    groups = [right[i : i + k] for i in range(0, len(right), k)]
+    found = {"pass_k": k, "pass_n": len(groups), "pass_at_1": sum(right) / len(right)}
+    return found | {"pass_at_k": sum(map(any, groups)) / len(groups)}
 
 
 def _majority_is_right(texts, right):

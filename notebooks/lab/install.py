@@ -2,7 +2,7 @@
 
     python notebooks/lab/install.py            make .venv and install into it (what the Makefile does)
     python notebooks/lab/install.py --here     install into the interpreter that runs this (Colab)
-    python notebooks/lab/install.py --model    add the language model of the profile laptop to .venv
+    python notebooks/lab/install.py --model    add the language model of laptop and lesson 09 to .venv
 
 Standard library only, and syntax that Python 3.6 can read: this file runs before anything is
 installed, and also under a Python that is too old, to report it.

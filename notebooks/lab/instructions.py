@@ -182,12 +182,13 @@ def why_unverifiable(gold):
     return ""
 
 
-def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100):
+def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100, pass_n=0, k=8):
     """Score a plain model on instructions; a completion is right if it keeps all of its rules.
 
     returns   at temperature 1: heldout_n, heldout_correct, heldout_accuracy, heldout_ci95, rules (the share
               that keeps each), ended_rate; at temperature 0: greedy_correct, greedy_accuracy,
-              greedy_ci95, verdicts
+              greedy_ci95, verdicts; with `pass_n`, of so many of the rows and k completions each:
+              pass_k, pass_n, pass_at_1, pass_at_k
     """
     n, prompts = len(rows), rows["prompt"]
     write = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
@@ -196,7 +197,7 @@ def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100):
     found = verdicts([text for text, _ in sampled], rows["solution"], prompts)
     right = [not any(each.values()) for each in found]
     best = kept_all(greedy, rows)
-    return {
+    scores = {
         **evaluate.rate("heldout", sum(right), n),
         "heldout_n": n,
         "rules": shares(found),
@@ -204,6 +205,11 @@ def score(model, tok, rows, max_new_tokens=24, seed=0, batch_size=100):
         **evaluate.rate("greedy", sum(best), n),
         "verdicts": best,
     }
+    if pass_n:
+        again = rows.select([i for i in range(min(pass_n, n)) for _ in range(k)])
+        texts = evaluate.sample(model, tok, again["prompt"], seed + 1, **write)
+        scores |= evaluate.pass_at(kept_all(texts, again), k)
+    return scores
 
 
 def kept_all(texts, rows):

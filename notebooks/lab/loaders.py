@@ -26,7 +26,7 @@ from pathlib import Path
 from datasets import load_dataset
 from trl import extract_prompt
 
-from lab import standins
+from lab import standins, word_problems
 
 SYSTEM = (
     "Reason step by step between <think> and </think>. Then give the final answer, and nothing "
@@ -52,7 +52,8 @@ def load(
     stage    str         optional: the stage it is wanted for, to be told when it is another's
     split    str         "train" or "test"
     n        int         optional: so many rows, drawn with `seed`
-    path     str, Path   optional: a JSON lines or Parquet file in the data set's own schema
+    path     str, Path   optional: a JSON lines or Parquet file in the data set's own schema; or
+                         "generated:word-problems" (`lab.word_problems`), in GSM8K's
     system   str         optional: the system prompt; where answers have the tags SYSTEM, else none
     revision str         optional: a commit of the data set on the hub, so that rows stay the same
     say      function    called with a line that says how many pairs were dropped
@@ -77,7 +78,7 @@ def load(
         names = [other for other, (kind, *_) in DATASETS.items() if kind == stage]
         names += [other for other, kind in ALSO if kind == stage]
         raise ValueError(f"loaders: {name} is for {of}; for {stage} there are {names}")
-    path = path or standins.file(name, split)
+    path = word_problems.found(path, split) if path else standins.file(name, split)
     rows = _from_file(path) if path else _from_hub(name, config, split, revision)
     missing = set(columns) - set(rows.column_names)
     if missing:

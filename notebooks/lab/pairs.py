@@ -49,6 +49,43 @@ def styled(drawn, right=None):
     return Dataset.from_list(rows)
 
 
+def told_apart(model, tok, rows, reward, samples, seed, max_new_tokens=64):
+    """Draw `samples` completions of each prompt; pair one that earns most with one that earns least.
+
+    model     plain: see lab.vllm.served
+    rows      prompt and solution, as GRPO trains on
+    reward    a reward function of `rewards`
+    returns   at most one pair per prompt, of those whose completions earn differently
+
+    Raises ValueError where no prompt has two such completions.
+    """
+    asked = [row for row in rows for _ in range(samples)]
+    prompts, golds = ([row[key] for row in asked] for key in ("prompt", "solution"))
+    some = {
+        "max_new_tokens": max_new_tokens,
+        "batch_size": 64,
+    }  # of a larger model than the built-in one
+    texts = evaluate.sample(model, tok, prompts, seed, **some)
+    earned = reward(completions=texts, solution=golds, prompts=prompts)
+    found = []
+    for i in range(0, len(asked), samples):
+        group = [
+            (e, t) for e, t in zip(earned[i : i + samples], texts[i : i + samples]) if t.strip()
+        ]
+        group = sorted((pair for pair in group if pair[0] is not None), key=lambda pair: pair[0])
+        if group and group[-1][0] > group[0][0]:
+            chosen, rejected = group[-1][1], group[0][1]
+            sides = {"chosen": chosen.strip(), "rejected": rejected.strip()}
+            said = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+            found.append({"prompt": prompts[i], **said})
+    if not found:
+        raise ValueError(
+            f"pairs: of {len(rows)} prompts none has two completions of {samples} that earn differently; "
+            "draw more samples, or train the stage before longer"
+        )
+    return Dataset.from_list(found)
+
+
 def _in_natural_share(by_verdict, drawn):
     """As many pairs as the two verdicts allow in the share that they have in `drawn`."""
     share = sum(d["right"] for d in drawn) / max(1, len(drawn))
@@ -90,13 +127,14 @@ def _pair(chosen, rejected):
 def heldout(recipe, tok, n=200):
     """Return pairs of the test split of a DPO recipe's data set, those that fit its max_length.
 
-    None for the built-in task, and for a copy at a `path`, which has no other split.
+    None for the built-in task, for pairs that are drawn from the model, and for a copy at a `path`, which has
+    no other split.
     """
     from lab import loaders
 
     data = recipe["data"]
     options = data.get("options", {})
-    if "name" not in data or "path" in options:
+    if "name" not in data or "samples" in data or "path" in options:
         return None
     at = {"revision": options["revision"]} if "revision" in options else {}
     rows = loaders.load(data["name"], "dpo", split="test", n=n, seed=recipe["seed"], **at)

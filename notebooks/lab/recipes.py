@@ -1,7 +1,8 @@
 """Load recipes: one YAML file per stage and profile, for the notebook, the terminal and the cluster.
 
     recipes/sft_tiny.yaml   a CPU, minutes, the built-in model and task
-    recipes/sft_laptop.yaml a CPU, an hour, SmolLM2-135M-Instruct from a wheel, instructions
+    recipes/sft_laptop.yaml a CPU, SmolLM2-135M-Instruct from a wheel, generated word problems
+    recipes/sft_instructions.yaml   the same model and lesson 09's task: each stage from the untouched model
     recipes/sft_t4.yaml     a Colab T4, Qwen2.5-0.5B-Instruct and the field's data sets
     recipes/sft_a100.yaml   the same on an A100
 
@@ -24,7 +25,8 @@ from lab import sources, standins
 FOLDERS = Path(__file__).parent.parent / "recipes", Path(__file__).parent / "recipe_files"
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 STAGES = ("base", "sft", "dpo", "grpo")
-PROFILES = ("tiny", "laptop", "t4", "a100")
+PROFILES = ("tiny", "laptop", "instructions", "t4", "a100")
+QUICK = ("tiny",)  # profiles whose stages take minutes: one is made anew when its code changes
 LONG = ("t4", "a100")  # profiles whose stages take longer than a lesson: trained only when asked to
 # The kit's own keys, and their types. `args`, `lora` and `quantization` are other libraries':
 # lab.train holds their keys against the classes that take them (`known_fields`).
@@ -36,8 +38,9 @@ KEYS = {
     **dict.fromkeys(("args", "cards", "lora", "quantization"), dict),
     "data": {"n": int, "samples": int, "carry_error": float, "name": str, "options": dict},
     "evaluate": {
-        **dict.fromkeys(("n", "pass_n", "max_new_tokens"), int),
+        **dict.fromkeys(("n", "pass_n", "k", "max_new_tokens"), int),
         **dict.fromkeys(("name", "split", "revision", "path"), str),
+        "options": dict,
     },
     "architecture": dict.fromkeys(("hidden_size", "intermediate_size", "layers", "heads"), int),
     "pretrain": {
@@ -134,6 +137,11 @@ def sized(recipe, card_gib=None):
     return plain if least is None else plain | {"args": plain["args"] | recipe["cards"][least]}
 
 
+def exact(recipe):
+    """Tell whether a stage computes in float32: its loss agrees with float64 to some six digits."""
+    return recipe.get("dtype", "float32") == "float32"
+
+
 def check(recipe, where, keys=None):
     """Raise ValueError, with the nearest known name, for a key or a type that no recipe has."""
     keys = KEYS if keys is None else keys
@@ -195,9 +203,9 @@ def fingerprint(recipe, code=None):
 
     code    the hash of other code, as a manifest has it; by default of today's
 
-    The code counts in the tiny profile, whose stages take minutes. A stage that takes an hour is not
+    The code counts in a quick profile, whose stages take minutes. A stage that takes an hour is not
     thrown away for a changed line: its manifest keeps the hash of its code, and `lab.train.ensure`
     says when the code of today is another.
     """
-    code = (code or sources.of_a_stage()) if recipe["profile"] == "tiny" else ""
+    code = (code or sources.of_a_stage()) if recipe["profile"] in QUICK else ""
     return hashlib.sha256((settings(recipe) + code).encode()).hexdigest()[:16]

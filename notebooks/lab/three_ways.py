@@ -27,6 +27,7 @@ from reference_math.torch import logprobs
 from rewards.instruction import shares, verdicts
 from rewards.rules import words
 
+PROFILE = "instructions"  # the recipes of lesson 09
 KEPT = Path(__file__).with_suffix(".json")
 WAYS = {
     "base": "before",
@@ -38,7 +39,7 @@ WAYS = {
 
 def plain(stage, seed=None):
     """Return the folder of a stage's model with its adapter merged in, written if it does not stand."""
-    recipe = recipes.load(stage, "laptop", seed)
+    recipe = recipes.load(stage, PROFILE, seed)
     if stage == "base":
         return Path(train.base_model(recipe))
     where, adapter = runs.folder(recipe) / "merged", runs.folder(recipe)
@@ -165,7 +166,7 @@ def token_logps(folder, tok, prompts, texts, batch=16):
 
 def drawn(stage):
     """Return how many completions a stage's training draws from the model."""
-    recipe = recipes.load(stage, "laptop")
+    recipe = recipes.load(stage, PROFILE)
     if stage == "grpo":
         args = recipe["args"]
         return (
@@ -180,7 +181,7 @@ def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
     rows, found = instructions.rows(n, split="heldout", seed=1), {}
     base, some = plain("base"), rows.select(range(min(scored, n)))
     for stage in stages:
-        manifest, began = train.ensure(stage, "laptop"), time.perf_counter()
+        manifest, began = train.ensure(stage, PROFILE), time.perf_counter()
         found[stage] = measure(plain(stage), rows, seed=seed)
         found[stage] |= distance(plain(stage), base, some, found[stage]["texts"][: len(some)])
         found[stage]["drawn"] = drawn(stage)
@@ -202,7 +203,7 @@ def record(found, command):
         for i in range(8)
     ]
     rewards = [
-        e["instruction/all"] for e in runs.history("grpo", "laptop") if "instruction/all" in e
+        e["instruction/all"] for e in runs.history("grpo", PROFILE) if "instruction/all" in e
     ]
     paired = {
         stage: evaluate.paired(found[stage]["verdicts"], found["grpo"]["verdicts"])
@@ -210,7 +211,7 @@ def record(found, command):
         if stage != "grpo"
     }
     where = {"command": command, **pace.processor(), "versions": runs.versions()}
-    where["peak_rss_mb"] = max(runs.manifest(s, "laptop")["peak_rss_mb"] for s in found)
+    where["peak_rss_mb"] = max(runs.manifest(s, PROFILE)["peak_rss_mb"] for s in found)
     curve = {"grpo_share_kept_by_step": rewards}
     return where | {"ways": figures, "grpo_against": paired, "texts": texts} | curve
 

@@ -190,6 +190,11 @@ def _rows(recipe, policy, tok):
     if data.get("name"):
         from lab import loaders
 
+        if stage == "dpo" and "samples" in data:
+            asked = loaders.load(data["name"], "grpo", **data.get("options", {}))
+            reward, length = verified.rewards(recipe)[0], recipe["evaluate"]["max_new_tokens"]
+            drawn = data["samples"], recipe["seed"], length
+            return pairs.told_apart(vllm.served(policy), tok, asked, reward, *drawn)
         return loaders.load(data["name"], stage, **data.get("options", {}))
     if stage == "sft":
         return tasks.sft_dataset(data["n"], data["carry_error"], recipe["seed"])
@@ -331,8 +336,8 @@ def make(recipe):
 
 
 def _other_code(manifest):
-    """What to say of a stage that stands, where other code made it: the tiny profile makes it anew."""
-    if manifest["profile"] == "tiny" or manifest.get("code_hash") == sources.of_a_stage():
+    """What to say of a stage that stands, where other code made it: a quick profile makes it anew."""
+    if manifest["profile"] in recipes.QUICK or manifest.get("code_hash") == sources.of_a_stage():
         return ""
     return (
         f", made by other code (commit {manifest['commit']}). To make it with today's: "

@@ -142,7 +142,7 @@ def test_every_chain_begins_with_weights(profile):
     while recipes.parent(recipe):
         recipe = recipes.parent(recipe)
         stages.insert(0, recipe["stage"])
-    assert stages[-3:] == (["base", "grpo"] if profile == "laptop" else TRAINED)
+    assert stages[-3:] == (["base", "grpo"] if profile == "instructions" else TRAINED)
     assert recipe.get("model") or recipe["stage"] == "base"
 
 
@@ -197,7 +197,7 @@ def test_a_fingerprint_changes_with_the_code_where_a_stage_takes_minutes(monkeyp
     [
         ({"quantisation": {}}, "quantisation: did you mean quantization?"),
         ({"data": {"nn": 3}}, "data: nn: did you mean n?"),
-        ({"evaluate": {"problems": 3}}, "problems: known are max_new_tokens, n, name"),
+        ({"evaluate": {"problems": 3}}, "problems: known are k, max_new_tokens, n, name"),
         ({"seed": "1"}, "seed is '1'; expected int"),
         ({"seed": True}, "seed is True; expected int"),
         ({"data": [1]}, "data: expected `key: value` lines"),

@@ -122,8 +122,8 @@ def test_the_kept_run_is_whole_and_what_is_claimed_of_it_holds():
     assert len(three_ways.measured()["grpo_share_kept_by_step"]) == 48
 
 
-def test_the_profile_laptop_runs_its_own_lesson_and_says_what_to_expect(monkeypatch):
-    monkeypatch.setenv("LAB_PROFILE", "laptop")
+def test_the_profile_of_lesson_09_runs_its_own_lesson_and_says_what_to_expect(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "instructions")
     assert [path.name for path in chain.notebooks()] == ["09_a_real_model.ipynb"]
     assert [recipe["stage"] for recipe in chain._made_by(chain.notebooks()[0])] == [*recipes.STAGES]
     kept = three_ways.measured()
