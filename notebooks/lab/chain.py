@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from lab import bars, pace, recipes, report, runs
+from lab import bars, pace, ready, recipes, report, runs
 
 FOLDER = Path(__file__).parent.parent
 UNKNOWN = "How long this profile takes has not been measured; each lesson shows the time left"
@@ -171,12 +171,18 @@ def announce(lessons):
 def expected(lessons):
     """Return what is known of the time that these lessons take in this machine's profile."""
     if recipes.profile() == "tiny":
-        return pace.forecast(lessons)
+        return pace.forecast(lessons, base_stands=base_stands())
     if recipes.profile() == "instructions":
         from lab import three_ways
 
         return three_ways.expect()
     return UNKNOWN
+
+
+def base_stands():
+    """Tell whether the tiny base need not be trained: it is up to date, or it comes ready (READY=1)."""
+    recipe = recipes.load("base", "tiny")
+    return runs.is_current(recipe) or ready.wanted(recipe)
 
 
 def main(argv=None):

@@ -371,7 +371,7 @@ def ensure(stage, of=None, seed=None, say=print, long_runs=None):
         manifest = runs.manifest(stage, recipe["profile"])
         say(f"{stage}: found in {runs.shown(runs.folder(recipe))}{_other_code(manifest)}")
         return manifest
-    if os.environ.get("LAB_READY") == "1" and ready.fits(recipe):
+    if ready.wanted(recipe):
         return ready.restore(stage, recipe["seed"], say)
     say(f"{stage}: making it, from {before['stage'] if before else base_name(recipe)}")
     if recipe["profile"] in recipes.LONG and "args" in recipe:

@@ -1,5 +1,6 @@
 """lab.pace: every second of a step is in one part, and the processor is named beside the figures."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import chain, pace, recipes
+from lab import chain, pace, ready, recipes
 
 
 class Clock:
@@ -86,6 +87,27 @@ def test_the_forecast_goes_with_the_pace_of_the_processor():
     assert minutes[1] == pytest.approx(3 * minutes[0], abs=2)
     assert "3.0 times what the README says" in slow and pace.MEASURED_ON in slow
     assert "times" not in usual
+
+
+@pytest.mark.parametrize("way", ["ready", "made before"])
+def test_a_base_that_need_not_be_trained_is_left_out_of_the_forecast(monkeypatch, tmp_path, way):
+    """In minutes of a machine as fast as the table's: those of the five lessons, less the base's."""
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    monkeypatch.setattr(pace, "forecast", functools.partial(pace.forecast, now=lambda: pace.PACE_S))
+    lessons = [f"{number}.ipynb" for number in pace.LESSON_S]
+
+    def minutes(names):
+        return int(chain.expected(names).split()[1])
+
+    usual = sum(pace.LESSON_S.values()) / 60
+    assert minutes(lessons) == round(usual)
+    later = minutes(lessons[1:])
+    if way == "ready":
+        monkeypatch.setenv("LAB_READY", "1")
+    else:
+        ready.restore("base", say=lambda line: None)
+    assert minutes(lessons) == round(usual - pace.BASE_S / 60) < round(usual)
+    assert minutes(lessons[1:]) == later  # the other lessons never make it
 
 
 def test_every_lesson_of_the_chain_has_its_seconds(capsys):

@@ -28,6 +28,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch._dynamo.utils import counters
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -273,8 +274,10 @@ def run(tiny):
             return outputs
 
         llm.generate = noted
+        compiled = sum(counters["frames"].values())
         built.train()
         kept = {
+            "compiled": sum(counters["frames"].values()) - compiled,
             "texts": texts,
             "history": built.vllm_generation.history,
             "digests": (before, four_bit_digest(built.model)),
@@ -667,6 +670,11 @@ def test_vllm_makes_no_text_of_the_samples_unless_a_stop_string_is_looked_for_in
         options = colocated._without_text(stop | {"min_p": 0.1})
         # Without text vLLM refuses a stop string.
         assert vllm_generation.SamplingParams(**options).detokenize == bool(stop)
+
+
+def test_on_a_cpu_an_engine_compiles_nothing(run):
+    """Not even the sampler, of which `enforce_eager` says nothing."""
+    assert run("full")["compiled"] == 0 or not ON_CPU
 
 
 def test_release_frees_the_engine_and_leaves_the_process_as_it_was(tiny):

@@ -70,6 +70,7 @@ class Generation(vllm_generation.VLLMGeneration):
         ):
             super()._init_vllm()
         self.generation_kwargs = _without_text(self.generation_kwargs)
+        _uncompiled(self.llm)
         sleep = self.llm.sleep
         self.llm.sleep = lambda level: sleep(level=self.sleep_level)
 
@@ -129,6 +130,15 @@ def _without_text(options):
     return {"detokenize": bool(options.get("stop"))} | options
 
 
+def _uncompiled(llm):
+    """Let an engine on a CPU step without torch.compile, which `enforce_eager` leaves to the sampler.
+
+    vLLM compiles two functions of a few lines there, in each process: 7 s of processor time.
+    """
+    if not torch.cuda.is_available():
+        llm.llm_engine.step = torch.compiler.set_stance("force_eager")(llm.llm_engine.step)
+
+
 def _pack_heads(model):
     # Unreported upstream: vLLM reloads the embedding in place, and the head tied to it shares that
     # storage, but on a CPU the head multiplies by a packed copy made at start-up, which the reload
@@ -179,9 +189,11 @@ def engine(folder, **options):
         memory = {"kv_cache_memory_bytes": 1 << 30, "gpu_memory_utilization": 0.1}
         own = {"logprobs_mode": "processed_logprobs"} | memory | engine_defaults()
         options = own | options
-        return vllm_generation.LLM(
+        llm = vllm_generation.LLM(
             str(folder), distributed_executor_backend="external_launcher", **options
         )
+    _uncompiled(llm)
+    return llm
 
 
 def release(owner):
