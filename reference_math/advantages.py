@@ -6,6 +6,7 @@ Source    group          Shao et al., DeepSeekMath (GRPO), arXiv 2402.03300, sec
           leave_one_out  Ahmadian et al., Back to Basics (RLOO), arXiv 2402.14740
           leave_one_out_scaled   NeMo-RL's default: nemo_rl/algorithms/advantage_estimator.py
           whiten         Hu, REINFORCE++, arXiv 2501.03262
+          informative    Yu et al., DAPO, arXiv 2503.14476, dynamic sampling
 Torch     reference_math.torch.advantages     Lesson   notebooks/03_grpo.ipynb
 Proof     tests/laws/test_advantages.py, tests/parity/test_advantages.py
 
@@ -113,6 +114,23 @@ def whiten(values: Rewards, *, ddof: float, eps: float) -> Array:
     """
     deviations = centered(_checks.maybe_missing("values", values, ndim=1), axis=None)
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
+
+
+def informative(rewards: Rewards, num_generations: int) -> Array:
+    """Mark with 1 the completions of the groups whose rewards differ: DAPO's dynamic sampling keeps these.
+
+    The advantages of a group of equal rewards are 0, so it has no gradient; DAPO samples other prompts
+    in its place until the batch is full.  A group of one has nothing to differ from: 0 (verl and SkyRL
+    keep it).
+
+    returns           (B,)  a missing reward is 0 itself, and its group is judged without it
+
+    >>> informative([1.0, 0.0, 1.0, 1.0], 2)
+    array([1., 1., 0., 0.])
+    """
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    differ = (np.nan_to_num(deviations) != 0).any(axis=1, keepdims=True)
+    return (differ & ~np.isnan(deviations)).astype(float).reshape(-1)
 
 
 def centered(x: Array, axis: int | None) -> Array:

@@ -3,8 +3,7 @@
     c = -sg[ min(max(w, epsilon_min), epsilon_max) ] A log p
 
 Source    MiniMax-M1, arXiv 2506.13585, section 3.1; the single cap: ScaleRL, arXiv 2510.13786
-          ScaleRL also averages per prompt: `loss` of one prompt's completions with reduction "bnpo",
-          then the mean over the prompts; its advantages are `advantages.batch`
+          ScaleRL also averages per prompt: reduction "prompt_mean"; its advantages are `advantages.batch`
 Torch     reference_math.torch.cispo     Lesson   none
 Proof     tests/laws/test_cispo.py, tests/parity/test_grpo.py
 
@@ -38,6 +37,7 @@ def loss(
     epsilon_min: float = 0.0,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -56,6 +56,7 @@ def loss(
     c = per_token_loss(logps, s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"num_generations": num_generations}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
@@ -73,6 +74,7 @@ def loss_grad(
     epsilon_min: float = 0.0,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -89,6 +91,7 @@ def loss_grad(
     dc = per_token_loss_grad(s, advantages, epsilon_max=epsilon_max, epsilon_min=epsilon_min)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"num_generations": num_generations}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(dc, 0.0, s, per_token_logps, completion_mask, **terms)

@@ -48,6 +48,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute the loss of one micro-batch, a float.
 
@@ -58,7 +59,7 @@ def loss(
     divergence              "tv" or "kl"
     delta_low, delta_high   >= 0, bounds of the divergence where A <= 0 and where A > 0
     truncation              > 0, the largest weight; None for none
-    reduction ... tokens_per_micro_batch   as in `reductions.token_weights`
+    reduction ... num_generations   as in `reductions.token_weights`
 
     >>> logps, old = np.log([[0.5, 0.5]]), np.log([[0.4, 0.5]])
     >>> options = dict(divergence="tv", delta_low=0.05, delta_high=0.05, truncation=None)
@@ -73,7 +74,10 @@ def loss(
     }
     options |= {"truncation": truncation, "reduction": reduction}
     options |= {"max_completion_length": max_completion_length}
-    options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    options |= {
+        "tokens_per_micro_batch": tokens_per_micro_batch,
+        "num_generations": num_generations,
+    }
     grad = loss_grad(*args, **options)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     return float((grad * logps).sum())
@@ -92,6 +96,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute d loss / d(per_token_logps) = -min(w, truncation) keep A, reduced: c is linear in log p.
 
@@ -107,6 +112,7 @@ def loss_grad(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
+        num_generations=num_generations,
     )
     tokens = per_token_logps, old_per_token_logps
     bounds: dict[str, Any] = {

@@ -37,6 +37,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute the loss of one micro-batch, a float.
 
@@ -45,7 +46,7 @@ def loss(
     advantages            (B,), or (B, T) for one per token
     completion_mask       (B, T)  1 = counts
     beta                  >= 0, weight of the penalty
-    reduction ... tokens_per_micro_batch   as in `reductions.token_weights`
+    reduction ... num_generations   as in `reductions.token_weights`
 
     >>> logps, old = [[-1.0, -1.0]], [[-3.0, -1.0]]
     >>> loss(logps, old, [2.0], [[1, 1]], beta=1.0, reduction="luspo")     # 2 + 2^2 / 2, and 2
@@ -53,7 +54,7 @@ def loss(
     """
     counts: dict[str, Any] = {"reduction": reduction}
     counts |= {"max_completion_length": max_completion_length}
-    counts |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    counts |= {"tokens_per_micro_batch": tokens_per_micro_batch, "num_generations": num_generations}
     weights = reductions.token_weights(completion_mask, **counts)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     a = ratios.as_column(advantages, len(weights))
@@ -71,6 +72,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute d loss / d(per_token_logps) = -A + beta (log p - log p_old), reduced, (B, T).
 
@@ -80,7 +82,7 @@ def loss_grad(
     """
     counts: dict[str, Any] = {"reduction": reduction}
     counts |= {"max_completion_length": max_completion_length}
-    counts |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    counts |= {"tokens_per_micro_batch": tokens_per_micro_batch, "num_generations": num_generations}
     weights = reductions.token_weights(completion_mask, **counts)
     pull = penalty_grad(per_token_logps, old_per_token_logps, completion_mask, beta=beta, **counts)
     return pull - weights * ratios.as_column(advantages, len(weights))
@@ -95,13 +97,14 @@ def penalty(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute beta / 2 (log p - log p_old)^2, reduced, a float; the arguments of `loss`.
 
     >>> penalty([[-1.0, -1.0]], [[-3.0, -1.0]], [[1, 1]], beta=1.0, reduction="luspo")
     2.0
     """
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, s, beta = _inputs(per_token_logps, old_per_token_logps, completion_mask, beta, *counts)
     return float(beta / 2.0 * (weights * s**2).sum())
 
@@ -115,24 +118,25 @@ def penalty_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute d penalty / d(per_token_logps) = beta (log p - log p_old), reduced, (B, T).
 
     >>> penalty_grad([[-1.0, -1.0]], [[-3.0, -1.0]], [[1, 1]], beta=1.0, reduction="luspo")
     array([[2., 0.]])
     """
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, s, beta = _inputs(per_token_logps, old_per_token_logps, completion_mask, beta, *counts)
     return beta * weights * s
 
 
-def _inputs(per_token_logps, old_per_token_logps, completion_mask, beta, reduction, length, tokens):
+def _inputs(logps, old_logps, completion_mask, beta, reduction, length, tokens, num_generations):
     weights = reductions.token_weights(
         completion_mask,
         reduction=reduction,
         max_completion_length=length,
         tokens_per_micro_batch=tokens,
+        num_generations=num_generations,
     )
-    tokens = per_token_logps, old_per_token_logps, completion_mask
-    s = ratios.log_importance_weights(*tokens, "token")
+    s = ratios.log_importance_weights(logps, old_logps, completion_mask, "token")
     return weights, s, _checks.number("beta", beta, at_least=0)

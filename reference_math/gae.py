@@ -3,6 +3,7 @@
     delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        R_t = A_t + V_t
 
 Source    Schulman et al., arXiv 1506.02438, eqs. 11 and 16
+          two lambdas, one of them by length: Yue et al., VAPO, arXiv 2504.05118
 Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_gae.py, tests/parity/test_ppo.py
 
@@ -22,7 +23,12 @@ from reference_math._types import Array, ArrayLike
 
 
 def advantages(
-    rewards: ArrayLike, values: ArrayLike, state_mask: ArrayLike, *, gamma: float, lam: float
+    rewards: ArrayLike,
+    values: ArrayLike,
+    state_mask: ArrayLike,
+    *,
+    gamma: float,
+    lam: float | ArrayLike,
 ) -> Array:
     """Compute A_t, the (gamma lam)-discounted sum of the TD errors from t on.
 
@@ -30,21 +36,39 @@ def advantages(
     values       (B, T)  the critic's, when the completions were sampled
     state_mask   (B, T)  1 = a state, all of them first; what stands elsewhere is never read
     gamma        0 to 1  discount of the reward
-    lam          0 to 1  0: one-step TD error. 1: Monte Carlo return minus the value
+    lam          0 to 1  0: one-step TD error. 1: Monte Carlo return minus the value.  One number, or (B,)
     returns      (B, T)  0 where there is no state
 
     >>> advantages([[0.0, 1.0]], [[0.5, 0.25]], [[1, 1]], gamma=1.0, lam=0.5)   # -1/4 + 3/4 / 2
     array([[0.125, 0.75 ]])
     """
     gamma = _checks.number("gamma", gamma, at_least=0, at_most=1)
-    decay = gamma * _checks.number("lam", lam, at_least=0, at_most=1)
     mask = ones_first("state_mask", state_mask)
+    decay = gamma * _lam(lam, len(mask))
     r, v = _checks.counted("rewards", rewards, mask), _checks.counted("values", values, mask)
     next_v = np.pad(v[:, 1:], [(0, 0), (0, 1)])
     a, after = r + gamma * next_v - v, 0.0
     for t in reversed(range(a.shape[1])):
         after = a[:, t] = a[:, t] + decay * after
     return a
+
+
+def length_adaptive_lam(state_mask: ArrayLike, *, alpha: float) -> Array:
+    """Compute VAPO's lambda for the policy, 1 - 1 / (alpha n), so that its weights add up to alpha n.
+
+    In VAPO the policy's advantages have this lambda, and the critic's targets, `returns`, come from
+    advantages of their own with lambda 1: two calls of `advantages`.  The reward at the end then reaches
+    the first token of a long answer, too, while the critic learns without bias.
+
+    state_mask   (B, T)  n of each row count
+    alpha        > 0; VAPO: 0.05
+    returns      (B,)  0 where alpha n is below 1, as in NeMo-RL
+
+    >>> length_adaptive_lam([[1, 1, 1, 1], [1, 1, 0, 0]], alpha=0.5)            # 1 - 1/2, 1 - 1
+    array([0.5, 0. ])
+    """
+    n = np.maximum(_checks.mask01("state_mask", state_mask, ndim=2).sum(axis=1), 1.0)
+    return np.maximum(1.0 - 1.0 / (_checks.number("alpha", alpha, above=0) * n), 0.0)
 
 
 def returns(advantages: ArrayLike, values: ArrayLike, state_mask: ArrayLike) -> Array:
@@ -98,6 +122,16 @@ def ones_first(name: str, mask: ArrayLike) -> Array:
     if (np.diff(mask, axis=1) > 0).any():
         raise ValueError(f"{name} must be ones, then zeros, in each row: pad on the right")
     return mask
+
+
+def _lam(lam, rows):
+    """One number for all rows, or one for each, between 0 and 1."""
+    lam = _checks.finite("lam", lam)
+    if lam.shape not in ((), (rows,)):
+        raise ValueError(f"lam must be one number, or have shape ({rows},), got {lam.shape}")
+    for end in lam.reshape(-1):
+        _checks.number("lam", end, at_least=0, at_most=1)
+    return lam
 
 
 whiten = _renamed.function("whiten", masked_whiten)

@@ -31,6 +31,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -42,7 +43,7 @@ def loss(
     log_weights             (B, T) or (B, 1)  of `ratios.log_importance_weights`, for the KL's correction
     per_token_logps         (B, T)
     completion_mask         (B, T)  1 = counts
-    reduction, max_completion_length, tokens_per_micro_batch   of `reductions.token_weights`
+    reduction ... num_generations   of `reductions.token_weights`
     factor                  (B, T) or (B, 1)  f: the product of `off_policy.keep_mask`,
                             `entropy_control.high_entropy_mask`, `importance_sampling.ratio`
     beta                    >= 0, weight of the KL to the reference
@@ -58,7 +59,7 @@ def loss(
     >>> round(loss([[0.0, 0.0]], s, logps, ones, reduction="luspo", beta=1.0, **kl), 4)
     0.1931
     """
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, f = _weights_and_factor(completion_mask, factor, *counts)
     value = np.sum(weights * f * surrogate)
     if _checks.number("beta", beta, at_least=0):
@@ -77,6 +78,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -93,7 +95,7 @@ def loss_grad(
     >>> loss_grad(0.0, [[-1.0]], [[0.0]], [[-1.0, -2.0]], [[1, 1]], reduction="luspo")  # -2, shared
     array([[-1., -1.]])
     """
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, f = _weights_and_factor(completion_mask, factor, *counts)
     direct, through_ratio = weights * f * dc_dlogps, weights * f * dc_dlog_weights
     if _checks.number("beta", beta, at_least=0):
@@ -105,12 +107,13 @@ def loss_grad(
     return direct + ratios.log_importance_weights_grad(through_ratio, completion_mask, level)
 
 
-def _weights_and_factor(completion_mask, factor, reduction, max_length, tokens_per_micro_batch):
+def _weights_and_factor(completion_mask, factor, reduction, max_length, tokens, num_generations):
     weights = reductions.token_weights(
         completion_mask,
         reduction=reduction,
         max_completion_length=max_length,
-        tokens_per_micro_batch=tokens_per_micro_batch,
+        tokens_per_micro_batch=tokens,
+        num_generations=num_generations,
     )
     factor = _checks.finite("factor", factor)
     if factor.shape not in ((), weights.shape, (len(weights), 1)):

@@ -4,6 +4,7 @@
     w_t = 1 + gamma (1 - sum_{s < t} |a_s| / sum_s |a_s|)
 
 Source    Xie et al., On the Position Bias of On-Policy Distillation, arXiv 2606.22600, algorithm 1
+          advantages   of MOPD, MiMo-V2-Flash, arXiv 2601.02780; Tinker's, prime-rl's, NeMo-RL's, slime's
           TRL: IWOPDTrainer (1.16), distillation_objective "iw_opd"
 Torch     none     Lesson   none
 Proof     tests/laws/test_iw_opd.py, tests/parity/test_iw_opd.py
@@ -74,9 +75,25 @@ def loss_grad(
     share = sft.token_weights(completion_mask, reduction=reduction, **count)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     _checks.counted("per_token_logps", per_token_logps, mask)
-    a = _checks.counted("teacher_per_token_logps", teacher_per_token_logps, mask)
-    a = a - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
+    a = advantages(old_per_token_logps, teacher_per_token_logps, mask)
     return -share * prefix_weights(a, gamma=gamma) * a
+
+
+def advantages(
+    old_per_token_logps: ArrayLike, teacher_per_token_logps: ArrayLike, completion_mask: ArrayLike
+) -> Array:
+    """Compute a, (B, T): the teacher's log-probability as the reward, the student's own as the baseline.
+
+    One advantage per token, for any policy loss: with `grpo.loss` the student may train several times on
+    the same answers, and a weighted sum with the advantages of a verifier trains on both.  With several
+    teachers, each row has the log-probabilities of its own.
+
+    >>> advantages(np.log([[0.5, 0.5]]), np.log([[0.25, 0.5]]), [[1, 1]]).round(4)
+    array([[-0.6931,  0.    ]])
+    """
+    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
+    teacher = _checks.counted("teacher_per_token_logps", teacher_per_token_logps, mask)
+    return teacher - _checks.counted("old_per_token_logps", old_per_token_logps, mask)
 
 
 def prefix_weights(advantages: ArrayLike, *, gamma: float) -> Array:

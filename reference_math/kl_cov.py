@@ -35,6 +35,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute the loss of one micro-batch, a float.
 
@@ -44,7 +45,7 @@ def loss(
     completion_mask         (B, T)  1 = counts
     share                   above 0, at most 1: of the tokens that count, but always one at least
     kl_coef                 >= 0, weight of the penalty
-    reduction ... tokens_per_micro_batch   as in `reductions.token_weights`
+    reduction ... num_generations   as in `reductions.token_weights`
 
     >>> logps, old, ones = np.log([[0.9, 0.1]]), np.log([[0.45, 0.1]]), [[1, 1]]
     >>> options = dict(share=0.5, kl_coef=1.0, reduction="luspo")
@@ -52,7 +53,7 @@ def loss(
     -1.3069
     """
     tokens = per_token_logps, advantages, completion_mask
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, s, a, chosen = _inputs(*tokens, old_per_token_logps, share, *counts)
     kl_coef = _checks.number("kl_coef", kl_coef, at_least=0)
     return float((weights * (kl_coef * chosen * np.abs(s) - ratios.ratio(s) * a)).sum())
@@ -69,6 +70,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute d loss / d(per_token_logps) = -w A + kl_coef sign(log w) of the chosen; the choice is constant.
 
@@ -78,7 +80,7 @@ def loss_grad(
     array([[-1.,  0.]])
     """
     tokens = per_token_logps, advantages, completion_mask
-    counts = reduction, max_completion_length, tokens_per_micro_batch
+    counts = reduction, max_completion_length, tokens_per_micro_batch, num_generations
     weights, s, a, chosen = _inputs(*tokens, old_per_token_logps, share, *counts)
     kl_coef = _checks.number("kl_coef", kl_coef, at_least=0)
     return weights * (kl_coef * chosen * np.sign(s) - ratios.ratio_grad(s) * a)
@@ -124,6 +126,7 @@ def _inputs(
     reduction,
     length,
     tokens,
+    num_generations,
 ):
     """Weights, log w, advantages beside the tokens, and which are chosen."""
     weights = reductions.token_weights(
@@ -131,6 +134,7 @@ def _inputs(
         reduction=reduction,
         max_completion_length=length,
         tokens_per_micro_batch=tokens,
+        num_generations=num_generations,
     )
     s = ratios.log_importance_weights(
         per_token_logps, old_per_token_logps, completion_mask, "token"

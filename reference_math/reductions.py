@@ -7,6 +7,7 @@ Source    grpo      Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3; also SAP
           dapo      Yu et al., DAPO, arXiv 2503.14476; also CISPO, VESPO
           luspo     LUSPO, arXiv 2602.05261
           bnpo      TRL's name for dapo with the tokens of the local micro-batch alone
+          prompt_mean   ScaleRL, arXiv 2510.13786 (prompt-level averaging); SkyRL's name
 Torch     reference_math.torch.reductions     Lesson   none
 Proof     tests/laws/test_reductions.py, tests/parity/test_grpo.py
 
@@ -20,7 +21,7 @@ import numpy as np
 from reference_math import _checks, ratios
 from reference_math._types import Array, ArrayLike
 
-REDUCTIONS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+REDUCTIONS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "prompt_mean")
 
 
 def token_weights(
@@ -29,6 +30,7 @@ def token_weights(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute the weight of each token in the loss of one micro-batch.
 
@@ -37,16 +39,19 @@ def token_weights(
     dr_grpo   1 / (B L)           each token weighs the same, by a constant
     dapo      1 / N               each token weighs the same, by the count of the global batch
     luspo     1 / B               a completion is the sum of its tokens: a long one weighs more
+    prompt_mean   1 / (P n_p)     each of the P prompts weighs the same, and so do the n_p tokens of its
+                                  completions: bnpo of each prompt, then the mean
 
     `sft.token_weights` has three of them under the names of SFT: grpo is sequence, bnpo is
     batch_token, dapo is global_token with num_items_in_batch = tokens_per_micro_batch.
 
     completion_mask          (B, T)  1 = counts
-    reduction                one of the five
+    reduction                one of the six
     max_completion_length    L, for dr_grpo
     tokens_per_micro_batch   N, for dapo: the mean over micro-batches, so that the mean of their
                              losses is the token mean of the whole. In TRL's terms
                              num_items_in_batch / (num_processes * steps_per_generation)
+    num_generations          completions of one prompt, prompt-major, for prompt_mean
     returns                  (B, T)  0 on padding. Each is then divided by the gradient
                              accumulation steps, in TRL inside the loss.
 
@@ -65,6 +70,8 @@ def token_weights(
     np.float64(0.125)
     >>> token_weights(completion_mask, reduction="luspo")[0, 0]
     np.float64(0.5)
+    >>> token_weights([[1], [1], [1], [0]], reduction="prompt_mean", num_generations=2).tolist()
+    [[0.25], [0.25], [0.5], [0.0]]
     """
     _checks.one_of("reduction", reduction, REDUCTIONS)
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
@@ -77,6 +84,12 @@ def token_weights(
         return mask / (rows * _needed(reduction, max_completion_length=max_completion_length))
     if reduction == "dapo":
         return mask / _needed(reduction, tokens_per_micro_batch=tokens_per_micro_batch)
+    if reduction == "prompt_mean":
+        _needed(reduction, num_generations=num_generations)
+        group = _checks.groups("completion_mask", len(mask), num_generations or 0)
+        of_prompt = mask.sum(axis=1).reshape(-1, group).sum(axis=1)
+        n = np.repeat(np.maximum(of_prompt, 1.0), group)[:, None]
+        return mask * group / (rows * n)
     return mask / rows
 
 
@@ -87,6 +100,7 @@ def reduce(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute the weighted sum of the per-token losses, a float; options as in `token_weights`.
 
@@ -100,6 +114,7 @@ def reduce(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
+        num_generations=num_generations,
     )
     per_token_loss = _checks.array("per_token_loss", per_token_loss, ndim=2)
     if per_token_loss.shape not in (weights.shape, (len(weights), 1)):

@@ -38,6 +38,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> float:
     """Compute the loss of one micro-batch, a float.
 
@@ -46,7 +47,7 @@ def loss(
     advantages                 (B,), or (B, T) for one per token
     completion_mask            (B, T)  1 = counts
     clip_min, clip_max         the band; None for no bound
-    reduction ... tokens_per_micro_batch   as in `reductions.token_weights`
+    reduction ... num_generations   as in `reductions.token_weights`
 
     >>> logps, sampling = np.log([[0.5, 0.5]]), np.log([[0.1, 0.4]])            # w = 5 and 1.25
     >>> options = dict(clip_min=0.5, clip_max=2.0, reduction="luspo")
@@ -56,7 +57,10 @@ def loss(
     args = per_token_logps, sampling_per_token_logps, advantages, completion_mask
     options: dict[str, Any] = {"clip_min": clip_min, "clip_max": clip_max, "reduction": reduction}
     options |= {"max_completion_length": max_completion_length}
-    options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    options |= {
+        "tokens_per_micro_batch": tokens_per_micro_batch,
+        "num_generations": num_generations,
+    }
     grad = loss_grad(*args, **options)
     logps = _checks.counted("per_token_logps", per_token_logps, np.asarray(completion_mask))
     return float((grad * logps).sum())
@@ -73,6 +77,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
 ) -> Array:
     """Compute d loss / d(per_token_logps), (B, T); the weight is constant: the loss is linear in log p.
 
@@ -86,6 +91,7 @@ def loss_grad(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
+        num_generations=num_generations,
     )
     mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
     logps = _checks.counted("per_token_logps", per_token_logps, mask)

@@ -32,6 +32,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -51,6 +52,7 @@ def loss(
     c = per_token_loss(s, advantages, **gate)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"num_generations": num_generations}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)
@@ -68,6 +70,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     factor: ArrayLike = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: ArrayLike | None = None,
@@ -86,6 +89,7 @@ def loss_grad(
     dc = per_token_loss_grad(s, advantages, **gate)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"num_generations": num_generations}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss_grad(0.0, dc, s, per_token_logps, completion_mask, **terms)

@@ -44,6 +44,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     has_teacher: ArrayLike | None = None,
 ) -> float:
     """Compute the loss of one micro-batch, a float.
@@ -57,7 +58,7 @@ def loss(
     is_clip                   > 0, the largest rho; None: rho is 1
     has_teacher               (B,)    1 where there was an answer or feedback to show; None: all 1.
                                       A row without teaches nothing, but still counts in B
-    importance_sampling_level ... tokens_per_micro_batch   of `grpo.loss`, for the first part
+    importance_sampling_level ... num_generations   of `grpo.loss`, for the first part
 
     >>> logps, teacher, options = np.log([[0.5]]), np.log([[0.25]]), {"is_clip": None}
     >>> options |= dict(epsilon_low=0.2, epsilon_high=0.2, reduction="grpo")
@@ -75,7 +76,10 @@ def loss(
     }
     options |= {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high}
     options |= {"max_completion_length": max_completion_length}
-    options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    options |= {
+        "tokens_per_micro_batch": tokens_per_micro_batch,
+        "num_generations": num_generations,
+    }
     tokens = per_token_logps, old_per_token_logps
     policy = grpo.loss(*tokens, advantages, completion_mask, **options)
     slope = distillation_grad(
@@ -100,6 +104,7 @@ def loss_grad(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: float | None = None,
+    num_generations: int | None = None,
     has_teacher: ArrayLike | None = None,
 ) -> Array:
     """Compute d loss / d(per_token_logps), (B, T); rho and the log-ratio to the teacher are constant.
@@ -118,7 +123,10 @@ def loss_grad(
     }
     options |= {"epsilon_low": epsilon_low, "epsilon_high": epsilon_high}
     options |= {"max_completion_length": max_completion_length}
-    options |= {"tokens_per_micro_batch": tokens_per_micro_batch}
+    options |= {
+        "tokens_per_micro_batch": tokens_per_micro_batch,
+        "num_generations": num_generations,
+    }
     tokens = per_token_logps, old_per_token_logps
     policy = grpo.loss_grad(*tokens, advantages, completion_mask, **options)
     slope = distillation_grad(

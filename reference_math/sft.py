@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference_math import _checks
+from reference_math import _checks, reductions
 from reference_math._types import Array, ArrayLike
+
+SAME = {"global_token": "dapo", "batch_token": "bnpo", "sequence": "grpo"}  # as GRPO calls them
 
 
 def loss_mask(completion_mask: ArrayLike, assistant_mask: ArrayLike | None = None) -> Array:
@@ -47,8 +49,8 @@ def token_weights(
                    short micro-batch more weight
     sequence       1 / (B x the sequence's tokens): every sequence weighs the same
 
-    `reductions.token_weights` has the same arrays under the names of GRPO: batch_token is bnpo,
-    sequence is grpo, and global_token is dapo with tokens_per_micro_batch = num_items_in_batch.
+    They are arrays of `reductions.token_weights`, under the names of GRPO: batch_token is bnpo, sequence
+    is grpo, and global_token is dapo with tokens_per_micro_batch = num_items_in_batch.
 
     completion_mask      (B, T)
     num_items_in_batch   counted tokens of the whole optimizer step; global_token only
@@ -58,20 +60,19 @@ def token_weights(
     array([[0.167, 0.167, 0.167],
            [0.5  , 0.   , 0.   ]])
     """
-    mask = _checks.mask01("completion_mask", completion_mask, ndim=2)
-    _checks.one_of("reduction", reduction, ("global_token", "batch_token", "sequence"))
+    _checks.one_of("reduction", reduction, SAME)
     if (reduction == "global_token") != (num_items_in_batch is not None):
         raise ValueError(
             "num_items_in_batch is the counted tokens of the optimizer step: needed for reduction="
             f"'global_token' and for no other, got {num_items_in_batch!r} with {reduction!r}"
         )
-    if reduction == "global_token":
-        total = _checks.number("num_items_in_batch", num_items_in_batch, at_least=0)
-    elif reduction == "batch_token":
-        total = mask.sum()
-    else:
-        total = mask.sum(axis=1, keepdims=True) * len(mask)
-    return mask / np.maximum(total, 1.0)
+    if num_items_in_batch is not None:
+        _checks.number("num_items_in_batch", num_items_in_batch, at_least=0)
+    return reductions.token_weights(
+        completion_mask,
+        reduction=SAME[reduction],
+        tokens_per_micro_batch=num_items_in_batch,
+    )
 
 
 def nll(

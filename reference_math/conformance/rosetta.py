@@ -35,9 +35,9 @@ from reference_math.conformance import rows as golden_rows
 from reference_math.conformance._types import Arrays
 
 FOLDER = Path(__file__).with_name("rosetta")
-MODULES = ("advantages", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo", "dro",
+MODULES = ("advantages", "asft", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo", "dro", "eaft",
            "entropy_control", "f_divergences", "gae", "gkd", "gmpo", "grpo", "importance_sampling", "kl",
-           "kl_cov", "kto", "logprobs", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
+           "iw_opd", "kl_cov", "kto", "logprobs", "m2po", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
            "ppo", "reductions", "reinforce", "remax", "reward_model", "rloo", "rollout_is", "sapo", "sft",
            "simpo", "vespo")  # fmt: skip
 

@@ -56,6 +56,13 @@ def whiten(values: Tensor, *, ddof: float, eps: float) -> Tensor:
     return standardized(deviations, std(deviations, axis=None, ddof=ddof), eps=eps)
 
 
+def informative(rewards: Tensor, num_generations: int) -> Tensor:
+    """Mark with 1 the completions of the groups whose rewards differ: DAPO's dynamic sampling keeps these."""
+    deviations = centered(_grouped(rewards, num_generations), axis=1)
+    differ = (deviations.nan_to_num() != 0).any(dim=1, keepdim=True)
+    return (differ & ~deviations.isnan()).to(deviations.dtype).reshape(-1)
+
+
 def centered(x: Tensor, axis: int | None) -> Tensor:
     """Subtract the mean of the values that are not missing; NaN stays NaN; equal values give exact zeros."""
     if x.numel() == 0:

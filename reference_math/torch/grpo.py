@@ -27,6 +27,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: Tensor | float | None = None,
+    num_generations: int | None = None,
     factor: Tensor | float = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: Tensor | None = None,
@@ -44,6 +45,7 @@ def loss(
     c = per_token_loss(s, advantages, **clip)
     terms: dict[str, Any] = {"reduction": reduction, "max_completion_length": max_completion_length}
     terms |= {"tokens_per_micro_batch": tokens_per_micro_batch, "factor": factor}
+    terms |= {"num_generations": num_generations}
     terms |= {"beta": beta, "ref_per_token_logps": ref_per_token_logps}
     terms |= {"use_bias_correction_kl": use_bias_correction_kl}
     return grpo_terms.loss(c, s, per_token_logps, completion_mask, **terms)

@@ -19,6 +19,7 @@ def loss(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: Tensor | float | None = None,
+    num_generations: int | None = None,
     factor: Tensor | float = 1.0,
     beta: float = 0.0,
     ref_per_token_logps: Tensor | None = None,
@@ -30,6 +31,7 @@ def loss(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
+        num_generations=num_generations,
         dtype=surrogate.dtype,
     )
     value = (weights * factor * surrogate).sum()

@@ -18,6 +18,7 @@ def token_weights(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: Tensor | float | None = None,
+    num_generations: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Compute the weight of each token in the loss of one micro-batch, (B, T); see the numpy twin."""
@@ -32,6 +33,11 @@ def token_weights(
         return mask / (rows * _needed(mask, reduction, max_completion_length=max_completion_length))
     if reduction == "dapo":
         return mask / _needed(mask, reduction, tokens_per_micro_batch=tokens_per_micro_batch)
+    if reduction == "prompt_mean":
+        _needed(mask, reduction, num_generations=num_generations)
+        group = _checks.groups("completion_mask", len(mask), num_generations or 0)
+        n = mask.sum(dim=1).reshape(-1, group).sum(dim=1).clamp(min=1)
+        return mask * group / (rows * n.repeat_interleave(group)[:, None])
     return mask / rows
 
 
@@ -42,6 +48,7 @@ def reduce(
     reduction: str,
     max_completion_length: int | None = None,
     tokens_per_micro_batch: Tensor | float | None = None,
+    num_generations: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Compute the weighted sum of the per-token losses, a 0-d tensor; padding is never read."""
@@ -50,6 +57,7 @@ def reduce(
         reduction=reduction,
         max_completion_length=max_completion_length,
         tokens_per_micro_batch=tokens_per_micro_batch,
+        num_generations=num_generations,
         dtype=_checks.precision(per_token_loss) if dtype is None else dtype,
     )
     if per_token_loss.shape not in (weights.shape, (len(weights), 1)):

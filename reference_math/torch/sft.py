@@ -9,7 +9,8 @@ Dtypes    float64 stays; float32 and below are summed and returned in float32.
 import torch
 from torch import Tensor
 
-from reference_math.torch import _checks
+from reference_math.sft import SAME
+from reference_math.torch import _checks, reductions
 from reference_math.torch.logprobs import precision
 
 
@@ -32,18 +33,12 @@ def token_weights(
             "num_items_in_batch is the counted tokens of the optimizer step: needed for reduction="
             f"'global_token' and for no other, got {num_items_in_batch!r} with {reduction!r}"
         )
-    mask = completion_mask
-    if reduction == "global_token":
-        total = torch.as_tensor(num_items_in_batch, device=mask.device)
-    elif reduction == "batch_token":
-        total = _checks.count(mask)
-    elif reduction == "sequence":
-        total = _checks.count(mask, dim=1, keepdim=True).clamp(min=1) * len(mask)
-    else:
-        raise ValueError(
-            f"reduction must be one of 'global_token', 'batch_token', 'sequence', got {reduction!r}"
-        )
-    return mask.to(dtype) / total.clamp(min=1).to(dtype)  # torch divides integers in float32
+    return reductions.token_weights(
+        completion_mask,
+        reduction=SAME[_checks.one_of("reduction", reduction, SAME)],
+        tokens_per_micro_batch=num_items_in_batch,
+        dtype=dtype,
+    )
 
 
 def nll(

@@ -1,5 +1,7 @@
 """Laws of advantages: what has to hold whatever library computes them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -232,6 +234,31 @@ def test_against_equal_others_nothing_is_divided(equal):
 def test_of_two_rivals_the_only_other_has_no_std():
     a = advantages.leave_one_out_scaled([3.0, 1.0], 2, ddof=1, eps=0.5)
     np.testing.assert_array_equal(a, [2.0, -2.0])
+
+
+@pytest.mark.parametrize(
+    "rewards, kept",
+    [
+        ([1.0, 0.0, 0.5, 0.5], [1, 1, 0, 0]),
+        ([0.1 + 0.2, 0.3, 0.3, 0.3], [1, 1, 0, 0]),  # a last bit is a difference
+        ([1.0, None, None, 1.0], [0, 0, 0, 0]),  # one answer alone has nothing to differ from
+        ([None, None, -1.0, 1.0], [0, 0, 1, 1]),
+    ],
+)
+def test_groups_of_equal_rewards_are_not_informative(rewards, kept):
+    np.testing.assert_array_equal(advantages.informative(rewards, 2), kept)
+
+
+def test_what_is_informative_is_what_has_an_advantage_and_its_group():
+    """DAPO's condition, some right and not all: on rewards of 0 and 1, by enumeration."""
+    for right in itertools.product([0.0, 1.0], repeat=4):
+        kept = advantages.informative(right, 4)
+        assert (kept == (0 < sum(right) < 4)).all()
+        assert (kept.any() == advantages.dr_grpo(right, 4).any()) and kept.dtype == float
+
+
+def test_a_missing_reward_is_not_informative_itself():
+    np.testing.assert_array_equal(advantages.informative([1.0, None, 0.0], 3), [1.0, 0.0, 1.0])
 
 
 def test_of_two_rivals_each_is_the_others_baseline():

@@ -18,6 +18,7 @@ MASKS = ("completion_mask", "state_mask")
 # What a loss has to refuse, by the name of its own argument: (argument, value).
 REFUSED = {
     "a2po.loss": [("beta2", -0.1)],
+    "asft.loss": [("kl_weight", -0.1), ("reduction", "mean"), ("num_items_in_batch", 3)],
     "bco.loss": [("beta", -0.1), ("delta", np.nan), ("weights", -np.ones(6)), ("weights", [1.0])],
     "cispo.loss": [("epsilon_max", 0.0), ("epsilon_min", -0.1), ("epsilon_min", 9.0)],
     "cpo_trainer.loss": [("loss_type", "dpo"), ("beta", -0.1), ("cpo_alpha", -1.0), ("alpha", np.nan)],
@@ -28,6 +29,8 @@ REFUSED = {
     "dppo.loss": [("divergence", "js"), ("delta_low", -0.1), ("delta_high", -0.1), ("truncation", 0.0),
                   ("reduction", "mean")],
     "dro.loss": [("beta", -0.1), ("reduction", "mean")],
+    "eaft.loss": [("top_k", 0), ("top_k", 1.5), ("scale", 0.0), ("alpha", -0.1), ("reduction", "mean"),
+                  ("num_items_in_batch", 3)],
     "gkd.loss": [("beta", -0.1), ("temperature", 0.0), ("num_items_in_batch", -1)],
     "gmpo.loss": [("epsilon_low", -0.1), ("epsilon_high", np.nan), ("beta", -0.1)],
     "grpo.loss": [("epsilon_low", -0.1), ("epsilon_high", np.nan), ("delta", 0.0), ("beta", -0.1),

@@ -124,6 +124,7 @@ def test_the_reductions_are_those_of_grpo():
         ("bnpo", 1 / 8, {}),
         ("dr_grpo", 1 / 40, {"max_completion_length": 10}),
         ("dapo", 1 / 16, {"tokens_per_micro_batch": 16}),
+        ("prompt_mean", np.repeat([[1 / 12], [1 / 4]], 2, axis=0), {"num_generations": 2}),
     ]:
         got = the(dppo.loss_grad, logps, old, reduction=reduction, **more)
         np.testing.assert_allclose(got, sums * share, rtol=1e-13)

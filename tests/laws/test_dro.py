@@ -14,6 +14,7 @@ COUNTS = {
     "luspo": {},
     "dr_grpo": {"max_completion_length": 10},
     "dapo": {"tokens_per_micro_batch": 16},
+    "prompt_mean": {"num_generations": 2},
 }
 
 
@@ -61,6 +62,7 @@ def test_without_a_penalty_and_on_policy_the_gradient_is_reinforces(reduction):
         np.testing.assert_allclose(free, reinforce.loss_grad(logps, ADVANTAGES, MASK), rtol=1e-14)
     expected = {"grpo": 1.0 / (4 * np.array([[4], [2], [2], [1]])), "bnpo": 1 / 8, "luspo": 1 / 4}
     expected |= {"dr_grpo": 1 / 40, "dapo": 1 / 16}
+    expected["prompt_mean"] = np.repeat([[1 / 12], [1 / 4]], 2, axis=0)
     np.testing.assert_allclose(share, MASK * expected[reduction], rtol=1e-14)
 
 

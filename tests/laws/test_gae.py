@@ -42,6 +42,36 @@ def test_with_lambda_1_it_is_the_return_less_the_critic_and_with_0_one_surprise(
     assert np.isclose(one_ahead[1, 1], rewards[1, 1] - values[1, 1], rtol=1e-14)
 
 
+def test_a_lambda_per_answer_holds_for_its_answer():
+    rewards, values = rollout()
+    got = gae.advantages(rewards, values, MASK, gamma=0.9, lam=[0.25, 0.75, 1.0])
+    for row, lam in enumerate((0.25, 0.75, 1.0)):
+        alone = gae.advantages(rewards, values, MASK, gamma=0.9, lam=lam)[row]
+        np.testing.assert_array_equal(got[row], alone)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_the_weights_of_vapos_lambda_add_up_to_alpha_times_the_length(alpha):
+    """Its definition: sum_k lam^k = alpha n, here summed until nothing is left; 0 where that is below 1."""
+    lam = gae.length_adaptive_lam(MASK, alpha=alpha)
+    totals = (lam[:, None] ** np.arange(2000.0)).sum(axis=1)
+    np.testing.assert_allclose(totals, np.maximum(alpha * np.array([4, 2, 1]), 1.0), rtol=1e-12)
+
+
+def test_with_vapos_lambda_the_reward_reaches_the_first_token_of_a_long_answer_too():
+    """A reward of 1 at the end, a critic of 0: a tenth is left at the first of 200 tokens, not 0.95^199."""
+    rewards, values = np.zeros((2, 1, 200))
+    rewards[0, -1] = 1.0
+    far = {}
+    for name, lam in [
+        ("fixed", 0.95),
+        ("by length", gae.length_adaptive_lam(rewards + 1 > 0, alpha=0.5)),
+    ]:
+        far[name] = gae.advantages(rewards, values, np.ones((1, 200)), gamma=1.0, lam=lam)[0, 0]
+    np.testing.assert_allclose(far["fixed"], 0.95**199, rtol=1e-12)
+    assert far["fixed"] < 1e-4 and np.isclose(far["by length"], np.exp(-2.0), rtol=0.02)
+
+
 TREE = list(itertools.product(range(3), repeat=2))  # all answers of two tokens, vocabulary 3
 
 
@@ -138,6 +168,11 @@ def test_without_a_spread_nothing_deviates(shift_mean):
         ({"gamma": -0.1}, "gamma must be >= 0"),
         ({"lam": 1.1}, "lam must be <= 1"),
         ({"lam": -0.1}, "lam must be >= 0"),
+        ({"lam": [0.5, 1.1, 0.5]}, "lam must be <= 1"),
+        ({"lam": [0.5, 0.5, -0.1]}, "lam must be >= 0"),
+        ({"lam": [0.5, 0.5]}, r"lam must be one number, or have shape \(3,\), got \(2,\)"),
+        ({"lam": np.ones((3, 1))}, r"lam must be one number, or have shape \(3,\)"),
+        ({"lam": [0.5, 0.5, np.nan]}, "lam must be finite"),
         ({"state_mask": MASK / 2}, "state_mask must hold only 0 and 1"),
         ({"state_mask": MASK[0]}, "state_mask must have 2 axes"),
         ({"state_mask": MASK[:, ::-1]}, "state_mask must be ones, then zeros"),
@@ -158,6 +193,8 @@ def test_what_is_wrong_is_named(wrong, message):
         (lambda: gae.masked_whiten(MASK, MASK, ddof=-1, eps=0.0), "ddof must be >= 0"),
         (lambda: gae.masked_whiten(MASK, MASK, ddof=1, eps=-1.0), "eps must be >= 0"),
         (lambda: gae.masked_whiten(MASK, MASK[0], ddof=1, eps=0.0), "mask must have 2 axes"),
+        (lambda: gae.length_adaptive_lam(MASK, alpha=0.0), "alpha must be > 0"),
+        (lambda: gae.length_adaptive_lam(MASK[0], alpha=1.0), "state_mask must have 2 axes"),
         (lambda: gae.returns(MASK, MASK[:1], MASK), r"values must have shape \(3, 4\)"),
         (lambda: gae.returns(MASK, MASK, MASK[0]), "state_mask must have 2 axes"),
         (lambda: gae.returns(MASK[:1], MASK, MASK), r"advantages must have shape \(3, 4\)"),

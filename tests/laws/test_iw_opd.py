@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference_math import iw_opd, kl, logprobs
+from reference_math import grpo, iw_opd, kl, logprobs, reinforce
 
 MASK = np.array([[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
 
@@ -40,6 +40,24 @@ def test_the_gradient_is_the_slope_once_weights_and_advantages_are_held_still(nu
     np.testing.assert_allclose(iw_opd.loss(*args, gamma=0.7), held(logps), rtol=1e-13)
     slope = numeric_grad(held, logps)
     np.testing.assert_allclose(iw_opd.loss_grad(*args, gamma=0.7), slope, rtol=1e-9, atol=1e-12)
+
+
+def test_its_advantages_serve_any_policy_loss():
+    """With gamma 0 the loss is REINFORCE with them; GRPO's gradient on-policy is the same."""
+    logps, _, teacher = three_policies()
+    a = iw_opd.advantages(logps, teacher, MASK)
+    np.testing.assert_array_equal(a, MASK * (teacher - logps))
+    expected = iw_opd.loss_grad(logps, logps, teacher, MASK, gamma=0.0)
+    options = {"epsilon_low": 0.2, "epsilon_high": 0.2, "reduction": "bnpo"}
+    got = grpo.loss_grad(logps, logps, a, MASK, importance_sampling_level="token", **options)
+    np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-16)
+    np.testing.assert_allclose(4 / 8 * reinforce.loss_grad(logps, a, MASK), expected, rtol=1e-13)
+
+
+def test_the_mean_of_its_advantages_is_less_the_reverse_kl():
+    log_p, log_t = (logprobs.log_softmax(z) for z in np.random.default_rng(0).normal(size=(2, 7)))
+    a = iw_opd.advantages(log_p[None], log_t[None], np.ones((1, 7)))[0]
+    np.testing.assert_allclose(np.exp(log_p) @ a, -kl.exact(log_p, log_t), rtol=1e-13)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

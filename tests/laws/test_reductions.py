@@ -12,6 +12,7 @@ OPTIONS = {
     "dr_grpo": {"max_completion_length": 10},
     "dapo": {"tokens_per_micro_batch": 5.0},
     "luspo": {},
+    "prompt_mean": {"num_generations": 2},
 }
 every_reduction = pytest.mark.parametrize("reduction", reductions.REDUCTIONS)
 
@@ -101,6 +102,32 @@ def test_dr_grpo_is_luspo_over_the_maximal_length():
     np.testing.assert_allclose(weights("dr_grpo") * 10, weights("luspo"), rtol=1e-15)
 
 
+def test_prompt_mean_is_the_mean_over_the_prompts_of_bnpo_of_each():
+    losses = some_losses()
+    parts = [reduced("bnpo", losses[i], MASK[i]) for i in (slice(2), slice(2, 4))]
+    np.testing.assert_allclose(reduced("prompt_mean", losses), np.mean(parts), rtol=1e-14)
+    each = weights("prompt_mean").reshape(2, -1)
+    np.testing.assert_allclose(each.sum(axis=1), 0.5, rtol=1e-15)  # each prompt the same say
+    assert all(len(np.unique(x[x > 0])) == 1 for x in each)  # and in it each token
+
+
+@pytest.mark.parametrize("group, same", [(4, "bnpo"), (1, "grpo")])
+def test_prompt_mean_of_one_prompt_is_bnpo_and_of_one_completion_each_is_grpo(group, same):
+    got = reductions.token_weights(MASK, reduction="prompt_mean", num_generations=group)
+    np.testing.assert_allclose(got, weights(same), rtol=1e-15)
+
+
+def test_prompt_mean_gives_a_prompt_without_a_token_its_share_of_nothing():
+    got = weights("prompt_mean", MASK * [[1], [1], [0], [0]])
+    np.testing.assert_allclose(got.sum(axis=1), [4 / 12, 2 / 12, 0, 0], rtol=1e-15)
+
+
+@pytest.mark.parametrize("wrong", [0, 3, 1.5])
+def test_prompts_of_no_whole_number_of_rows_are_refused(wrong):
+    with pytest.raises(ValueError, match="num_generations"):
+        reductions.token_weights(MASK, reduction="prompt_mean", num_generations=wrong)
+
+
 def test_dapo_with_the_tokens_of_this_batch_is_bnpo():
     here = reductions.token_weights(MASK, reduction="dapo", tokens_per_micro_batch=MASK.sum())
     np.testing.assert_allclose(here, weights("bnpo"), rtol=1e-15)
@@ -126,7 +153,12 @@ def test_when_all_are_of_one_length_four_reductions_agree():
 
 
 @pytest.mark.parametrize(
-    "reduction, name", [("dr_grpo", "max_completion_length")] + [("dapo", "tokens_per_micro_batch")]
+    "reduction, name",
+    [
+        ("dr_grpo", "max_completion_length"),
+        ("dapo", "tokens_per_micro_batch"),
+        ("prompt_mean", "num_generations"),
+    ],
 )
 def test_a_count_that_is_needed_is_asked_for(reduction, name):
     with pytest.raises(ValueError, match=f"'{reduction}' needs {name}, got None"):

@@ -73,6 +73,7 @@ def test_the_reductions_are_those_of_grpo():
         ("grpo", 1 / (4 * np.array([[4], [2], [2], [1]])), {}),
         ("dr_grpo", 1 / 40, {"max_completion_length": 10}),
         ("dapo", 1 / 16, {"tokens_per_micro_batch": 16}),
+        ("prompt_mean", np.repeat([[1 / 12], [1 / 4]], 2, axis=0), {"num_generations": 2}),
     ]:
         options = {"reduction": reduction} | more
         got = the(rollout_is.loss_grad, logps, sampling, **options)

@@ -18,6 +18,7 @@ KINDS = {
     "dr_grpo": {},
     "leave_one_out": {},
     "leave_one_out_scaled": SETTINGS,
+    "informative": {},
 }
 # float64, the same operations in another order, on numbers of order one
 EXACT = {"rtol": 1e-12, "atol": 1e-14}

@@ -10,7 +10,7 @@ from reference_math.conformance import rosetta
 from reference_math.torch import dro as twin
 
 MASK = np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
-REDUCTIONS = {"grpo": {}, "luspo": {}, "dr_grpo": {"max_completion_length": 9}, "dapo": {"tokens_per_micro_batch": 5.0}}  # fmt: skip
+REDUCTIONS = {"grpo": {}, "luspo": {}, "dr_grpo": {"max_completion_length": 9}, "dapo": {"tokens_per_micro_batch": 5.0}, "prompt_mean": {"num_generations": 3}}  # fmt: skip
 
 
 def test_the_loss_and_its_gradient_are_verls():

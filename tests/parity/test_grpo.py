@@ -26,6 +26,7 @@ REDUCTIONS = {
     "dr_grpo": {"max_completion_length": 12},
     "dapo": {"tokens_per_micro_batch": 7.0},
     "luspo": {},
+    "prompt_mean": {"num_generations": 2},
 }
 TERMS = {
     "plain": {},

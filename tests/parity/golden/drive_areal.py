@@ -1,4 +1,4 @@
-"""AReaL 1.0.4: its policy, SAPO, critic and DPO losses, KL estimators and normalisations."""
+"""AReaL 1.0.4: its policy, SAPO, critic and DPO losses, M2PO's mask, KL estimators and normalisations."""
 
 NEEDS = ("areal==1.0.4",)
 DEPENDENCIES = False
@@ -28,6 +28,10 @@ def vectors():
     for loss_type in ("sigmoid", "ipo"):
         out.keep(f"dpo {loss_type}", functional.dpo_preference_loss(
             t("pc") - t("rc") - t("pr") + t("rr"), beta=0.3, loss_type=loss_type))  # fmt: skip
+    actor = load_file(folder.parent / "trainer" / "ppo" / "actor.py", "areal_actor", "areal")
+    for threshold in (0.04, 0.01):
+        kept = actor._apply_m2po_masking(t("q"), t("o"), mask, threshold)
+        out.keep(f"m2po mask, {threshold}", kept)
     normalisations(out, data.Normalization)
     return out.arrays
 

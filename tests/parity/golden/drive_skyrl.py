@@ -18,6 +18,7 @@ def vectors():
     out = Vectors()
     policies(out, utils, AlgorithmConfig)
     advantages(out, utils)
+    dynamic_sampling(out)
     return out.arrays
 
 
@@ -72,6 +73,22 @@ def policies(out, utils, config_class):
     }
     for case, changed in corrections.items():
         run(case, utils.ppo_policy_loss, part="off_policy_correction", changed=changed)
+
+
+def dynamic_sampling(out):
+    import numpy as np
+    from stand_ins import files, load_file
+
+    path = files("skyrl") / "skyrl" / "train" / "utils" / "trainer_utils.py"
+    stubbed = "skyrl", "ray", "torchdata", "transformers"
+    keep = load_file(path, "skyrl_trainer_utils", *stubbed).zero_variance_filter
+    first = np.where(np.arange(8) < 4, 1.0, out.batch["R"])
+    kept = np.zeros(8)
+    kept[keep(list(first), [str(i // 4) for i in range(8)])] = 1.0
+    out.keep("dynamic sampling", kept)
+    alone = np.zeros(8)
+    alone[keep(list(first), [str(i) for i in range(8)])] = 1.0
+    out.keep("dynamic sampling, groups of one", alone)
 
 
 def advantages(out, utils):
