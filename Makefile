@@ -5,6 +5,7 @@
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
 # make site     the executed lessons, the methods, the modules and the report as pages: build/site
+# make rehearsal  how long the half day of docs/teach takes here: docs/teach/rehearsal.json
 # make bundle   a folder that installs the kit without a network: build/bundle
 # make lint     ruff, mypy, and no outputs left in the notebooks
 # make reset    takes the runs and what was solved away; the environment and the notebooks stay
@@ -13,7 +14,7 @@
 # Each makes its own environment first, in .venv, and reuses it when nothing it depends on changed.
 #   PYTHON=python3.12   the Python to make it with       DEVICE=cpu   ignore the NVIDIA GPU
 #   BUNDLE=FOLDER       install from the wheels of a bundle alone, without a network
-#   READY=1             begin from the ready stages that came with the kit (make lab)
+#   READY=1             begin from the ready stages that came with the kit (make lab, make jupyter)
 #   NEWEST=1            newest releases instead of constraints.txt
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -39,7 +40,7 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab laptop model test test-engine gpu jupyter mutants site bundle lint reset clean environment
+.PHONY: lab laptop model test test-engine gpu jupyter mutants site rehearsal bundle lint reset clean environment
 
 lab: environment
 	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
@@ -69,7 +70,7 @@ gpu: environment
 	$(BIN)/python tests/benchmarks/gpu.py
 
 jupyter: environment
-	$(BIN)/python -m jupyter lab $(JUPYTER) notebooks/00_start_here.ipynb
+	$(if $(READY),LAB_READY=1) $(BIN)/python -m jupyter lab $(JUPYTER) notebooks/00_start_here.ipynb
 
 mutants: environment
 	$(BIN)/python tests/mutants.py
@@ -79,7 +80,12 @@ site: environment
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
 	$(BIN)/python docs/site/build.py
 
+rehearsal: environment
+	$(BIN)/python -m lab.rehearsal
+	$(BIN)/python -m lab.teach
+
 bundle: environment
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
 	$(BIN)/python -m lab.bundle
 
 lint: environment

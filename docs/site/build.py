@@ -4,7 +4,7 @@
 
 What is gathered: README, the lessons and puzzles, glossary and teaching pages, the index of methods, a
 page for each module of reference_math (the torch twins and the drivers of the libraries too), rewards and
-lab, and the conformance report. Lessons are taken from notebooks/runs/notebooks, where `make lab` leaves
+lab, a deck of slides for each lesson, and the conformance report. Lessons are taken from notebooks/runs/notebooks, where `make lab` leaves
 its executed copies; one that is not there is run here if it needs no stage or finds its stages, and shown
 without outputs else. Nothing is fetched, and nothing in the site points
 to a host for what a page needs: it reads offline from the file system.
@@ -22,6 +22,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from lab import slides
 
 from reference_math._renamed import MODULES as RENAMED
 
@@ -146,14 +148,16 @@ def gather(source):
     for file, page in PAGES.items():
         text = relinked((ROOT / file).read_text(encoding="utf-8"), file)
         (source / page).write_text(text, encoding="utf-8")
-    for path in lessons():
-        notebook = executed(path)
+    notebooks = {path: executed(path) for path in lessons()}
+    (source / "_extra").mkdir()
+    slides.make(source / "_extra" / "slides", {p.stem: n for p, n in notebooks.items()})
+    for path, notebook in notebooks.items():
         notebook["metadata"].pop("widgets", None)
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = relinked("".join(cell["source"]), f"notebooks/{path.name}")
             else:  # a progress bar of a live notebook would be fetched from a host
-                cell["outputs"] = [out for out in cell["outputs"] if not _is_widget(out)]
+                cell["outputs"] = [with_alt(o) for o in cell["outputs"] if not _is_widget(o)]
         (source / "lessons" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     (source / "pictures").mkdir()
     for path in pictures():
@@ -162,7 +166,6 @@ def gather(source):
         page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
         (source / "api" / f"{name}.md").write_text(page, encoding="utf-8")
     shutil.copy(Path(__file__).with_name("conf.py"), source / "conf.py")
-    (source / "_extra").mkdir()
     with (source / "conf.py").open("a", encoding="utf-8") as conf:
         conf.write('html_extra_path = ["_extra"]\n')
     _contents(source)
@@ -170,6 +173,15 @@ def gather(source):
 
 def _is_widget(output):
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def with_alt(output):
+    """An output with the text of its picture in the page: `lab.plots` keeps it in the metadata."""
+    alt = output.get("metadata", {}).get("alt")
+    if not alt or "image/png" not in output.get("data", {}):
+        return output
+    shown = {"text/html": slides.picture("".join(output["data"]["image/png"]), alt)}
+    return output | {"data": shown, "metadata": {}}
 
 
 def _contents(source):
@@ -185,7 +197,8 @@ def _contents(source):
         + "\n```\n"
         for caption, names in groups.items()
     ]
-    report = '\nThe <a href="conformance.html">conformance report</a> has every comparison.\n'
+    report = '\nThe <a href="conformance.html">conformance report</a> has every comparison. '
+    report += 'Of each lesson there is a <a href="slides/index.html">deck of slides</a>.\n'
     with (source / "index.md").open("a", encoding="utf-8") as index:
         index.write(report + "\n" + "\n".join(trees))
 

@@ -1,6 +1,6 @@
 """Collect what a workshop needs without a network in one folder, for a USB stick.
 
-    make bundle                     build/bundle: wheels for this platform, executed lessons, the site
+    make bundle                     build/bundle: wheels for this platform, executed lessons, slides, the site
     make lab BUNDLE=/media/stick    installs from its wheels alone, on the same platform and Python
 
 The wheels are the packages of this environment, in their own versions. The ready stages come with the
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import bars, install, runs
+from lab import bars, install, runs, slides
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "posttraining-lab"
@@ -31,6 +31,7 @@ Made by `make bundle` for Python {python} on {platform}.
     wheels/                            the packages
     notebooks/                         the lessons, executed
     live/                              the lessons with headings and code alone, to teach live
+    slides/index.html                  a deck of slides for each lesson
     site/index.html                    the site, if it was built
 """
 
@@ -87,6 +88,14 @@ def make(out):
             shutil.copytree(source, out / name)
         else:
             print(f"{name}: left out, {runs.shown(source)} is not there (make lab; make site)")
+    built = (
+        ROOT / "build" / "site" / "slides"
+    )  # of all lessons, those too that `make lab` does not run
+    if built.exists():
+        shutil.rmtree(out / "slides", ignore_errors=True)
+        shutil.copytree(built, out / "slides")
+    else:
+        slides.make(out / "slides", slides.executed(copies["notebooks"]))
     (out / "live").mkdir(exist_ok=True)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = bare(json.loads(path.read_text(encoding="utf-8")))

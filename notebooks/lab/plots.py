@@ -151,6 +151,57 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"
     plt.tight_layout()
 
 
+def described(figure):
+    """Describe a figure for whoever does not see it: of each panel its title, its axes and what is drawn, in one line."""
+    said = [figure.get_suptitle()]
+    for ax in figure.axes:
+        if not ax.axison and not ax.get_title(loc="left"):
+            continue
+        titles = (ax.get_title(loc="left"), ax.get_title(), ax.get_title(loc="right"))
+        parts = [next(filter(None, titles), "a panel")]
+        parts += [f"{ax.get_xlabel()} to the right"] if ax.get_xlabel() else []
+        parts += [f"{ax.get_ylabel()} upwards"] if ax.get_ylabel() else []
+        drawn = [_of_a_line(line) for line in ax.get_lines() if line.get_marker() != "_"]
+        labels = [text.get_text() for text in ax.get_xticklabels() if text.get_text()]
+        shares = [text.get_text() for text in ax.texts if text.get_text().strip()]
+        if ax.containers and shares:
+            drawn = [f"bars over {', '.join(labels)}: {', '.join(shares)}".replace("\n", " ")]
+        said.append("; ".join([*parts, *filter(None, drawn)]))
+    return ". ".join(filter(None, said)) + "."
+
+
+def _of_a_line(line):
+    """A labelled line by its ends."""
+    values = line.get_ydata()
+    if line.get_label().startswith("_") or not len(values):
+        return ""
+    return f"{line.get_label()} from {float(values[0]):.3g} to {float(values[-1]):.3g}"
+
+
+def with_alt_texts():
+    """Give each figure that a notebook shows by itself the text of `described`, as `alt` in the output's metadata."""
+    try:
+        from matplotlib_inline import backend_inline
+
+        fetch = backend_inline._fetch_figure_metadata
+    except (
+        ImportError,
+        AttributeError,
+    ):  # another release keeps it elsewhere: pictures without a text
+        return
+    if not hasattr(fetch, "with_alt"):
+
+        def metadata(figure):
+            return (fetch(figure) or {}) | {"alt": described(figure)}
+
+        metadata.with_alt = True
+        backend_inline._fetch_figure_metadata = metadata
+
+
+if "ipykernel" in sys.modules:
+    with_alt_texts()
+
+
 def show_with_alt(figure, words):
     """Show a figure in a notebook with a text for whoever does not see it, and close it; print the text elsewhere."""
     if "ipykernel" not in sys.modules:
