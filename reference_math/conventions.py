@@ -7,24 +7,26 @@ Each row is a dict with the same keys. None means: the source does not say, or h
 
 name          the method or the library, with its version or commit
 kind          "trl", "paper" or "library"
-surrogate     the module of reference_math: grpo, cispo, sapo, vespo, rloo, reinforce
+surrogate     the module of reference_math: grpo, cispo, sapo, vespo, rloo, reinforce, dppo
 centre        what is taken off the reward: the "group" mean, the mean of the "others", "none"
 scale         what divides the advantage: "group" std, std of the "others", "batch" std, "none";
               "whiten": the batch std after the batch mean, too
 ddof, eps     std by count - ddof; added to the std
 reduction     a name of `reductions.REDUCTIONS`: the normaliser of the loss
 level         of the importance ratio: "token", "sequence" (geometric mean), "product" (whole
-              completion)
+              completion), "none" (the ratio is always 1)
 epsilon_low, epsilon_high   the clip [1 - low, 1 + high] by default, or as the paper's runs set it
 delta         cap of the ratio where the advantage is below 0 (PPO's dual clip); None: no cap
 beta          weight of the KL by default, or as the paper's runs set it; 0.0 = none
-kl            which: "k1 in the reward", "k2", "k3", "w k3" (k3 times the importance ratio);
-              "k3 per row": a mean of row means, whatever the reduction
+kl            which: "k1 in the reward", "k1", "k3", "w k3" (k3 times the importance ratio);
+              "k3 per row": a mean of row means, whatever the reduction; "k3, gradient l - r": the value of
+              k3, the gradient of the KL; "2 k2 to the sampler": (l - q)^2
 note          what the columns cannot say
 source        where it says so
 proof         (library, case of the advantages or None, cases of the loss) of `conformance.rosetta`:
               arrays that the release computed, which the columns reproduce. The cases leave the clip's upper
-              end at 0.28 and the KL out: those defaults are read from the release. None: all is read
+              end at 0.28 and the KL out: those defaults are read from the release. None: all is read, and a row
+              that says so was compared with the repository's own functions at its commit
 
 TRL's rows are its defaults (version 1.16), which tests/parity/test_grpo_trainer.py compares with the
 installed library. With them TRL's loss_type="grpo" is not the paper's GRPO: no KL, std with 1e-4.
@@ -60,14 +62,15 @@ def _trl(loss_type, surrogate, **columns):
     return _row(f"TRL {loss_type}", "trl", surrogate, source, **usual | columns)
 
 
-def _library(name, source, **columns):
-    return _row(name, "library", "grpo", f"github.com/{source}", level="token", **columns)
+def _library(name, source, surrogate="grpo", **columns):
+    return _row(name, "library", surrogate, f"github.com/{source}", **{"level": "token"} | columns)
 
 
 def _release(name, source, proof, **columns):
     return _row(name, "library", "grpo", source, level="token", proof=proof, **columns)
 
 
+_RUN = "compared at that commit, not made again here"
 _CLIP = {"epsilon_low": 0.2, "epsilon_high": 0.2}
 _WHOLE = {"centre": "none", "scale": "none", "reduction": "luspo", "beta": 0.0}
 _IN_REWARD = {"kl": "k1 in the reward"}
@@ -170,23 +173,38 @@ TABLE = (
         ("tinker", "adv"), centre="group", scale="none", beta=0.0,
         note="its losses run on a server that is no part of the release",
     ),
+    _release(
+        "Unsloth grpo", "unsloth-zoo 2026.10.9: rl_replacements.py", ("unsloth", None, "grpo"),
+        **_CLIP, reduction="grpo", beta=0.0, kl="k3",
+        note="a bare call; inside TRL's trainer the advantages and all settings are TRL's",
+    ),
+    _release(
+        "Liger grpo", "liger-kernel 0.8.5: chunked_loss/grpo_loss.py", ("liger", None, "dapo"),
+        **_CLIP, reduction="dapo", beta=0.04, kl="k3",
+        note="a bare call; inside TRL's trainer the advantages and all settings are TRL's",
+    ),
     _library(
         "NeMo-RL grpo",
-        "NVIDIA-NeMo/RL: nemo_rl/algorithms/advantage_estimator.py (00925dd), "
-        "calculate_baseline_and_std_per_prompt of nemo_rl/algorithms/utils.py",
-        centre="others", scale="others", ddof=1, eps=1e-6,
-        note="not divided where the others' std is 0",
+        "NVIDIA-NeMo/RL (7ea279a): nemo_rl/algorithms/advantage_estimator.py, loss/loss_functions.py",
+        **_CLIP, centre="others", scale="others", ddof=1, eps=1e-6, reduction="dapo", beta=0.01,
+        kl="k3, gradient l - r",
+        note="not divided where the others' std is 0; log-ratios within 20, KL within 10; " + _RUN,
     ),
     _library(
-        "PipelineRL ppo", "ServiceNow/PipelineRL: pipelinerl/finetune/rl/__init__.py (005a1f1)",
+        "PipelineRL ppo", "ServiceNow/PipelineRL (58d3934): pipelinerl/finetune/rl/__init__.py",
         **_CLIP, centre="others", scale="group", ddof=1, eps=1e-4, reduction="luspo", beta=0.1, kl="k3",
-        note="log-ratios of the KL within 10",
+        note="log-ratios of the KL within 10; " + _RUN,
     ),
     _library(
-        "slime grpo", "THUDM/slime: slime/ray/rollout.py (00de6b0), slime/utils/ppo_utils.py (06787cf), "
-        "slime/utils/arguments.py (002fa9d)",
-        **_STD_1 | _CLIP, eps=1e-6, reduction="grpo",
-        note="a row is a whole rollout, with all its turns",
+        "slime grpo", "THUDM/slime (624b824): slime/ray/rollout.py, slime/utils/ppo_utils.py, "
+        "slime/backends/megatron_utils/loss.py, slime/utils/arguments.py",
+        **_STD_1 | _CLIP, eps=1e-6, reduction="grpo", beta=0.0, kl="k1",
+        note="a row is a whole rollout, with all its turns; " + _RUN,
+    ),
+    _library(
+        "open-instruct centered", "allenai/open-instruct (e6c3044): open_instruct/grpo_utils.py, data_loader.py",
+        centre="group", scale="none", reduction="dapo", epsilon_low=0.2, epsilon_high=0.272,
+        beta=0.05, kl="k3", note="the default since; log-ratios of the KL within 40; " + _RUN,
     ),
     _library(
         "open-instruct standard", "allenai/open-instruct: grpo_fast.py (d526c5d), "
@@ -200,13 +218,15 @@ TABLE = (
         **_STD_1, eps=1e-4, reduction="bnpo", epsilon_low=0.1, epsilon_high=0.1, beta=0.1, kl="k3",
     ),
     _library(
-        "torchtune GRPOSimpleLoss", "pytorch/torchtune: recipes/dev/grpo_full_finetune_distributed.py "
-        "(c3c6c7d); torchtune/dev/grpo/loss.py (0a08c2f)",
-        **_STD_1, eps=1e-4, reduction="grpo", beta=0.1, kl="k3",
-        note="the ratio is always 1: old log-probs are not used",
+        "torchtune GRPOSimpleLoss", "pytorch/torchtune (bd2a0fc): torchtune/dev/grpo/loss.py, "
+        "recipes/dev/grpo_full_finetune_distributed.py, recipes/configs/dev/3B_full_grpo.yaml",
+        **_STD_1 | {"level": "none"}, eps=1e-4, reduction="grpo", beta=0.01, kl="k3",
+        note="the recipes' choice; old log-probs are not used; " + _RUN,
     ),
     _library(
-        "prime-rl", "PrimeIntellect-ai/prime-rl: orchestrator/advantage.py (072062c)",
-        centre="group", scale="none",
+        "prime-rl", "PrimeIntellect-ai/prime-rl (559b447): src/prime_rl/trainer/rl/loss.py, "
+        "src/prime_rl/orchestrator/algo/grpo.py",
+        surrogate="dppo", centre="group", scale="none", reduction="dapo", beta=1e-3, kl="2 k2 to the sampler",
+        note="no clip: a token is left out where its probability went more than 0.2 beyond the sampler's; " + _RUN,
     ),
 )  # fmt: skip

@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MATHS = ROOT / "reference_math"
 # Nothing is computed there. The rows of `conventions` are readings of papers and of other libraries:
 # no law can confirm one; parity holds TRL's to the installed release (tests/laws/test_conventions.py).
-NO_MATHS = {"__init__", "_index", "_renamed", "_types", "catalogue", "conventions"}
+NO_MATHS = {"__init__", "_index", "_renamed", "_types", "catalogue", "conventions", "rosetta"}
 CONTRACT = ROOT / "tests" / "laws" / "test_contract.py"  # of every loss of the catalogue
 LISTED = ROOT / "tests" / "mutants.toml"
 RESULT = ROOT / "build" / "mutants.json"

@@ -4,7 +4,8 @@
 
 What is gathered: README, the lessons and puzzles, glossary and teaching pages, the index of methods, a
 page for each module of reference_math (the torch twins and the drivers of the libraries too), rewards and
-lab, a deck of slides for each lesson, and the conformance report. Lessons are taken from notebooks/runs/notebooks, where `make lab` leaves
+lab, the page that compares two libraries, a deck of slides for each lesson, and the conformance report.
+Lessons are taken from notebooks/runs/notebooks, where `make lab` leaves
 its executed copies; one that is not there is run here if it needs no stage or finds its stages, and shown
 without outputs else. Nothing is fetched, and nothing in the site points
 to a host for what a page needs: it reads offline from the file system.
@@ -26,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from lab import slides
 
 from reference_math._renamed import MODULES as RENAMED
+from reference_math.conformance import rosetta_page
 
 ROOT = Path(__file__).resolve().parents[2]
 GITHUB = "https://github.com/posttraining-lab/posttraining-lab"
@@ -49,6 +51,7 @@ PACKAGES = {  # heading of the navigation: package, each of whose modules gets a
     "Lab: engine": "lab.engine",
     "Lab: puzzles": "lab.puzzles",
 }
+ROSETTA = "rosetta.md"  # made here: reference_math.conformance.rosetta_page
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#|data:)([^)\s#]+)(#[^)]*)?(\))")
 
 
@@ -165,6 +168,8 @@ def gather(source):
     for name in [name for of_package in modules().values() for name in of_package]:
         page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
         (source / "api" / f"{name}.md").write_text(page, encoding="utf-8")
+    raw = f"```{{raw}} html\n{rosetta_page.fragment()}\n```\n"
+    (source / ROSETTA).write_text("# Two libraries, side by side\n\n" + raw, encoding="utf-8")
     shutil.copy(Path(__file__).with_name("conf.py"), source / "conf.py")
     with (source / "conf.py").open("a", encoding="utf-8") as conf:
         conf.write('html_extra_path = ["_extra"]\n')
@@ -188,7 +193,7 @@ def _contents(source):
     """The navigation, at the end of the first page."""
     groups = {
         "Lessons": [f"lessons/{path.stem}" for path in lessons()],
-        "Pages": [Path(p).stem for p in PAGES.values() if p != "index.md"],
+        "Pages": [Path(p).stem for p in (*PAGES.values(), ROSETTA) if p != "index.md"],
     }
     groups |= {heading: [f"api/{name}" for name in of] for heading, of in modules().items()}
     trees = [

@@ -152,7 +152,7 @@ def _like(name, objective, my_loss, asked):
     found = defaults | asked
     if not defaults or ("rewards" in _names(my_loss) and "scale" not in found):
         raise ValueError(f"like: the table does not say all that {row['name']} does in {objective}")
-    if objective == "grpo" and found["beta"] is None:
+    if objective == "grpo" and found.get("beta") is None:
         raise ValueError(
             f"like: `check` does not compute the KL of {row['name']}; leave it out of my_loss and "
             "give beta=0.0"

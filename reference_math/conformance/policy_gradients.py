@@ -52,21 +52,28 @@ def grpo_inputs(rng: np.random.Generator, options: Options) -> Arrays:
     return arrays
 
 
-EXCHANGED = ("surrogate", "ratio", "kl")  # options of `_exchanged`, which no trainer has
+EXCHANGED = (
+    "surrogate",
+    "ratio",
+    "kl",
+    "kl_reduction",
+)  # options of `_exchanged`, which no trainer has
 
 
 def grpo_loss(arrays: Arrays, options: Options) -> Result:
     """Compute the advantages from the rewards each time, so that their conventions count for the loss too."""
     batch = arrays | {"advantages": advantages_of(arrays, options)[0]}
     options = {"loss_type": "dapo"} | {k: v for k, v in options.items() if k not in OF_ADVANTAGES}
+    if options.pop("on_policy", False):  # the ratio is 1 at every step: torchtune's GRPOSimpleLoss
+        batch |= {"old_per_token_logps": batch[WRT]}
     parts = {name: options.pop(name) for name in EXCHANGED if name in options}
     if parts:
         return _exchanged(batch, options, **parts), None
     return grpo_trainer.loss(batch, **options), grpo_trainer.loss_grad(batch, **options)[0]
 
 
-def _exchanged(batch, options, surrogate=None, ratio=None, kl=None):
-    """The loss with another surrogate or ratio (clipped losses only), or another KL estimator."""
+def _exchanged(batch, options, surrogate=None, ratio=None, kl=None, kl_reduction=None):
+    """The loss with another surrogate or ratio (clipped losses only), or another KL estimator or mean of it."""
     options = grpo_trainer.DEFAULTS | options
     logps, mask = batch["per_token_logps"], batch["completion_mask"]
     tokens = logps, batch["old_per_token_logps"], mask
@@ -81,10 +88,11 @@ def _exchanged(batch, options, surrogate=None, ratio=None, kl=None):
         s = RATIOS[ratio or level](*tokens)
         c = SURROGATES[surrogate or "clipped"](s, logps, batch["advantages"][:, None], options)
         value = reductions.reduce(c, mask, **reduction)
-    if kl is not None:
+    if kl is not None and beta:
         estimator, corrected = kl
         k = ESTIMATORS[estimator](logps, batch["ref_per_token_logps"])
         w = ratios.ratio(RATIOS[level](*tokens)) if corrected else 1.0
+        reduction |= {"reduction": kl_reduction} if kl_reduction else {}
         return value + beta * reductions.reduce(w * k, mask, **reduction)
     return value + (grpo_trainer.loss(batch, beta=beta, **plain) - policy if beta else 0.0)
 
@@ -134,7 +142,7 @@ MISTAKEN_KL = {
     "k3 without the - 1": lambda logps, ref: kl.k3(logps, ref) + 1.0,
     "the absolute value of k1": lambda logps, ref: np.abs(kl.k1(logps, ref)),
 }
-ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, **MISTAKEN_KL}
+ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3, **MISTAKEN_KL}
 
 
 def grpo_conventions(options: Options) -> dict[str, Variant]:
@@ -313,6 +321,7 @@ def rloo_hyperparameters(options: Options) -> dict[str, Hyperparameter]:
 # Advantages ------------------------------------------------------------------------------------
 
 
+WITH_STD = ("group", "batch", "leave_one_out_scaled")
 OF_ADVANTAGES: Options = {"scale": "group", "ddof": 1, "eps": 1e-4, "num_generations": 4}
 
 
@@ -339,7 +348,9 @@ def advantages_of(arrays: Arrays, options: Options) -> Result:
         deviations = advantages.centered(rewards[0].reshape(-1, rewards[1]), axis=1)
         variance = advantages.std(deviations, axis=1, ddof=options["ddof"]) ** 2
         return (deviations / np.sqrt(variance + options["eps"])).ravel(), None
-    std = std if options["scale"] in ("group", "batch", "leave_one_out_scaled") else {}
+    if options["scale"] == "leave_one_out_group":
+        return rewards[1] / (rewards[1] - 1) * advantages.group(*rewards, **std), None
+    std = std if options["scale"] in WITH_STD else {}
     return getattr(advantages, options["scale"])(*rewards, **std), None
 
 
@@ -354,6 +365,9 @@ def std_conventions(options: Options) -> dict[str, Variant]:
         "scale: the others' std, the others' mean is taken off (NeMo-RL)": optioned(
             scale="leave_one_out_scaled"
         ),
+        "scale: the group's std, the others' mean is taken off (PipelineRL)": optioned(
+            scale="leave_one_out_group"
+        ),
         "scale: the batch's mean and std, the groups mixed (REINFORCE++)": optioned(scale="whiten"),
         "eps: under the root, sqrt(variance + eps)": optioned(scale="root"),
         "baseline: none, the rewards themselves": optioned(scale="raw"),
@@ -361,7 +375,7 @@ def std_conventions(options: Options) -> dict[str, Variant]:
 
 
 def std_hyperparameters(options: Options) -> dict[str, Hyperparameter]:
-    if options.get("scale", "group") not in ("group", "batch", "leave_one_out_scaled"):
+    if options.get("scale", "group") not in (*WITH_STD, "leave_one_out_group"):
         return {}
     return hyperparameter("eps", options, OF_ADVANTAGES["eps"], STD_EPS)
 

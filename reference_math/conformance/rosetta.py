@@ -37,7 +37,7 @@ from reference_math.conformance._types import Arrays
 FOLDER = Path(__file__).with_name("rosetta")
 MODULES = ("advantages", "asft", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin", "dpo_pointwise", "dppo", "dro", "eaft",
            "entropy_control", "f_divergences", "gae", "gkd", "gmpo", "grpo", "importance_sampling", "kl",
-           "iw_opd", "kl_cov", "kto", "logprobs", "m2po", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
+           "iw_opd", "kl_cov", "kl_term", "kto", "logprobs", "m2po", "maxrl", "multi_reward", "off_policy", "opo", "orpo", "pass_at_k",
            "ppo", "reductions", "reinforce", "remax", "reward_model", "rloo", "rollout_is", "sapo", "sft",
            "simpo", "vespo")  # fmt: skip
 

@@ -75,9 +75,9 @@ def test_a_wrong_column_is_seen(row, key):
 
 def test_every_library_that_has_advantages_or_a_clipped_loss_of_its_own_has_a_row():
     assert {row["proof"][0] for row in PROVED} == {
-        "areal", "cosmos", "openrlhf", "skyrl", "swift", "tinker", "verl",
+        "areal", "cosmos", "liger", "openrlhf", "skyrl", "swift", "tinker", "unsloth", "verl",
     }  # fmt: skip
-    assert len(libraries.rows()) >= 22
+    assert len(libraries.rows()) >= 25
 
 
 def test_the_gradient_of_a_kl_that_is_averaged_row_by_row():
@@ -103,9 +103,8 @@ def test_two_libraries_are_compared_by_what_their_tables_say():
     columns, gaps = libraries.compare("verl grpo", "verl")
     assert columns == {} and gaps == {"advantages": 0.0, "loss": 0.0, "gradient": 0.0}
     gaps = libraries.compare("nemo-rl grpo", "pipelinerl")[1]
-    assert [*gaps] == ["advantages"] and gaps[
-        "advantages"
-    ] > 0.1  # NeMo-RL's clip is not in the table
+    assert [*gaps] == ["advantages", "loss", "gradient"] and min(gaps.values()) > 0.1
+    assert [*libraries.compare("Tinker", "pipelinerl")[1]] == ["advantages"]  # it has no loss
 
 
 def test_the_command_lists_and_compares(capsys):
@@ -156,6 +155,61 @@ def test_options_go_before_a_librarys_defaults():
     assert conformance.check(by_hand(eps=1e-6), "grpo", like="SkyRL", beta=0.0).agrees
 
 
+def from_its_calls(row):
+    """A library's defaults as the calls that its golden vectors prove, or that were compared at a commit."""
+    said = libraries.calls(row)
+
+    def given(per_token_logps, old_per_token_logps, completion_mask, ref_per_token_logps, **known):
+        letters = {"l": per_token_logps, "o": old_per_token_logps, "m": completion_mask}
+        arrays = {
+            f"batch/{k}": x for k, x in (letters | known | {"r": ref_per_token_logps}).items()
+        }
+        if "advantages" in said and "R" in known:
+            arrays["batch/A"] = rosetta.evaluate(said["advantages"], arrays, {})
+        return rosetta.evaluate(said["loss"], arrays, {})
+
+    if "advantages" in said:
+        return lambda per_token_logps, old_per_token_logps, rewards, completion_mask, ref_per_token_logps=None: (
+            given(per_token_logps, old_per_token_logps, completion_mask, ref_per_token_logps, R=rewards))  # fmt: skip
+    return lambda per_token_logps, old_per_token_logps, advantages, completion_mask, ref_per_token_logps=None: (
+        given(per_token_logps, old_per_token_logps, completion_mask, ref_per_token_logps, A=advantages))  # fmt: skip
+
+
+CHECKED = [
+    row
+    for row in libraries.rows()
+    if row["kind"] == "library" and libraries.has_loss(row)
+    if row["scale"] != "whiten" and row["kl"] != "k3, gradient l - r"
+]
+
+
+@pytest.mark.parametrize("row", CHECKED, ids=lambda row: row["name"])
+def test_check_has_every_librarys_defaults_as_its_calls_have_them(row):
+    loss = from_its_calls(row)
+    verdict = conformance.check(loss, "grpo", like=row["name"], framework="numpy")
+    assert verdict.agrees and row["name"] in verdict.follows
+    others = (
+        {"TRL bnpo", "TRL grpo"} if "advantages" in libraries.calls(row) else {"PipelineRL ppo"}
+    )
+    assert not others & set(verdict.follows)
+
+
+def test_most_libraries_can_be_compared_with():
+    assert len({row["name"].split()[0] for row in CHECKED}) >= 12
+
+
+def test_a_ratio_that_is_always_one_is_told_from_a_clipped_one():
+    def simple(per_token_logps, rewards, ref_per_token_logps, completion_mask):
+        R = rewards.view(-1, 4)
+        A = ((R - R.mean(1, keepdim=True)) / (R.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+        d = ref_per_token_logps - per_token_logps
+        losses = -(per_token_logps - per_token_logps.detach()).exp() * A + 0.01 * (d.exp() - 1 - d)
+        return ((losses * completion_mask).sum(1) / completion_mask.sum(1)).mean()
+
+    verdict = conformance.check(simple, "grpo", like="torchtune GRPOSimpleLoss")
+    assert verdict.agrees and verdict.follows == ("torchtune GRPOSimpleLoss",)
+
+
 def test_a_loss_of_another_library_is_named_and_so_is_what_differs():
     verdict = conformance.check(by_hand(eps=1e-9), "grpo", like="TRL bnpo")
     assert not verdict.agrees and verdict.follows == ("OpenRLHF group_norm",)
@@ -182,7 +236,8 @@ def test_advantages_name_their_libraries():
         return (rewards.view(-1, 4) - rewards.view(-1, 4).mean(1, keepdim=True)).view(-1)
 
     verdict = conformance.check(centred, "advantages", like="Tinker")
-    assert verdict.agrees and verdict.follows == ("Tinker cookbook", "prime-rl")
+    assert verdict.agrees
+    assert verdict.follows == ("Tinker cookbook", "open-instruct centered", "prime-rl")
     assert conformance.check(centred, "advantages", like="verl").follows == verdict.follows
 
 
@@ -205,11 +260,11 @@ def test_the_others_std_is_named():
     [("openrlhf", "grpo", "names 2 libraries, not one; there are OpenRLHF group_norm, OpenRLHF rein"),
      ("veril", "grpo", "'veril' names 0 libraries"),
      ("verl", "dpo", "objective with like must be one of 'grpo', 'advantages'"),
-     ("SkyRL", "grpo", "does not compute the KL of SkyRL grpo; leave it out of my_loss"),
      ("OpenRLHF reinforce_baseline", "grpo", "does not say all that OpenRLHF reinforce_baseline does"),
      ("prime-rl", "grpo", "does not say all that prime-rl does in grpo"),
-     ("NeMo-RL", "grpo", "does not say all that NeMo-RL grpo does in grpo"),
-     ("PipelineRL", "advantages", "does not say all that PipelineRL ppo does in advantages")],
+     ("NeMo-RL", "grpo", "does not compute the KL of NeMo-RL grpo; leave it out of my_loss"),
+     ("Liger-Kernel", "grpo", "does not say all that Liger grpo does in grpo"),
+     ("torchtune", "advantages", "names 2 libraries, not one; there are torchtune GRPOLoss, torchtune GRPOS")],
 )  # fmt: skip
 def test_what_the_table_cannot_say_is_refused_by_name(name, objective, message):
     with pytest.raises(ValueError) as error:
