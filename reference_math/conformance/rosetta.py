@@ -41,6 +41,14 @@ MODULES = ("advantages", "asft", "cispo", "clip_cov", "cpo", "dpo", "dpo_margin"
            "ppo", "reductions", "reinforce", "remax", "reward_model", "rloo", "rollout_is", "sapo", "sft",
            "simpo", "vespo")  # fmt: skip
 
+# What a call abbreviates, as in grpo.loss(l, o, A, m, **TOKEN, **CLIP, reduction='bnpo')
+OPTIONS = {
+    "TOKEN": {"importance_sampling_level": "token"},
+    "SEQUENCE": {"importance_sampling_level": "sequence"},
+    "OWN": {"importance_sampling_level": "sequence_token"},
+    "CLIP": {"epsilon_low": 0.2, "epsilon_high": 0.28},
+}
+
 
 class Case(NamedTuple):
     """One case of a library.
@@ -125,10 +133,7 @@ def evaluate(call: str, arrays: Arrays, shared: dict[str, str]) -> Any:
     """Evaluate a call on the batch. The calls are the project's own text."""
     letters = {k.removeprefix("batch/"): x for k, x in arrays.items() if k.startswith("batch/")}
     modules = {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
-    short = {"TOKEN": {"importance_sampling_level": "token"}, "CLIP": {"epsilon_low": 0.2, "epsilon_high": 0.28},
-             "SEQUENCE": {"importance_sampling_level": "sequence"}, "G": 4, "np": np,
-             "OWN": {"importance_sampling_level": "sequence_token"}}  # fmt: skip
-    names = modules | short | letters
+    names = modules | OPTIONS | {"G": 4, "np": np} | letters
     for name, meaning in shared.items():
         names[name] = eval(meaning, names)
     return eval(call, names)

@@ -39,9 +39,7 @@ ORDER = (
     "sft",
     "values",
 )
-SHORT = {"TOKEN": "{'importance_sampling_level': 'token'}",
-         "SEQUENCE": "{'importance_sampling_level': 'sequence'}",
-         "CLIP": "{'epsilon_low': 0.2, 'epsilon_high': 0.28}"}  # fmt: skip
+ABBREVIATED = {name: repr(options) for name, options in rosetta.OPTIONS.items()}
 
 
 class Row(NamedTuple):
@@ -201,7 +199,7 @@ def _proof(library, case, said):
 
 def _spelt(call, shared):
     """A call without a library's own abbreviations: each is put in place of its name."""
-    return _spell(call, tuple((SHORT | shared).items()))
+    return _spell(call, tuple((ABBREVIATED | shared).items()))
 
 
 @functools.cache

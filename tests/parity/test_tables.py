@@ -166,12 +166,15 @@ def test_the_gradient_of_a_row_that_has_no_case_is_that_of_its_value(row):
 
 
 def test_nearly_every_golden_case_of_a_library_stands_in_a_table():
+    """The rest are combinations of options that stand there by themselves."""
+    all_used = all_known = 0
     for key, said in tables.libraries().items():
         if "cases" in said:
             known = {case.name for case in rosetta.rows(said["cases"])}
             used = {row.case for row in tables.rows(key)} - {""}
-            assert used <= known
-            assert len(used) >= 0.75 * len(known), (key, known - used)  # the rest are combinations
+            assert used <= known and len(used) >= 0.6 * len(known), (key, known - used)
+            all_used, all_known = all_used + len(used), all_known + len(known)
+    assert all_used >= 0.85 * all_known
 
 
 def test_there_are_all_the_tables_and_all_the_libraries():
