@@ -152,3 +152,12 @@ def launch():
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def starts_kernels():
+    """For tests that execute a notebook: jupyter_client loads ipykernel here, by which `lab.show` knows a notebook."""
+    before = "ipykernel" in sys.modules
+    yield
+    if not before:
+        sys.modules.pop("ipykernel", None)

@@ -14,7 +14,7 @@ CHILD = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BUSY!r}
 
 
 @pytest.fixture(scope="module")
-def timed(tmp_path_factory):
+def timed(tmp_path_factory, starts_kernels):
     folder = tmp_path_factory.mktemp("rehearsal")
     cells = [
         "import os, time\nassert os.environ['LAB_READY'] == '1'",

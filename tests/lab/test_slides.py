@@ -113,7 +113,7 @@ def test_an_older_copy_gets_the_tags_of_today(tmp_path):
     assert "slide" in found[LESSONS[0].stem]["cells"][0]["metadata"]["tags"]
 
 
-def test_a_picture_of_a_notebook_has_a_text_and_it_reaches_the_slide():
+def test_a_picture_of_a_notebook_has_a_text_and_it_reaches_the_slide(starts_kernels):
     code = "import lab\nlab.plots.lines(range(3), {'loss': [3, 2, 1], 'log V': [2, 2, 2]}, 'It falls', ylabel='nats')"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, timeout=300).execute()
