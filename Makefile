@@ -4,6 +4,7 @@
 # make gpu      what the kit claims of an NVIDIA GPU, measured: at most 40 minutes, into build/gpu
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
+# make rosetta-newest   what moved in other libraries: their newest releases against the golden vectors
 # make site     the executed lessons, the methods, the modules and the report as pages: build/site
 # make rehearsal  how long the half day of docs/teach takes here: docs/teach/rehearsal.json
 # make bundle   a folder that installs the kit without a network: build/bundle
@@ -40,7 +41,7 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab laptop model test test-engine gpu jupyter mutants site rehearsal bundle lint reset clean environment
+.PHONY: lab laptop model test test-engine gpu jupyter mutants rosetta-newest site rehearsal bundle lint reset clean environment
 
 lab: environment
 	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
@@ -74,6 +75,10 @@ jupyter: environment
 
 mutants: environment
 	$(BIN)/python tests/mutants.py
+
+# Their releases go into an environment of their own, in a temporary folder. RELEASES="verl==0.9.0 verl" takes another.
+rosetta-newest: environment
+	$(BIN)/python tests/parity/golden/newest.py $(RELEASES)
 
 # What the site needs besides the environment is small, and only this target installs it.
 site: environment

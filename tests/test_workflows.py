@@ -91,3 +91,8 @@ def test_a_log_that_names_nothing_is_quoted_at_its_end(ran, tmp_path):
 def test_one_issue_stands_while_it_is_broken(ran, outcome, number, called):
     assert ran("newest_issue", outcome, "report.md", NUMBER=number)[1].startswith(called or "")
     assert bool(ran("newest_issue", outcome, "report.md", NUMBER=number)[1]) == bool(called)
+
+
+def test_another_question_has_an_issue_of_its_own(ran):
+    said = ran("newest_issue", "failure", "report.md", NUMBER="", TITLE="Other libraries moved")[1]
+    assert said.startswith("issue create --title Other libraries moved")
