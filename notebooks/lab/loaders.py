@@ -11,6 +11,8 @@ AI-MO/NuminaMath-TIR             grpo   problem, solution, messages             
 trl-lib/DeepMath-103K            grpo   prompt, solution                                prompt, solution
 openai/gsm8k                     grpo   question, answer                                prompt, solution
 openai/gsm8k                     sft    question, answer                                prompt, completion
+reasoning-gym/<task>             grpo   made by the package of that name                prompt, solution,
+                                                                                        task
 
 Pairs that teach nothing are dropped, and their number is printed: UltraFeedback has pairs whose two
 answers are the same, and answers that are empty.
@@ -57,7 +59,8 @@ def load(
     system   str         optional: the system prompt; where answers have the tags SYSTEM, else none
     revision str         optional: a commit of the data set on the hub, so that rows stay the same
     say      function    called with a line that says how many pairs were dropped
-    options              of a task that the kit generates, as "instructions/1" (`lab.instructions`)
+    options              of a task that the kit generates, as "instructions/1" (`lab.instructions`), and of
+                         a task of reasoning-gym (`lab.gym`)
     returns  datasets.Dataset
 
     Raises ValueError for another name, stage or schema; ConnectionError, with the way on, when
@@ -67,6 +70,10 @@ def load(
         from lab import instructions
 
         return instructions.load(name, stage, split, n or 500, seed, **options)
+    if name.startswith("reasoning-gym/"):
+        from lab import gym
+
+        return gym.load(name, stage, split, n or 500, seed, system, **options)
     if options:
         raise ValueError(f"loaders: {name} has no options {sorted(options)}")
     if name not in DATASETS:

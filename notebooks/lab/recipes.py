@@ -79,7 +79,7 @@ def load(stage, of=None, seed=None, card_gib=None):
     if seed is not None:
         recipe["seed"] = seed
     recipe = for_a_server(sized(for_this_card(recipe), card_gib))
-    return standins.into(recipe) if recipe["profile"] in LONG else recipe
+    return standins.into(recipe) if recipe["profile"] in standins.PROFILES else recipe
 
 
 def for_a_server(recipe):

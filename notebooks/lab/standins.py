@@ -1,7 +1,9 @@
-"""Make small stand-ins for the models and data sets of the hub, so that the recipes of a GPU run without it.
+"""Make small stand-ins for the models and data sets of the hub, so that recipes of larger models run without them.
 
     python -m lab.standins build/standins                 make them: a model, three data sets
     LAB_STANDINS=build/standins LAB_PROFILE=t4 make lab   every recipe takes them instead of the hub's
+
+The profile `laptop` takes the stand-in model too, and keeps its own data, which is generated.
 
 With LAB_STANDINS set a recipe keeps its model's architecture, chat template, data schema, batch,
 rates and rewards. What changes is what needs the hub or an hour: where model and data come from, and
@@ -22,6 +24,7 @@ from pathlib import Path
 import torch
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+PROFILES = ("laptop", "t4", "a100")  # whose recipes take them
 ON_A_CPU = {"use_cpu": True, "fp16": False, "bf16": False}
 SMALL = {  # what a stage changes: numbers of steps and rows
     "base": {},
@@ -63,7 +66,8 @@ def into(recipe):
         return recipe
     small = dict(recipe)
     if "model" in recipe:
-        small["model"] = str(_there(folder() / recipe["model"].replace("/", "--")))
+        wanted = MODEL if recipe["model"].startswith("pypi:") else recipe["model"]
+        small["model"] = str(_there(folder() / wanted.replace("/", "--")))
     if "args" in recipe:
         small["args"] = recipe["args"] | SMALL[recipe["stage"]] | {"save_strategy": "no"}
     if "evaluate" in recipe:

