@@ -1,6 +1,7 @@
 # make lab      the whole chain on the embedded tiny model: base, SFT, DPO, GRPO, and a table
 # make laptop   lesson 09: a language model of 135 million parameters, trained on this CPU
 # make test     every test, the doctests and the notebooks
+# make test-solved  every notebook with its exercises solved, and with a mistake in each
 # make gpu      what the kit claims of an NVIDIA GPU, measured: at most 40 minutes, into build/gpu
 # make jupyter  JupyterLab on the first notebook
 # make mutants  how many planted errors the laws and doctests of reference_math catch
@@ -41,7 +42,7 @@ ENGINE_TESTS := tests/lab/test_vllm.py
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
-.PHONY: lab laptop model test test-engine gpu jupyter mutants rosetta-newest site rehearsal bundle lint reset clean environment
+.PHONY: lab laptop model test test-engine test-solved gpu jupyter mutants rosetta-newest site rehearsal bundle lint reset clean environment
 
 lab: environment
 	@$(if $(READY),LAB_READY=1) $(BIN)/python -m lab.chain
@@ -50,10 +51,10 @@ laptop: environment model
 	@LAB_PROFILE=instructions HF_HUB_OFFLINE=1 $(BIN)/python -m lab.chain
 
 # The tests need no network: whatever reached for the hub would fail on a machine that is offline.
-test test-engine: export HF_HUB_OFFLINE = 1
-test test-engine: export CI = 1
+test test-engine test-solved: export HF_HUB_OFFLINE = 1
+test test-engine test-solved: export CI = 1
 # A machine with a GPU would take its own profile, whose models and data are on the hub.
-test test-engine: export LAB_PROFILE = tiny
+test test-engine test-solved: export LAB_PROFILE = tiny
 test: environment model
 	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests \
 		--ignore=$(ENGINE_TESTS) --ignore=$(PROFILE_TESTS)
@@ -66,6 +67,15 @@ endif
 # The part of `test` that a smaller processor may see differently (.github/workflows/tests.yml).
 test-engine: environment
 	$(BIN)/python -m pytest $(ENGINE_TESTS) tests/lab/test_smaller_cpu.py
+
+# Every notebook with its solutions put in, then with a mistake in each exercise: the weekly form of what
+# tests/lab/test_puzzles.py does with each exercise's own cell.
+test-solved: export LAB_READY = 1
+test-solved: export LAB_RUNS = $(abspath build/solved/runs)
+test-solved: environment
+	$(BIN)/python tests/solved_notebooks.py build/solved/solutions --with solutions
+	$(BIN)/python tests/solved_notebooks.py build/solved/mistakes --with mistakes
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 build/solved/solutions build/solved/mistakes
 
 gpu: environment
 	$(BIN)/python tests/benchmarks/gpu.py
