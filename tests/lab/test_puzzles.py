@@ -211,6 +211,20 @@ def groups_by_counting(p, n, groups):
     return [one, -np.expm1(groups * np.log1p(-one))]
 
 
+def labels_by_rows(input_ids, prompt_lens, lengths, pad_id):
+    return [
+        [-100] * p + list(row[p:n]) + [-100] * (len(row) - n)
+        for row, p, n in zip(input_ids, prompt_lens, lengths)
+    ]
+
+
+def stopped_by_windows(values, limit, patience):
+    """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
+    sick = ~(np.array(values) <= limit)
+    ends = [i for i in range(patience - 1, len(sick)) if sick[i - patience + 1 : i + 1].all()]
+    return min([*ends, *np.flatnonzero(~np.isfinite(values))], default=-1)
+
+
 def wilson_by_its_definition(successes, n):
     """The shares p from which the one seen is 1.96 of p's own standard errors away."""
     share, z = successes / n, 1.959964
@@ -254,6 +268,8 @@ FOUND_OTHERWISE = {
     "8.2": pass_at_k_by_drawing,
     "8.3": paired_by_tossing,
     "10.1": groups_by_counting,
+    "11.1": labels_by_rows,
+    "11.2": stopped_by_windows,
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]
