@@ -123,3 +123,16 @@ def test_a_picture_of_a_notebook_has_a_text_and_it_reaches_the_slide(starts_kern
     notebook.cells[0].metadata["tags"] = ["slide"]
     (made,) = slides.slides_of(json.loads(nbformat.writes(notebook)))
     assert f'alt="{said}"' in made.shown
+
+
+@pytest.mark.parametrize("name", ["06_policy_gradient", "07_kl"])
+def test_every_picture_of_an_executed_lesson_has_a_text(
+    name, starts_kernels, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path))
+    notebook = nbformat.read(slides.NOTEBOOKS / f"{name}.ipynb", 4)
+    where = {"metadata": {"path": str(slides.NOTEBOOKS)}}
+    NotebookClient(notebook, timeout=300, resources=where).execute()
+    page = slides.deck(json.loads(nbformat.writes(notebook)), name)
+    found = re.findall("<img[^>]*>", page)
+    assert len(found) >= 5 and all(re.search(r'alt="[^"]{20,}"', img) for img in found)
