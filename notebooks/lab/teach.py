@@ -12,6 +12,7 @@ of other seeds and processors. A range is rounded outwards, so every chain lies 
     {{worlds GRPO, checked}}           the true reward of a trainer of lesson 05, over five worlds
     {{ways grpo greedy}}               a share of lesson 09, with its interval
     {{laptop minutes}}                 how long the stages of lesson 09 took, and where
+    {{rehearsal times}}                how long the lessons of the half day took, from ready stages
     {{chains all}}                         the chains themselves, one line for each
     {{prediction 02 QUESTION}}         a question that a cell of the lesson asks, with its options
     {{minutes 02}}                     the minutes of its exercises
@@ -27,6 +28,7 @@ import re
 from pathlib import Path
 
 from lab import pace, puzzles, ready, recipes
+from lab import rehearsal as timed
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "teach"
@@ -163,6 +165,33 @@ def listed():
     )
 
 
+def rehearsal():
+    """The times of the half day as a table, from `make rehearsal`, and where it was timed."""
+    found = json.loads((FOLDER / "rehearsal.json").read_text())
+    lines = [
+        "| lesson | wall s | processor s | its longest cell | wall s | processor s | load before |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in found["lessons"]:
+        cell = max(row["cells"], key=lambda cell: cell["cpu_s"])
+        of = "the set-up" if cell["cell"] == 1 else cell["of"]
+        lines.append(
+            f"| `{row['lesson']}` | {row['wall_s']:.0f} | {row['cpu_s']:.0f} | {of} | "
+            f"{cell['wall_s']:.0f} | {cell['cpu_s']:.0f} | {row['load']} |"
+        )
+    left = [n for n in timed.LESSONS if n not in {row["lesson"][:2] for row in found["lessons"]}]
+    lines += ["", f"Not timed yet: {', '.join(left)}."] if left else []
+    commits = ", ".join(f"`{c}`" for c in sorted({row["commit"] for row in found["lessons"]}))
+    lines += [
+        "",
+        f"By `{found['command']}` on {found['processor']}, {found['threads']} threads, torch",
+    ]
+    lines[-1] += (
+        f" {found['versions']['torch']}, trl {found['versions']['trl']}, commits {commits}."
+    )
+    return "\n".join(lines)
+
+
 def lesson(number):
     """The notebook whose name begins so."""
     return next((ROOT / "notebooks").glob(f"{number}*.ipynb"))
@@ -206,6 +235,7 @@ KINDS = {
     "worlds": worlds,
     "ways": lambda text: ways(*text.split()),
     "laptop": lambda text: laptop(),
+    "rehearsal": lambda text: rehearsal(),
     "chains": lambda text: listed(),
     "prediction": prediction,
     "minutes": minutes,

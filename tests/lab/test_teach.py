@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from lab import evaluate, ready, recipes, teach
+from lab import evaluate, ready, recipes, rehearsal, teach
 
 TEMPLATE = teach.TEMPLATE.read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\d\d) [^\n]*\n(.*?)(?=^#)", TEMPLATE, re.MULTILINE | re.DOTALL))
@@ -97,3 +97,16 @@ def test_an_unknown_figure_or_question_is_named():
         teach.filled("{{shares sft format_rate}}")
     with pytest.raises(ValueError, match="lesson 02 does not ask 'Why\\?'"):
         teach.filled("{{prediction 02 Why?}}")
+
+
+def test_each_run_of_the_half_day_takes_less_than_three_minutes():
+    """By processor time over the threads: the wall time of the record is that of other programs too."""
+    found = json.loads((teach.FOLDER / "rehearsal.json").read_text())
+    there = {row["lesson"][:2] for row in found["lessons"]}
+    assert (
+        there <= set(rehearsal.LESSONS) and len(there) >= 7
+    )  # the page names those that are not there
+    for row in found["lessons"]:
+        for cell in row["cells"]:
+            assert cell["cpu_s"] / found["threads"] < 180, (row["lesson"], cell["of"])
+        assert 0 < row["cpu_s"] <= found["threads"] * row["wall_s"] * 1.05
