@@ -5,7 +5,7 @@
 
 Source    Brantley et al., Optimal Advantage Regression, arXiv 2505.20686
           TRL: experimental A2POTrainer (1.16), beta1 0.5, beta2 1e-3, 8 answers per prompt
-Lesson    none
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_a2po.py, tests/parity/test_a2po.py
 
 Shapes    B completions, one per prompt, T positions; `optimal_value`: P prompts, n answers each.

@@ -501,7 +501,7 @@ LESSONS = {
     "05_gallery": ("IPO", "CPO", "SimPO", "AlphaPO", "ORPO", "KTO", "APO-zero unpaired", "BCO",
                    "reward model", "PRM", "RLOO", "PPO", "PPO's value loss", "leave-one-out baseline",
                    "GAE", "KL in the reward", "online DPO", "XPO", "Nash-MD", "GKD",
-                   "chunked reverse KL", "MiniLLM"),
+                   "chunked reverse KL", "MiniLLM", "A*-PO", "TPO", "SDFT", "ULD"),
     "07_kl": ("k1", "k2"),
     "08_measuring": ("temperature", "entropy"),
 }  # fmt: skip

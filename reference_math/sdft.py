@@ -4,7 +4,7 @@
 
 Source    Shenfeld et al., Self-Distillation Enables Continual Learning, arXiv 2601.19897; D is `gkd`'s
           TRL: SDFTTrainer, loss_utils.py (1.16)
-Lesson    none
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_sdft.py, tests/parity/test_sdft.py
 
 Shapes    B completions of the student, T positions, V tokens of vocabulary.

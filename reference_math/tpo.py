@@ -4,7 +4,7 @@
 
 Source    Saeidi et al., Triple Preference Optimization, arXiv 2405.16681
           TRL: experimental TPOTrainer (1.16)
-Lesson    none
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_tpo.py, tests/parity/test_tpo.py
 
 Shapes    B triples, T positions: 3B rows, the chosen answers, the rejected ones, the gold ones.

@@ -5,7 +5,7 @@
 Source    Boizard et al., Towards Cross-Tokenizer Distillation, arXiv 2402.12030: the Wasserstein
           distance of the two where every two different tokens are equally far from each other
           TRL: GOLDTrainer, ULDLoss (1.16)
-Lesson    none
+Lesson    notebooks/05_gallery.ipynb
 Proof     tests/laws/test_uld.py, tests/parity/test_uld.py
 
 Shapes    T positions that both tokenizers align, V student's and V' teacher's vocabulary.

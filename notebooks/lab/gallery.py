@@ -12,7 +12,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference_math import logprobs, optim
+from reference_math import (
+    a2po,
+    advantages,
+    cispo,
+    clip_cov,
+    dppo,
+    dro,
+    gmpo,
+    grpo,
+    kl_cov,
+    logprobs,
+    m2po,
+    optim,
+    rollout_is,
+    sapo,
+    sdft,
+    tpo,
+    uld,
+    vespo,
+)
 
 LETTERS = "abc."
 STOP = 3
@@ -197,6 +216,145 @@ def moved(theta, ref, pairs):
     """Compute by how many nats the chosen and the rejected answers of the data moved, on average."""
     gains = np.split(whole(theta, pairs) - whole(ref, pairs), 2)
     return {"chosen": float(gains[0].mean()), "rejected": float(gains[1].mean())}
+
+
+# Trainers that need more than one line -----------------------------------------------------------
+
+QUESTIONS = np.repeat(np.arange(P), 8)  # 8 answers to each in a step
+
+
+def optimal_advantage(ref, judge, beta, rng, n=64):
+    """A*-PO: V* of each question from n answers of the reference, once; then regression on fresh answers."""
+    asked = np.repeat(np.arange(P), n)
+    values = a2po.optimal_value(judge(sample(ref, asked, rng)).reshape(P, n), beta1=beta)
+
+    def gradient(theta, rng):
+        found = sample(theta, QUESTIONS, rng)
+        args = judge(found), values[found.prompts], found.completion_mask
+        g = a2po.loss_grad(logps(theta, found), logps(ref, found), *args, beta2=beta)
+        return grad(theta, found, g)
+
+    return gradient
+
+
+def triples(pairs, **options):
+    """TPO: pairs, and the chosen answers once more as the gold ones that it is fine-tuned on."""
+    three = join(pairs, pairs.take(np.arange(len(pairs.prompts) // 2)))
+
+    def gradient(theta, rng):
+        return grad(
+            theta, three, tpo.loss_grad(logps(theta, three), three.completion_mask, **options)
+        )
+
+    return gradient
+
+
+def self_distilled(informed):
+    """SDFT: the teacher is the policy with the demonstrations in view.
+
+    A table has no context; `informed` stands for what they do to it: the table that SFT made of them.
+    """
+
+    def gradient(theta, rng):
+        found = sample(theta, QUESTIONS, rng)
+        both = logits(theta, found), logits(informed, found), found.completion_mask
+        return scatter(found, sdft.loss_grad(*both, alpha=0.5))
+
+    return gradient
+
+
+def other_alphabet(teacher):
+    """ULD: the teacher's letters are not the student's, so only how sure it is can be compared."""
+
+    def gradient(theta, rng):
+        found = sample(theta, QUESTIONS, rng)
+        counted = found.completion_mask == 1
+        theirs = logits(teacher, found)[counted][
+            :, ::-1
+        ]  # in an order that the student does not know
+        push = np.zeros(logits(theta, found).shape)
+        push[counted] = uld.loss_grad(logits(theta, found)[counted], theirs)
+        return scatter(found, push)
+
+    return gradient
+
+
+# One batch, many updates ---------------------------------------------------------------------------
+
+OPEN, CLIP = ({"epsilon_low": e, "epsilon_high": e} for e in (np.inf, 0.2))
+MEAN = {"reduction": "bnpo"}
+TOKEN = MEAN | {"importance_sampling_level": "token"}
+GAMMA = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+M2 = {"threshold": 0.04, "constrained": "trust_region"}
+COV = {"share": 0.05, "cov_low": 0.5, "cov_high": 5.0}
+
+# name: (the gradient's function, its options).  The first group weighs every token, the second stops some.
+WEIGHING = {
+    "importance weight": (grpo.loss_grad, TOKEN | OPEN),
+    "CISPO": (cispo.loss_grad, TOKEN | {"epsilon_max": 2.0}),
+    "two-sided CISPO": (cispo.loss_grad, TOKEN | {"epsilon_max": 1.2, "epsilon_min": 0.8}),
+    "SAPO": (sapo.loss_grad, TOKEN | {"temperature_pos": 1.0, "temperature_neg": 1.05}),
+    "VESPO": (vespo.loss_grad, TOKEN | GAMMA),
+    "DRO": (dro.loss_grad, MEAN | {"beta": 0.3}),
+    "KL-Cov": (kl_cov.loss_grad, MEAN | {"share": 0.05, "kl_coef": 1.0}),
+}
+STOPPING = {
+    "GRPO": (grpo.loss_grad, TOKEN | CLIP),
+    "DAPO": (grpo.loss_grad, TOKEN | CLIP | {"epsilon_high": 0.28}),
+    "GSPO": (grpo.loss_grad, TOKEN | CLIP | {"importance_sampling_level": "sequence"}),
+    "GMPO": (gmpo.loss_grad, {"epsilon_low": 0.4, "epsilon_high": 0.4}),
+    "AIPO": (grpo.loss_grad, TOKEN | {"epsilon_low": np.inf, "epsilon_high": 1.0, "delta": 2.0}),
+    "DPPO-TV": (dppo.loss_grad, MEAN | {"divergence": "tv", "delta_low": 0.15, "delta_high": 0.15, "truncation": 3.0}),
+    "DPPO-KL": (dppo.loss_grad, MEAN | {"divergence": "kl", "delta_low": 0.05, "delta_high": 0.05, "truncation": 3.0}),
+    "rollout_is": (rollout_is.loss_grad, MEAN | {"clip_min": 0.5, "clip_max": 2.0}),
+    "Clip-Cov": (grpo.loss_grad, TOKEN | CLIP),
+    "M2PO": (grpo.loss_grad, TOKEN | OPEN),
+}  # fmt: skip
+POLICIES = WEIGHING | STOPPING
+
+
+def reusing(name, judge, updates=32):
+    """Return the gradient of one of POLICIES, of answers that are sampled anew once in so many updates.
+
+    On fresh answers the ratio is 1, and all are REINFORCE, but for Clip-Cov, which drops a few tokens, and
+    GMPO, whose mean is one over answers.
+    """
+    loss_grad, options = POLICIES[name]
+    kept, step = {}, itertools.count()
+
+    def gradient(theta, rng):
+        if next(step) % updates == 0:
+            found = sample(theta, QUESTIONS, rng)
+            a = advantages.group(judge(found), 8, ddof=1, eps=1e-4)
+            kept.update(found=found, rest=(logps(theta, found), a, found.completion_mask))
+        now, found, more = logps(theta, kept["found"]), kept["found"], {}
+        if name == "M2PO":
+            more = {"factor": m2po.keep_mask(now, *kept["rest"], **M2)}
+        elif name == "Clip-Cov":
+            more = {"factor": clip_cov.keep_mask(now, *kept["rest"], **COV, **CLIP, rng=rng)}
+        return grad(theta, found, loss_grad(now, *kept["rest"], **options, **more))
+
+    return gradient
+
+
+def reused(ref, judge, seeds=range(3)):
+    """Train with each of POLICIES on ten batches of 32 answers, 32 updates on each: {name: measures}.
+
+    A mean over samples of their own for each seed: ten batches are few, and one run is luck.
+    """
+    found = {}
+    for name in POLICIES:
+        ends = [
+            measures(train(reusing(name, judge), ref, steps=320, lr=0.1, seed=seed), ref)
+            for seed in seeds
+        ]
+        found[name] = {key: float(np.mean([end[key] for end in ends])) for key in ends[0]}
+    return found
+
+
+def mean_of(found, names, key):
+    """Return the mean of one measure over some of the trainers."""
+    return float(np.mean([found[name][key] for name in names]))
 
 
 # Pictures --------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 from lab import gallery, gallery_worlds
 
+from reference_math import cpo_trainer
+
 
 def a_policy(seed=0):
     return gallery.reference(np.random.default_rng(seed))
@@ -75,6 +77,42 @@ def test_the_judge_prefers_the_better_answer_more_often_the_sharper_he_is():
     assert abs(rates[0] - 0.5) < 0.1 and rates[0] < rates[1] < rates[2] == 1.0
 
 
+def test_on_fresh_answers_the_policy_losses_are_reinforce_and_on_used_ones_no_two_are_alike():
+    theta, fresh, used = a_policy(), {}, {}
+    away = np.random.default_rng(1).normal(size=theta.shape)
+    for name in gallery.POLICIES:
+        gradient = gallery.reusing(name, gallery.reward, updates=4)
+        fresh[name] = gradient(theta, np.random.default_rng(0))
+        rng = np.random.default_rng(0)  # near, and beyond every cap
+        used[name] = np.stack([gradient(theta + far * away, rng) for far in (0.1, 0.2, 1.0)])
+    for name, got in fresh.items():
+        if name not in ("GMPO", "Clip-Cov"):
+            np.testing.assert_allclose(got, fresh["GRPO"], rtol=1e-9, atol=1e-12)
+    assert np.abs(fresh["GMPO"] - fresh["GRPO"]).max() > 1e-3
+    for i, one in enumerate(used):
+        for other in [*used][:i]:
+            assert np.abs(used[one] - used[other]).max() > 1e-9, (one, other)
+
+
+def test_tpo_with_the_chosen_as_gold_answers_is_cpo():
+    theta = a_policy()
+    pairs = gallery.judged_pairs(theta, 4, np.random.default_rng(1))
+    got = gallery.triples(pairs, beta=0.3)(theta, None)
+    push = cpo_trainer.loss_grad(gallery.logps(theta, pairs), pairs.completion_mask, beta=0.3)
+    np.testing.assert_allclose(got, gallery.grad(theta, pairs, push), rtol=1e-9, atol=1e-12)
+
+
+def test_a_teacher_with_another_alphabet_tells_how_sure_to_be_and_not_of_what():
+    """Whatever the order of its letters, the push is the same."""
+    theta, teacher = a_policy(), a_policy(1)
+    pushes = [
+        gallery.other_alphabet(t)(theta, np.random.default_rng(0))
+        for t in (teacher, teacher[..., [2, 0, 3, 1]])
+    ]
+    np.testing.assert_allclose(*pushes, rtol=1e-12, atol=1e-15)
+    assert np.abs(pushes[0]).max() > 1e-3
+
+
 def test_it_needs_no_torch():
     script = "import sys; from lab import check, gallery, show; print('torch' in sys.modules)"
     done = subprocess.run(
@@ -91,6 +129,9 @@ def test_what_the_lesson_says_of_five_worlds_stands_in_each_of_them():
         assert max(on_pairs) < min(r["RLOO"], r["PPO"])
         assert max(r["RLOO"], r["PPO"]) < r["RLOO, checked"]
         assert min(r["GKD"], r["Distillation"]) > r["RLOO, 30 steps"]
+        assert max(on_pairs) < r["A*-PO"] < r["RLOO, checked"]
+        assert max(abs(r["TPO"] - r["CPO"]), abs(r["SDFT"] - r["SFT"])) < 0.05
+        assert r["ULD"] < r["GKD"] - 1
     assert len({max(("DPO", "IPO"), key=r.get) for r in worlds}) == 2  # which leads is luck
 
 
