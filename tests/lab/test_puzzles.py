@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import lab
@@ -61,13 +62,16 @@ def nf4_by_looking(weights, codebook):
     return [scale * min(codebook, key=lambda c, w=w: abs(c - w / scale)) for w in weights]
 
 
+@cache  # the rank of 896 x 4864 takes seconds, and nine tests ask for the same layers
+def made_layer(n_out, n_in, r):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((r, n_in)), rng.standard_normal((n_out, r))
+    return [a.size + b.size, (b @ a).size, min(n_out, n_in, np.linalg.matrix_rank(b @ a))]
+
+
 def lora_by_making_it(out_features, in_features, r):
-    rows = []
-    for n_out, n_in in zip(out_features, in_features):
-        rng = np.random.default_rng(0)
-        a, b = rng.standard_normal((r, n_in)), rng.standard_normal((n_out, r))
-        rows.append([a.size + b.size, (b @ a).size, min(n_out, n_in, np.linalg.matrix_rank(b @ a))])
-    return np.transpose(rows)
+    layers = zip(out_features, in_features)
+    return np.transpose([made_layer(int(n_out), int(n_in), r) for n_out, n_in in layers])
 
 
 def bradley_terry_by_autograd(chosen, rejected):
