@@ -25,7 +25,7 @@ beside it, where none uses the method itself.
 def text() -> str:
     """Return the whole file as one string."""
     families = dict.fromkeys(objective.family for objective in catalogue.OBJECTIVES)
-    return HEAD + "".join(_section(family) for family in families) + _rest()
+    return HEAD + "".join(_section(family) for family in families) + _absent() + _rest()
 
 
 def _section(family):
@@ -56,6 +56,14 @@ def _lesson(path, said=""):
 
 def _link(name):
     return f"[`{name}`]({name.partition('.')[0]}.py)"
+
+
+def _absent():
+    """What other libraries have and this package has not."""
+    rows = [[", ".join(a.names), a.what, a.libraries, a.paper] for a in catalogue.NOT_HERE]
+    lines = [["method", "what it is", "who has it", "paper"], ["---"] * 4, *rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"\n## Not here\n\n{table}\n"
 
 
 def _rest():

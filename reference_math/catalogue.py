@@ -492,6 +492,40 @@ OBJECTIVES = (
 )  # fmt: skip
 
 
+class Absent(NamedTuple):
+    """A method that a library has and this package has not: its names, who has it, what it is, the paper if checked."""
+
+    names: tuple
+    libraries: str
+    what: str
+    paper: str = ""
+
+
+NOT_HERE = (
+    Absent(("FIPO",), "ms-swift", "PPO's clip, each token weighed by the discounted log-ratios after it", "arXiv 2603.19835"),
+    Absent(("REAL",), "ms-swift", "a group's right and wrong answers against each other by their mean log-ratio", "arXiv 2602.05630"),
+    Absent(("RLSD",), "ms-swift", "advantages scaled by the clipped ratio to a teacher", "arXiv 2604.03128"),
+    Absent(("SDAR",), "ms-swift", "a gated log-ratio to a teacher beside the policy loss", "arXiv 2605.15155"),
+    Absent(("CHORD",), "Trinity-RFT, ms-swift", "GRPO and SFT in one loss, SFT weighed by p (1 - p)", "arXiv 2508.11408"),
+    Absent(("RAE", "role-conditioned advantage"), "prime-rl", "the reward less a running mean of its role's", "arXiv 2506.24119"),
+    Absent(("TOPR",), "Trinity-RFT", "REINFORCE; ratios up to 1 where the advantage is negative", "arXiv 2503.14286"),
+    Absent(("GPG",), "verl", "`advantages.dr_grpo` times rows over rewards that are not 0, then `reinforce`"),
+    Absent(("rejection by divergence", "token_k1"), "verl, OpenRLHF, AReaL, SkyRL",
+           "drop what lies outside a band of k1, k2, k3, the binary KL or total variation to the sampler"),
+    Absent(("optimal token baseline",), "verl", "a baseline for each token, weighed by the gradients' squared norms"),
+    Absent(("OPMD",), "Trinity-RFT", "the reward less a soft maximum of the group's"),
+    Absent(("AsymRE",), "Trinity-RFT", "the reward less a baseline a little under the mean"),
+    Absent(("REC", "REC one-side", "REC ring"), "Trinity-RFT", "REINFORCE within PPO's clip region, or a ring around it"),
+    Absent(("simple policy optimisation", "Trinity's sPPO"), "Trinity-RFT", "the log-ratio instead of the ratio, within a band"),
+    Absent(("Clip_B",), "Trinity-RFT", "drop negative tokens far below the batch in p (H + log p)"),
+    Absent(("k3+", "absolute KL", "w k1"), "verl, open-instruct", "k3's value with k2's gradient; the size of k1; k1 times the ratio"),
+    Absent(("shifted BCO-pair",), "ms-swift", "`dpo_pointwise.bco_pair` less a running mean of its rewards"),
+    Absent(("Huber value loss",), "AReaL", "`ppo.value_loss` with Huber's loss for the square"),
+    Absent(("value loss without the half",), "slime", "twice `ppo.value_loss`"),
+    Absent(("positive-example NLL", "positive_nll_coef"), "cosmos-rl", "a policy loss plus `sft.nll` of the right answers, as VAPO"),
+)  # fmt: skip
+
+
 LESSONS = {
     "01_sft": ("SFT", "token log-probabilities"),
     "02_dpo": ("DPO", "MPO", "implicit reward"),
@@ -551,6 +585,10 @@ def find(name: str) -> Entry:
     ('grpo.loss', 'dr_grpo', 'arXiv 2503.20783')
     """
     known = _names()
+    absent = next((a for a in NOT_HERE if _key(name) in map(_key, a.names)), None)
+    if absent and _key(name) not in known:
+        source = ", ".join(filter(None, (absent.libraries, absent.paper)))
+        raise ValueError(f"{absent.names[0]} is not here ({source}): {absent.what}")
     if _key(name) not in known:
         begun = [key for key in known if _key(name) and key.startswith(_key(name))]
         near = [*begun[:3], *get_close_matches(_key(name), known, n=3, cutoff=0.5)]

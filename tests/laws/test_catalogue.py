@@ -102,6 +102,21 @@ def test_an_unknown_name_is_refused_with_what_is_near():
         reference_math.find("?")
 
 
+def test_what_other_libraries_have_and_this_one_has_not_is_said():
+    known = catalogue._names()
+    for absent in catalogue.NOT_HERE:
+        assert absent.libraries and absent.what
+        for name in absent.names:
+            assert catalogue._key(name) not in known, name
+            with pytest.raises(ValueError, match=rf"^{re.escape(absent.names[0])} is not here"):
+                reference_math.find(name)
+        for function in re.findall(r"`(\w+\.\w+)`", absent.what):
+            assert callable(catalogue.function(function))
+    with pytest.raises(ValueError, match=r"FIPO is not here \(ms-swift, arXiv 2603.19835\)"):
+        reference_math.find("fipo")
+    assert "## Not here" in _index.text()
+
+
 def test_no_name_means_two_methods():
     names = [key for o in OBJECTIVES for key in {catalogue._key(name) for name in o.names}]
     assert [name for name in names if names.count(name) > 1] == []
