@@ -222,6 +222,13 @@ def labels_by_rows(input_ids, prompt_lens, lengths, pad_id):
     ]
 
 
+def cut_by_tokens(prompt_lens, lengths, max_length):
+    """Each row written out: p of the prompt, a of the answer, E."""
+    rows = ["p" * p + "a" * (n - p - 1) + "E" for p, n in zip(prompt_lens, lengths)]
+    kept = [row[:max_length] for row in rows]
+    return [[len(row.replace("p", "")) for row in kept], ["E" in row for row in kept]]
+
+
 def stopped_by_windows(values, limit, patience):
     """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
     sick = ~(np.array(values) <= limit)
@@ -274,6 +281,7 @@ FOUND_OTHERWISE = {
     "10.1": groups_by_counting,
     "11.1": labels_by_rows,
     "11.2": stopped_by_windows,
+    "12.1": cut_by_tokens,
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]

@@ -14,13 +14,23 @@ Proof     tests/lab/test_puzzles.py
 
 from difflib import get_close_matches
 
-from lab.puzzles import clinic, distances, leaks, measures, numbers, policies, preferences, tokens
+from lab.puzzles import (
+    clinic,
+    cuts,
+    distances,
+    leaks,
+    measures,
+    numbers,
+    policies,
+    preferences,
+    tokens,
+)
 from lab.puzzles.engine import Puzzle
 from lab.puzzles.record import progress
 
 __all__ = ["ALL", "Puzzle", "progress", "puzzle"]
 
-_MODULES = (tokens, numbers, preferences, policies, distances, measures, leaks, clinic)
+_MODULES = (tokens, numbers, preferences, policies, distances, measures, leaks, clinic, cuts)
 ALL = {
     found.number: found
     for module in _MODULES
