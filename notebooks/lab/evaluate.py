@@ -23,6 +23,9 @@ from transformers import GenerationConfig
 
 from lab import bars, tasks, verified
 from rewards import accuracy_reward, format_reward
+from rewards.brackets import matching
+
+BOX = "\\boxed{"
 
 
 def wilson(successes, n, z=1.959964):
@@ -106,10 +109,18 @@ def sample(model, tok, prompts, seed, max_new_tokens=64, batch_size=600, tempera
 
 @torch.no_grad()
 def written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
-    """Sample as `sample` does; returns (text, whether it ended by itself) for each prompt."""
+    """Sample as `sample` does; returns (text, whether it ended by itself) for each prompt.
+
+    Raises ValueError for a model without an end of an answer.
+    """
     found = []
     with torch.random.fork_rng(), _pure(model):
         ends = model.generation_config.eos_token_id
+        if ends is None:
+            raise ValueError(
+                "evaluate: the model names no token that ends an answer, so none would end; set "
+                "model.generation_config.eos_token_id to the one that its chat template writes"
+            )
         ends = torch.tensor(ends if isinstance(ends, list) else [ends])
         torch.manual_seed(seed)
         for start in bars.over(range(0, len(prompts), batch_size), "sampling"):
@@ -218,7 +229,7 @@ def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64, pass_n=
     """Score a plain model on problems of a data set with the columns prompt and solution.
 
     Each problem is judged twice. Strict: the answer stands in the tags that the prompt asks for.
-    Lenient: the last box or number of the text is right, whatever the form. Strict alone hides what
+    Lenient: that, or the last box or number of the text is right, whatever the form. Strict alone hides what
     a model knew before it had learnt the form; lenient alone hides that it learnt the form.
 
     pass_n    of so many of the problems draw k answers each, for pass@k and the majority (`best_of_k`)
@@ -236,14 +247,19 @@ def on_rows(model, tok, rows, max_new_tokens=400, seed=0, batch_size=64, pass_n=
     greedy = sample(model, tok, prompts, seed, temperature=0.0, **write)
     texts = [text for text, _ in sampled]
     right, verdicts = right_of(texts, golds), right_of(greedy, golds)
+
+    def leniently(texts, strictly):
+        free = right_of([freely(text) for text in texts], golds)
+        return sum(a or b for a, b in zip(strictly, free, strict=True)) / n
+
     scores = {
         **rate("heldout", sum(right), n),
         "heldout_n": n,
-        "lenient_accuracy": sum(right_of([freely(text) for text in texts], golds)) / n,
+        "lenient_accuracy": leniently(texts, right),
         "format_rate": sum(r == 1.0 for r in format_reward(completions=texts)) / n,
         "ended_rate": sum(ended for _, ended in sampled) / n,
         **rate("greedy", sum(verdicts), n),
-        "greedy_lenient": sum(right_of([freely(text) for text in greedy], golds)) / n,
+        "greedy_lenient": leniently(greedy, verdicts),
         "verdicts": verdicts,
     }
     if pass_n:
@@ -258,7 +274,9 @@ def in_tags(text):
     >>> in_tags("She pays 3 * 4 = 12 dollars, so 1,012.50 are left.")
     '<think>.</think><answer>1,012.50</answer>'
     """
-    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    opened = text.rfind(BOX) + len(BOX) - 1
+    closed = matching(text, opened) if BOX in text else None
+    found = [text[opened + 1 : closed]] if closed else []
     found = found or re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     return f"<think>.</think><answer>{found[-1].rstrip(',')}</answer>" if found else ""
 

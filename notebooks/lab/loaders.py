@@ -11,6 +11,8 @@ AI-MO/NuminaMath-TIR             grpo   problem, solution, messages             
 trl-lib/DeepMath-103K            grpo   prompt, solution                                prompt, solution
 openai/gsm8k                     grpo   question, answer                                prompt, solution
 openai/gsm8k                     sft    question, answer                                prompt, completion
+HuggingFaceH4/MATH-500           grpo   problem, solution, answer, subject, level,      prompt, solution
+                                        unique_id; a test split alone
 reasoning-gym/<task>             grpo   made by the package of that name                prompt, solution,
                                                                                         task
 
@@ -85,6 +87,8 @@ def load(
         names = [other for other, (kind, *_) in DATASETS.items() if kind == stage]
         names += [other for other, kind in ALSO if kind == stage]
         raise ValueError(f"loaders: {name} is for {of}; for {stage} there are {names}")
+    if name == "HuggingFaceH4/MATH-500" and split != "test":
+        raise ValueError(f"loaders: {name} has a test split alone, to score on: split: test")
     path = word_problems.found(path, split) if path else standins.file(name, split)
     rows = _from_file(path) if path else _from_hub(name, config, split, revision)
     missing = set(columns) - set(rows.column_names)
@@ -116,6 +120,11 @@ def ultrafeedback(row, system):
 def numina(row, system):
     """Take the worked solution as the gold: rewards reads its last box."""
     return {"prompt": _asked(row["problem"], system), "solution": row["solution"]}
+
+
+def math_500(row, system):
+    """Take the short answer as the gold, in LaTeX: what the box of the worked solution holds."""
+    return {"prompt": _asked(row["problem"], system), "solution": row["answer"]}
 
 
 def deepmath(row, system):
@@ -151,6 +160,7 @@ DATASETS = {  # name: stage, conversion, columns on the hub, configuration on th
     "trl-lib/ultrafeedback_binarized": ("dpo", ultrafeedback, ("chosen", "rejected"), None),
     "AI-MO/NuminaMath-TIR": ("grpo", numina, ("problem", "solution"), None),
     "trl-lib/DeepMath-103K": ("grpo", deepmath, ("prompt", "solution"), None),
+    "HuggingFaceH4/MATH-500": ("grpo", math_500, ("problem", "answer"), None),
     "openai/gsm8k": ("grpo", gsm8k, ("question", "answer"), "main"),
 }
 

@@ -1,8 +1,18 @@
-"""Report what was learnt, stage by stage: a table for the terminal and runs/report.html."""
+"""Report what was learnt, stage by stage: a table for the terminal and runs/report.html.
 
+python -m lab.report                                       what stands in the profile of this machine
+LAB_PROFILE=laptop python -m lab.report --train            first every stage that is not up to date
+... --train --out laptop.json                              and its scores, with processor and versions
+"""
+
+import argparse
 import base64
 import html
 import io
+import json
+import shlex
+import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -101,6 +111,50 @@ def _table_html():
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def record(command):
+    """Return the scores of every finished stage, with the command, processor and versions that gave them."""
+    from lab import pace
+
+    kept = (
+        "recipe_hash",
+        "base_model",
+        "wall_s",
+        "peak_rss_mb",
+        "gpu",
+        "peak_gpu_mb",
+        "commit",
+        "seed",
+    )
+    stages = {}
+    for stage in recipes.STAGES:
+        if m := runs.manifest(stage):
+            scores = {k: v for k, v in m.items() if k.startswith(("heldout", "greedy", "pass_"))}
+            scores |= {k: m[k] for k in ("lenient_accuracy", "format_rate", *kept) if k in m}
+            stages[stage] = scores
+    found = {"command": command, "profile": recipes.profile(), **pace.processor()}
+    return found | {"versions": runs.versions(), "stages": stages}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.report", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--train", action="store_true", help="first make what is not up to date")
+    parser.add_argument("--seed", type=int, help="with --train: instead of the recipes' own")
+    parser.add_argument("--out", type=Path, help="write the scores as JSON too")
+    args = parser.parse_args(argv)
+    if args.train:
+        from lab import train
+
+        for stage in recipes.STAGES:
+            train.ensure(stage, seed=args.seed, long_runs=True)
+    print(f"\n{table()}\n\nreport: {runs.shown(write())}")
+    if args.out:
+        command = shlex.join(["python", "-m", "lab.report", *(argv or sys.argv[1:])])
+        args.out.write_text(json.dumps(record(command), indent=1) + "\n")
+        print(f"scores: {args.out}")
+
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>posttraining-lab: what was learnt</title>
 <style>
@@ -115,3 +169,7 @@ with a carry. pass@16: a right answer among 16 samples, on 100 of the problems.<
 {body}
 </body></html>
 """
+
+
+if __name__ == "__main__":
+    main()

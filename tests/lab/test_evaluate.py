@@ -233,6 +233,42 @@ def test_held_out_rows_of_a_file_are_scored_and_named_by_a_hash(untrained):
     assert evaluate.score(*untrained, recipe, seed=3)["heldout_hash"] != first["heldout_hash"]
 
 
+MATH_500 = {"name": "HuggingFaceH4/MATH-500", "split": "test"}
+MATH_500["path"] = str(Path(__file__).parent / "data" / "math_500.jsonl")
+
+
+def test_math_500_is_scored_with_the_extraction_of_the_reward(untrained, monkeypatch):
+    """Fractions, two roots in the other order and a point in polar coordinates, in the tags or in a box."""
+    recipe = {"stage": "grpo", "evaluate": MATH_500 | {"n": 4, "max_new_tokens": 4, "pass_n": 2}}
+    recipe["evaluate"]["k"] = 2
+    recipes.check(recipe, "a recipe")
+    scores = evaluate.score(*untrained, recipe)
+    assert (scores["heldout_n"], scores["pass_n"], scores["pass_k"]) == (4, 2, 2)
+    rows = evaluate.heldout(recipe)
+    right = {"fraction": "11/12", "x^2": "3, 2", "polar": r"(4, \\pi/2)", "least": "5"}
+    said = [
+        next(a for key, a in right.items() if key in row["prompt"][-1]["content"]) for row in rows
+    ]
+    forms = ["<think>so</think><answer>{}</answer>", r"It is \\boxed{{{}}}."]
+    for form, strict in zip(forms, (4, 0)):
+        texts = [(form.format(answer), True) for answer in said]
+        monkeypatch.setattr(evaluate, "written", lambda *args, texts=texts, **kwargs: texts)
+        scores = evaluate.on_rows(None, None, rows)
+        assert (scores["heldout_correct"], scores["lenient_accuracy"]) == (strict, 1.0)
+
+
+def test_a_model_without_an_end_of_an_answer_is_one_clear_error(untrained):
+    plain, tok = untrained
+    own, endless = plain.generation_config, copy.deepcopy(plain.generation_config)
+    endless.eos_token_id = None
+    plain.generation_config = endless
+    try:
+        with pytest.raises(ValueError, match="names no token that ends an answer"):
+            evaluate.sample(plain, tok, PROMPTS, seed=0, max_new_tokens=2)
+    finally:
+        plain.generation_config = own
+
+
 def test_every_held_out_row_is_of_the_commit_that_the_recipe_names(monkeypatch):
     from lab import loaders
 
@@ -255,6 +291,7 @@ def test_every_held_out_row_is_of_the_commit_that_the_recipe_names(monkeypatch):
     ("text", "number"),
     [
         ("so \\boxed{12}, not 13", "12"),
+        (r"first \boxed{3}, then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         ("1, 2 and then 1,234.5", "1,234.5"),
         ("it is -7.", "-7"),
         ("10, or so", "10"),

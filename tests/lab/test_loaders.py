@@ -17,12 +17,15 @@ FILES = {
     "trl-lib/ultrafeedback_binarized": "ultrafeedback_binarized.jsonl",
     "AI-MO/NuminaMath-TIR": "numinamath_tir.jsonl",
     "trl-lib/DeepMath-103K": "deepmath_103k.jsonl",
+    "HuggingFaceH4/MATH-500": "math_500.jsonl",
     "openai/gsm8k": "gsm8k.jsonl",
 }
 GRPO = [name for name, (stage, *_) in loaders.DATASETS.items() if stage == "grpo"]
 
 
 def load(name, **options):
+    if name == "HuggingFaceH4/MATH-500":  # it has no other split
+        options.setdefault("split", "test")
     return loaders.load(name, path=DATA / FILES[name], **options)
 
 
@@ -58,6 +61,7 @@ def test_every_gold_can_be_verified(name):
     [
         ("AI-MO/NuminaMath-TIR", ["32", "x = 2", "3/8"]),
         ("trl-lib/DeepMath-103K", [r"\frac{3}{2}", "yes", "1", r"\sqrt2"]),
+        ("HuggingFaceH4/MATH-500", ["11/12", "3, 2", r"(4, \frac{\pi}{2})", "5"]),
         ("openai/gsm8k", ["22", r"\$4", "15000"]),
     ],
 )
@@ -103,6 +107,11 @@ def test_another_name_or_stage_says_which_there_are():
         loaders.load("gsm9k")
     with pytest.raises(ValueError, match="for grpo; for dpo there are.*ultrafeedback"):
         loaders.load("openai/gsm8k", "dpo")
+
+
+def test_a_benchmark_with_a_test_split_alone_is_not_trained_on():
+    with pytest.raises(ValueError, match="MATH-500 has a test split alone"):
+        load("HuggingFaceH4/MATH-500", split="train")
 
 
 def test_another_schema_says_what_is_missing():

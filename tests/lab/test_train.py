@@ -204,6 +204,16 @@ def test_the_report_holds_every_stage_and_is_one_file(small):
     assert "| sft" in report.table()
 
 
+def test_the_report_s_command_keeps_the_scores_of_every_stage_with_where_they_come_from(
+    small, tmp_path, capsys
+):
+    report.main(["--out", str(tmp_path / "scores.json")])
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    assert {"base", "sft"} <= set(kept["stages"]) and kept["processor"] and kept["versions"]
+    assert kept["stages"]["sft"]["heldout_ci95"] == runs.manifest("sft")["heldout_ci95"]
+    assert "lab.report --out" in kept["command"] and "| sft" in capsys.readouterr().out
+
+
 def test_a_model_of_one_style_gives_no_pairs_and_says_so():
     wrong = {"a": 12, "b": 34, "text": "", "style": "terse", "right": False}
     with pytest.raises(ValueError, match="no pairs: 1 completions, 0 of them right"):
