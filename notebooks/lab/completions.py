@@ -55,9 +55,9 @@ def _engine(folder, seed):
 
 @contextmanager
 def _generate(folder, seed):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = plain(folder)
     tok = AutoTokenizer.from_pretrained(folder)
     seeds = iter(range(seed, 10**9))  # a new seed per call, as an engine goes on drawing
 
@@ -69,3 +69,12 @@ def _generate(folder, seed):
         return [found[i : i + n] for i in range(0, len(found), n)]
 
     yield few
+
+
+def plain(folder):
+    """Load the model of a folder to sample or to score: in float32, on the GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from lab import bars, completions, evaluate, instructions, pace, recipes, runs, train, vllm
 from reference_math.torch import logprobs
@@ -35,6 +35,8 @@ WAYS = {
     "dpo": "DPO on its own pairs",
     "grpo": "GRPO, online",
 }
+# What `measure` gives for every text, which no kept file holds whole.
+LISTS = ("texts", "verdicts", "greedy_texts", "greedy_verdicts")
 
 
 def plain(stage, seed=None):
@@ -146,7 +148,7 @@ def distance(folder, base, rows, texts, batch=16):
 @torch.no_grad()
 def token_logps(folder, tok, prompts, texts, batch=16):
     """Compute the log-probabilities of each completion's tokens and of its end; and how many those are."""
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = completions.plain(folder)
     found, lengths = [], []
     for start in bars.over(range(0, len(texts), batch), "scoring"):
         few = range(start, min(start + batch, len(texts)))
@@ -157,6 +159,7 @@ def token_logps(folder, tok, prompts, texts, batch=16):
         said = [[*tok(texts[i])["input_ids"], tok.eos_token_id] for i in few]
         ids = [q + a for q, a in zip(asked, said)]
         rows = tok.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
+        rows = rows.to(model.device)
         logits = model(**rows).logits[:, :-1]
         logps = logprobs.per_token_logps(logits, rows["input_ids"][:, 1:])
         found += [p[len(q) - 1 : len(q) - 1 + len(a)] for p, q, a in zip(logps, asked, said)]
@@ -195,8 +198,7 @@ def compare(n=400, scored=128, stages=tuple(WAYS), seed=0):
 def record(found, command):
     """Return what is kept of a comparison: its figures, a few texts, and where they come from."""
     rows = instructions.rows(found["base"]["n"], split="heldout", seed=1)
-    lists = ("texts", "verdicts", "greedy_texts", "greedy_verdicts")
-    figures = {s: {k: v for k, v in m.items() if k not in lists} for s, m in found.items()}
+    figures = {s: {k: v for k, v in m.items() if k not in LISTS} for s, m in found.items()}
     texts = [
         {"instruction": rows[i]["prompt"][-1]["content"]}
         | {stage: found[stage]["texts"][i] for stage in found}
