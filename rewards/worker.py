@@ -49,7 +49,7 @@ def main(parameters: Mapping[str, Any]) -> None:
         _send(answers, {"worn": worn, "cpu_s": time.process_time(), **reply})
 
 
-def load():
+def load() -> dict:
     """Return the jobs of mathematics, each run once."""
     from rewards.policy import judge, judge_gold
 

@@ -17,12 +17,15 @@ from pathlib import Path
 
 import torch
 
-from lab import evaluate, instructions, pace, recipes, runs, show, three_ways, train, vllm
+from lab import instructions, pace, recipes, runs, show, three_ways, train, vllm
 
 KEPT = Path(__file__).with_suffix(".json")
 # name: (stage, what is other than in the recipe of the profile instructions)
 RUNS = {
-    "untrained, in NF4": ("grpo", {"args": {"max_steps": 0}}),  # the control: what the 4 bits do alone
+    "untrained, in NF4": (
+        "grpo",
+        {"args": {"max_steps": 0}},
+    ),  # the control: what the 4 bits do alone
     "rejection sampling + SFT": ("sft", {}),
     "DPO": ("dpo", {}),
     "GRPO": ("grpo", {}),
