@@ -17,7 +17,6 @@ Proof     tests/parity/test_tables.py
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +121,8 @@ def verdict(rows: Sequence[Any], gaps: dict[str, float] | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    import argparse  # reference_math is loaded whole by `find`, and needs it here alone
+
     first = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m reference_math.rosetta", description=first)
     parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help="none, one or two")
