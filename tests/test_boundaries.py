@@ -67,8 +67,8 @@ def test_all_of_reference_math_loads_in_about_the_time_of_numpy_alone():
         "print((time.perf_counter() - middle) / (middle - start))"
     )
     assert (
-        min(python(script) for _ in range(3)) < 1.0
-    )  # 0.3 measured; best of three: machines stall
+        min(python(script) for _ in range(3)) < 2.0
+    )  # 0.3 to 1.1 measured, by processor; best of three: machines stall
 
 
 def test_rewards_never_bring_torch_in():
