@@ -29,6 +29,7 @@ RUNS = {
     "rejection sampling + SFT": ("sft", {}),
     "DPO": ("dpo", {}),
     "GRPO": ("grpo", {}),
+    "GRPO, 64 steps": ("grpo", {"args": {"max_steps": 64}}),
     "GRPO, KL term": ("grpo", {"args": {"beta": 0.05}}),
     "GRPO, the topic a rule": ("grpo", {"data": {"options": {"n": 600, "mentions": True}}}),
 }
@@ -55,24 +56,28 @@ def run(name, seed=0, n=400, scored=128, **args):
                of GRPO also curve, the share of each step's completions that keep all rules
     """
     chosen, base = recipe(name, seed, **args), three_ways.plain("base")
-    built = train.trainer(chosen)
-    began = time.perf_counter()
-    if built.args.max_steps:
+    history, seconds = [], 0.0
+    if chosen["args"]["max_steps"]:
+        built = train.trainer(chosen)
+        began = time.perf_counter()
         built.train()
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        policy, tok, history = built.model, built.processing_class, built.state.log_history
+        if getattr(built, "use_vllm", False):
+            vllm.release(built)
+    else:
+        policy, tok = train.load(chosen)
     mentions = chosen["data"].get("options", {}).get("mentions", False)
     rows = instructions.rows(n, split="heldout", seed=1, mentions=mentions)
     with tempfile.TemporaryDirectory() as folder:
-        vllm.served(built.model).save_pretrained(folder)
-        built.processing_class.save_pretrained(folder)
-        if getattr(built, "use_vllm", False):
-            vllm.release(built)
+        vllm.served(policy).save_pretrained(folder)
+        tok.save_pretrained(folder)
         found = three_ways.measure(folder, rows, seed=seed)
         some = rows.select(range(min(scored, n)))
         found |= three_ways.distance(folder, base, some, found["texts"][: len(some)])
     found["examples"] = found["texts"][:8]
     found = {k: v for k, v in found.items() if k not in three_ways.LISTS}
-    logged = [e["instruction/all"] for e in built.state.log_history if "instruction/all" in e]
+    logged = [e["instruction/all"] for e in history if "instruction/all" in e]
     return {"run": name, "seed": seed, "seconds": round(seconds, 1), **found, "curve": logged}
 
 
@@ -99,6 +104,13 @@ def table(rows):
             }
         )
     return lines
+
+
+def markdown(rows):
+    """Return the table as Markdown, for the README."""
+    lines = table(rows)
+    cells = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
 def where(command):

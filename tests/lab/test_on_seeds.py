@@ -1,7 +1,9 @@
 """Runs of the real model on several seeds: what each changes in its recipe, and one short run whole."""
 
+from pathlib import Path
+
 import pytest
-from lab import on_seeds, recipes, three_ways, vllm
+from lab import evaluate, on_seeds, recipes, three_ways, vllm
 
 
 def test_a_run_changes_what_its_name_says_and_nothing_else():
@@ -38,3 +40,23 @@ def test_a_short_run_trains_the_real_model_and_measures_it(tmp_path, monkeypatch
     assert kept["n"] == 4 and "mentions" in kept["rules"] and "mentions" not in control["rules"]
     assert kept["kl"] != control["kl"] != 0  # 4 bits alone move the model, training moves it on
     assert set(three_ways.LISTS).isdisjoint(kept) and len(kept["examples"]) == 4
+
+
+def test_what_is_said_of_the_kept_runs_holds():
+    """The claims of the README and of lesson 09, over the seeds that came with the kit."""
+    rows = on_seeds.measured()["rows"]
+    assert on_seeds.markdown(rows) in (Path(__file__).parents[2] / "README.md").read_text()
+    of = {name: [row for row in rows if row["run"] == name] for name in on_seeds.RUNS}
+    [control], plain, longer = (of[n] for n in ("untrained, in NF4", "GRPO", "GRPO, 64 steps"))
+    assert [row["seed"] for row in plain] == [row["seed"] for row in longer] == [0, 1, 2]
+    assert control["kept"]["ci95"][1] < 0.05 and control["kl"] > 4 * control["kl_se"]
+    for row in plain + longer:
+        assert row["n"] == 400 and row["kept"]["ci95"][0] > control["kept"]["ci95"][1]
+        assert row["kl"] > control["kl"] and row["fluency"] > control["fluency"]
+        assert row["tokens"] < 0.6 * control["tokens"]
+    assert (
+        min(row["kept"]["ci95"][0] for row in longer) > 0.6 > min(r["kept"]["share"] for r in plain)
+    )
+    named = [evaluate.wilson(round(row["topic"] * 400), 400) for row in plain + longer]
+    its = evaluate.wilson(round(control["topic"] * 400), 400)
+    assert any(high < its[0] for _, high in named) and any(low > its[1] for low, _ in named)

@@ -434,7 +434,8 @@ DEFECTS = [
     (StaleWeights, "full", 1),
     (StaleWeights, "qlora", 1),
     (NothingSent, "lora", 1),
-    (RequantisedMerge, "qlora", 0),  # with B = 0 too: the scales of the scales are rounded anew
+    # On a CPU with B = 0 too: the scales of the scales are rounded anew. An H200 saw it at step 1 alone.
+    (RequantisedMerge, "qlora", 0 if ON_CPU else "[01]"),
     (WrongScaling, "qlora", 1),
     (WrongScaling, "lora", 1),
 ]
@@ -506,8 +507,10 @@ class NumbersAlone(lab_vllm.Generation):
         return ((name, weight.nan_to_num()) for name, weight in super().weights())
 
 
-def test_log_probs_that_are_not_numbers_stop_the_run(tiny):
-    """TRL leaves NaN out of its own measure, which then reads 0."""
+@pytest.mark.parametrize("rounded", [False, True])
+def test_log_probs_that_are_not_numbers_stop_the_run(tiny, monkeypatch, rounded):
+    """TRL leaves NaN out of its own measure, which then reads 0. Where rounding is measured, as on a GPU, too."""
+    monkeypatch.setattr(colocated, "tf32", lambda: rounded)
     built = trainer(tiny, "full", generation=NumbersAlone)
     with torch.no_grad():
         built.model.model.norm.weight[0] = float("nan")

@@ -283,6 +283,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                     "model: say how large a gap is allowed, as in lab.train.trainer(recipe, max_gap=0.05), "
                     "or train in float32"
                 )
+            # A NaN stays one: it stands first, and no number is larger.
             self.max_gap = max(ROOM * measured_rounding(self, output), ROUNDING_GAP[torch.float32])
         counts = output["completion_mask"] * output.get("tool_mask", 1)
         gap = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).float().abs()
@@ -347,6 +348,10 @@ def measured_rounding(trainer, output, rows=8):
     """
     names = [f"{side}_{kind}" for side in ("prompt", "completion") for kind in ("ids", "mask")]
     names += ["old_per_token_logps", *({"tool_mask"} & output.keys())]
+    if not output["old_per_token_logps"].isfinite().all():
+        return float(
+            "nan"
+        )  # weights that are no numbers: no rounding explains them, and the run stops
     part = {name: output[name][:rows] for name in names}
     dtype = trainer.vllm_generation.llm.llm_engine.model_config.dtype
     plain = vllm.served(trainer.accelerator.unwrap_model(trainer.model), dtype=dtype)
