@@ -205,7 +205,7 @@ def _kl_term_conventions(beta):
         "KL: detached, its gradient does not reach the policy": _kl_term_times(1.0, 0.0),
         "KL: k1 in the reward, not in the loss": _kl_in_reward(beta),
     }
-    for name in ESTIMATORS:
+    for name in (each for each in ESTIMATORS if each != "k3"):
         found[f"KL: {name}, not k3"] = optioned(kl=(name, False))
         found[f"KL: {name} times the importance ratio, not k3"] = optioned(kl=(name, True))
     return found

@@ -80,7 +80,10 @@ OPTIONS = {
     "everything": (ALL, inputs("ref", "sampling", "token_ratio"), {"accumulation": 2}),
     "everything, row ratio": (ALL, inputs("ref", "sampling", "row_ratio"), {"generation": 3}),
 }
-CASES = list(product(grpo_trainer.LOSS_TYPES, ratios.LEVELS, OPTIONS))
+LEVELS = tuple(
+    level for level in ratios.LEVELS if level != "sequence_token"
+)  # TRL has no GSPO-token
+CASES = list(product(grpo_trainer.LOSS_TYPES, LEVELS, OPTIONS))
 
 
 def both(loss_type, level="token", option="plain", batch=None, **more):
@@ -123,7 +126,12 @@ def test_there_are_at_least_the_176_combinations_that_the_library_was_first_read
     assert len(CASES) >= 176 and len({case[0] for case in CASES}) == 8
 
 
-@pytest.mark.parametrize("level", ratios.LEVELS)
+def test_trl_still_has_no_gspo_token():
+    with pytest.raises(ValueError, match="Unknown importance sampling level: sequence_token"):
+        both("grpo", "sequence_token")
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("loss_type", grpo_trainer.LOSS_TYPES)
 def test_a_batch_in_which_nothing_counts_is_0_in_both(loss_type, level):
     for theirs, ours in zip(
