@@ -67,8 +67,8 @@ def test_all_of_reference_math_loads_in_about_the_time_of_numpy_alone():
         "print((time.perf_counter() - middle) / (middle - start))"
     )
     assert (
-        min(python(script) for _ in range(3)) < 2.0
-    )  # 0.3 to 1.1 measured, by processor; best of three: machines stall
+        min(python(script) for _ in range(3)) < 1.5
+    )  # 0.3 on one processor, 0.8 to 1.1 on another; best of three: machines stall
 
 
 def test_rewards_never_bring_torch_in():
@@ -148,14 +148,13 @@ def breaches(text):
     prose = "".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
     tags = {tag for cell in cells for tag in cell["metadata"].get("tags", [])}
     forgiving = metadata.get("allow_errors") or metadata.get("execution", {}).get("allow_errors")
-    exercises = sum("raise NotImplementedError" in source(cell) for cell in code)
     longest = max((len(source(cell).strip().splitlines()) for cell in code), default=0)
     rules = {
         "keeps outputs": any(cell["outputs"] or cell["execution_count"] for cell in code),
         "holds a dashboard's write token": "write_token" in text,
         "lets cells fail": bool(forgiving) or "raises-exception" in tags,
         "skips cells when tested": "skip-execution" in tags,
-        "has too many cells": len(cells) - exercises > MAX_CELLS,  # the page of puzzles is long
+        "has too many cells": len(cells) > MAX_CELLS,
         "has too long a cell": longest > MAX_LINES,
         "asserts nothing": not any(
             re.search(r"^\s*assert\b", source(c), re.MULTILINE) for c in code
@@ -180,8 +179,6 @@ def notebook_text(*extra, code="assert 1 + 1 == 2", outputs=(), metadata=None, t
 
 
 EMPTY = {"cell_type": "markdown", "source": [], "metadata": {}}
-EXERCISE = {"cell_type": "code", "outputs": [], "execution_count": None, "metadata": {}}
-EXERCISE["source"] = ["def my_loss():\n", "    raise NotImplementedError"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +193,6 @@ EXERCISE["source"] = ["def my_loss():\n", "    raise NotImplementedError"]
         (notebook_text(tags=["skip-execution"]), ["skips cells when tested"]),
         (notebook_text(*[EMPTY] * 38), []),
         (notebook_text(*[EMPTY] * 39), ["has too many cells"]),
-        (notebook_text(*[EMPTY] * 38, *[EXERCISE] * 9), []),
         (notebook_text(code="assert 1\n" * 15), []),
         (notebook_text(code="assert 1\n" * 16), ["has too long a cell"]),
         (notebook_text(code="print('assert nothing')"), ["asserts nothing"]),
