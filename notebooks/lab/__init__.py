@@ -42,7 +42,12 @@ prepare()
 
 _MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 _MODULES += ["data", "engine", "puzzles"]
-_FUNCTIONS = {"puzzle": "puzzles", "progress": "puzzles", "predict": "predictions"}
+_FUNCTIONS = {
+    "puzzle": "puzzles",
+    "progress": "puzzles",
+    "predict": "predictions",
+    "term": "glossary",
+}
 
 
 def __dir__():

@@ -52,5 +52,5 @@ def test_tab_lists_every_module_of_lab_and_an_attribute_loads_it():
     folder = Path(lab.__file__).parent
     modules = {path.stem for path in folder.glob("[a-z]*.py")}
     packages = {path.parent.name for path in folder.glob("*/__init__.py")}
-    assert set(listed) == modules | packages | {"puzzle", "predict", "progress"}
+    assert set(listed) == modules | packages | {"puzzle", "predict", "progress", "term"}
     assert not before and not unknown
