@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
 from lab import bars, tasks, verified
 from rewards import accuracy_reward, format_reward
@@ -121,26 +121,56 @@ def written(model, tok, prompts, seed, max_new_tokens, batch_size, temperature):
                 "evaluate: the model names no token that ends an answer, so none would end; set "
                 "model.generation_config.eos_token_id to the one that its chat template writes"
             )
-        ends = torch.tensor(ends if isinstance(ends, list) else [ends])
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=model.device)
         torch.manual_seed(seed)
         for start in bars.over(range(0, len(prompts), batch_size), "sampling"):
             ids = [
                 tok.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
                 for p in prompts[start : start + batch_size]
             ]
-            batch = tok.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-            out = model.generate(
-                **batch.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=temperature > 0,
-                temperature=temperature or None,
-                top_k=0,
-                top_p=1.0,
-            )
-            new = out[:, batch["input_ids"].shape[1] :].cpu()
-            texts = tok.batch_decode(new, skip_special_tokens=True)
-            found += zip(texts, torch.isin(new, ends).any(dim=1).tolist())
+            new, ended = _continued(model, tok, ids, ends, max_new_tokens, temperature)
+            found += zip(tok.batch_decode(new, skip_special_tokens=True), ended)
     return found
+
+
+def _continued(model, tok, ids, ends, max_new_tokens, temperature):
+    """Return the new tokens of each prompt, and whether they ended by themselves.
+
+    A step of a batch costs nearly as much when one row still writes as when all do. So the rows that go on
+    when seven of eight have ended become a batch of their own, and again, until none is left.
+    """
+    new, ended, going, left = [[] for _ in ids], [False] * len(ids), range(len(ids)), max_new_tokens
+    while going and left:
+        batch = [ids[i] + new[i] for i in going]
+        batch = tok.pad({"input_ids": batch}, padding_side="left", return_tensors="pt")
+        width = batch["input_ids"].shape[1]
+        out = model.generate(
+            **batch.to(model.device),
+            max_new_tokens=left,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_k=0,
+            top_p=1.0,
+            stopping_criteria=[_MostHaveEnded(width, ends)],
+        )[:, width:]
+        over = torch.isin(out, ends).any(dim=1).tolist()
+        for i, row, has_ended in zip(going, out.tolist(), over):
+            new[i] += row
+            ended[i] = has_ended
+        going = [i for i, has_ended in zip(going, over) if not has_ended]
+        left -= out.shape[1]
+    return new, ended
+
+
+class _MostHaveEnded(StoppingCriteria):
+    """Stop all rows as soon as seven of eight have written one of `ends` after their first `width` tokens."""
+
+    def __init__(self, width, ends):
+        self.width, self.ends = width, ends
+
+    def __call__(self, input_ids, scores, **_):
+        ended = torch.isin(input_ids[:, self.width :], self.ends).any(dim=1)
+        return (8 * ended.sum() >= 7 * len(ended)).expand(len(ended))
 
 
 @contextmanager

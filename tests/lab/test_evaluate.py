@@ -306,3 +306,49 @@ def test_sampling_says_which_texts_ended_by_themselves(untrained):
     small, tok = untrained
     ends = evaluate.written(small, tok, PROMPTS, 0, 3, 600, 1.0)
     assert [ended for _, ended in ends] == [False] * 3
+
+
+def random_prompts(n, tok):
+    """Token ids of prompts of different lengths: an untrained model goes on differently after each."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 9, (n,), generator=generator).tolist()
+    return [torch.randint(9, len(tok), (k,), generator=generator).tolist() for k in lengths]
+
+
+def test_rows_that_go_on_alone_write_what_each_writes_by_itself(untrained, monkeypatch):
+    small, tok = untrained
+    ids, generate, calls = random_prompts(64, tok), small.generate, []
+
+    def counted(input_ids, **options):
+        calls.append(len(input_ids))
+        return generate(input_ids=input_ids, **options)
+
+    with torch.no_grad():
+        none = torch.tensor([-1])
+        first = {evaluate._continued(small, tok, [row], none, 1, 0)[0][0][0] for row in ids[:57]}
+        ends = torch.tensor(sorted(first))
+        alone = [evaluate._continued(small, tok, [row], ends, 24, 0) for row in ids]
+        monkeypatch.setattr(small, "generate", counted)
+        new, ended = evaluate._continued(small, tok, ids, ends, 24, 0)
+    assert calls[0] == 64 and 0 < calls[1] <= 8
+    assert [row[: len(one)] for row, ((one,), _) in zip(new, alone)] == [one for (one,), _ in alone]
+    assert ended == [over for _, (over,) in alone] and set(ended) == {True, False}
+
+
+def test_sampled_answers_are_as_long_as_those_of_one_plain_call(untrained):
+    """Every fifth token ends an answer, so some of 4000 answers end after each of 12 tokens."""
+    small, tok = untrained
+    ids, ends = [[15, 16, 17]] * 4000, range(0, len(tok), 5)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        new, ended = evaluate._continued(small, tok, ids, torch.tensor(ends), 12, 1.0)
+        plain = small.generate(
+            torch.tensor(ids), max_new_tokens=12, do_sample=True, top_k=0, eos_token_id=-1
+        )[:, 3:]
+    found = [next((k for k, t in enumerate(row) if t in ends), 12) for row in new]
+    assert ended == [k < 12 for k in found]
+    expected = [next((k for k, t in enumerate(row) if t in ends), 12) for row in plain.tolist()]
+    for k in range(12):
+        low, high = evaluate.wilson(sum(length <= k for length in found), 4000, z=4)
+        other = evaluate.wilson(sum(length <= k for length in expected), 4000, z=4)
+        assert low < other[1] and other[0] < high

@@ -32,9 +32,17 @@ def test_the_iteration_brings_all_singular_values_near_one():
     torch.manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(64, 64))
     matrix = u @ torch.diag(torch.logspace(0, -2, 64)) @ v
-    found = u.T @ model.orthogonal(matrix) @ v.T
+    found = u.T @ model.orthogonal(matrix[None])[0] @ v.T
     assert 0.6 < found.diagonal().min() and found.diagonal().max() < 1.3
     assert (found - found.diagonal().diag()).abs().max() < 1e-3  # U and V stay as they are
+
+
+def test_matrices_of_one_shape_move_together_as_each_would_alone():
+    """And each by its own scale: a second matrix a thousand times as large changes nothing of the first."""
+    few = torch.randn(3, 64, 128, generator=torch.Generator().manual_seed(0))
+    few[1] *= 1000
+    alone = torch.stack([model.orthogonal(matrix[None])[0] for matrix in few])
+    torch.testing.assert_close(model.orthogonal(few), alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.library_defect
