@@ -67,9 +67,8 @@ def main(argv=None):
     parser.add_argument("--with", dest="kind", choices=["solutions", "mistakes"], required=True)
     parser.add_argument("--which", type=int, default=0, help="which mistake of each puzzle")
     args = parser.parse_args(argv)
-    print(
-        f"{write(args.folder, args.kind, args.which)} of {len(puzzles.ALL)} puzzles, each in its places"
-    )
+    count = write(args.folder, args.kind, args.which)
+    print(f"{count} cells filled in: {len(puzzles.ALL)} puzzles, most in two notebooks")
 
 
 if __name__ == "__main__":

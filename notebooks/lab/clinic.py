@@ -338,7 +338,7 @@ def sheet(found, title=""):
     figure, panels = plt.subplots(
         -(-len(found) // columns),
         columns,
-        figsize=(2.3 * columns, 2.4 * -(-len(found) // columns)),
+        figsize=(2.0 * columns, 2.4 * -(-len(found) // columns)),
         squeeze=False,
     )
     said = []

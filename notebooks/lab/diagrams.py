@@ -2,15 +2,15 @@
 
     python -m lab.diagrams          draws all of them again
 
-Every diagram has a title and a description for whoever does not see it. Colours are Okabe and Ito's on
-white; no meaning stands in a colour alone. Proof: tests/lab/test_diagrams.py
+Every diagram has a title and a description for whoever does not see it. No meaning stands in a colour alone. Proof: tests/lab/test_diagrams.py
 """
 
 from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "diagrams"
-FILL = {"data": "#FFFFFF", "frozen": "#D9D9D9", "trained": "#BFE3F5", "made": "#FCE5B8"}
+# Lighter by ten steps of L* each, so that a print in grey shows which is which.
+FILL = {"data": "#FFFFFF", "frozen": "#ABABAB", "trained": "#9CCBE6", "made": "#FBE0A6"}
 
 
 class Sheet:
@@ -85,7 +85,7 @@ def chain():
             175,
             56,
             [name, "next token" if i < 2 else "log-sigmoid" if i == 2 else "policy gradient"],
-            "trained" if i else "frozen",
+            "trained",
         )
         if i:
             sheet.arrow(x - 40, 128, x - 3, 128)
@@ -93,7 +93,7 @@ def chain():
     sheet.text(
         20,
         216,
-        "above: what it learns from; below: what it improves; grey: all weights were trained",
+        "above: what it learns from; below: what it improves; base trains all weights, the others an adapter",
         size=12,
     )
     return sheet

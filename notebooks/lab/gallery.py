@@ -359,13 +359,13 @@ def mean_of(found, names, key):
 
 # Pictures --------------------------------------------------------------------------------------
 
-COLOURS = {
-    "pairs": "#0072B2",
-    "labels": "#009E73",
-    "samples": "#D55E00",
-    "steps": "#E69F00",
-    "truth": "#CC79A7",
-    "teacher": "#000000",
+LOOKS = {  # the colour and the marker of what a trainer learnt from
+    "pairs": ("#0072B2", "o"),
+    "labels": ("#009E73", "s"),
+    "samples": ("#D55E00", "^"),
+    "steps": ("#E69F00", "D"),
+    "truth": ("#CC79A7", "v"),
+    "teacher": ("#000000", "X"),
 }
 
 
@@ -377,12 +377,13 @@ def ends_picture(ends, frontiers, title):
     """
     import matplotlib.pyplot as plt
 
-    _, ax = plt.subplots(figsize=(11.5, 5.4))
+    _, ax = plt.subplots(figsize=(10, 5.6))
     for style, (label, points) in zip(("-", "--"), frontiers.items()):
         ax.plot(*zip(*points), style, color="grey", label=label, linewidth=1.4)
-    for source, colour in COLOURS.items():
+    for source, (colour, marker) in LOOKS.items():
         at = [(end["kl"], end["reward"]) for own, end in ends.values() if own == source]
-        ax.scatter(*zip(*at), color=colour, label=f"learnt from {source}", zorder=3)
+        look = {"color": colour, "marker": marker, "zorder": 3}
+        ax.scatter(*zip(*at), label=f"learnt from {source}", **look)
     beside = itertools.cycle([((-5, 4), "right"), ((5, -9), "left")])  # off the rising line
     for name, (_, end) in sorted(ends.items(), key=lambda item: item[1][1]["kl"]):
         offset, side = next(beside)
@@ -403,9 +404,11 @@ def moved_picture(gains, title):
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=(9.5, 3.4))
-    for i, (key, colour) in enumerate([("chosen", "#009E73"), ("rejected", "#D55E00")]):
+    looks = [("chosen", "#009E73", ""), ("rejected", "#D55E00", "//")]
+    for i, (key, colour, hatch) in enumerate(looks):
         where = np.arange(len(gains)) + 0.38 * i - 0.19
-        ax.bar(where, [g[key] for g in gains.values()], 0.38, color=colour, label=f"the {key}")
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.bar(where, [g[key] for g in gains.values()], 0.38, label=f"the {key}", **look)
     ax.axhline(0.0, color="black", linewidth=0.8)
     ax.set_xticks(range(len(gains)), list(gains))
     ax.set_ylabel("log p, nats gained")

@@ -4,6 +4,8 @@
     leaks.draw({"the kit's rewards": (rows, 2)})            proxy and truth over the steps
     python -m lab.leaks --seeds 0 1 2                       the table of the lesson, on several seeds
 
+What such runs gave, with the machine and the versions, is kept beside this module in leaks.json.
+
 What the run is paid for is called the proxy; the truth is `rewards.accuracy_reward`, which reads the answer
 block alone. Both are measured on the same held-out texts. The tiny model trains on the CPU of any machine.
 
@@ -12,17 +14,20 @@ Lesson    notebooks/10_rewards_that_leak.ipynb        Proof    tests/lab/test_le
 """
 
 import argparse
+import json
 import tempfile
+from pathlib import Path
 
 from transformers import TrainerCallback
 
-from lab import callbacks, evaluate, guards, naive_rewards, plots, recipes, train, vllm
+from lab import callbacks, evaluate, guards, naive_rewards, plots, recipes, runs, show, train, vllm
 from rewards import accuracy_reward, format_reward
 
 STEPS = (0, 20, 40)
 TEMPERATURES = (1.0, 0.0)
 KIT = (accuracy_reward, format_reward)
 NAIVE = (naive_rewards.naive_accuracy_reward, naive_rewards.naive_format_reward)
+KEPT = Path(__file__).with_suffix(".json")
 
 
 def gold_anywhere(completions, solution, **columns):
@@ -180,18 +185,64 @@ class _At(TrainerCallback):
             self.look(state.global_step)
 
 
+def kept_of(name, seed, rows):
+    """What is kept of a run that `watch` measured: the figures of its rows, without the texts."""
+    keys = ("step", "temperature", "proxy", "right", "leaks", "sampled", "leaked")
+    return {
+        "rewards": name,
+        "seed": seed,
+        "rows": [{key: row[key] for key in keys} for row in rows],
+    }
+
+
+def measured():
+    """Return what is kept of the runs on several seeds: where they ran, and the runs."""
+    return json.loads(KEPT.read_text())
+
+
+def table(found):
+    """Return one line per reward for `show.table`: the figures of its seeds, in their order.
+
+    found   runs as `kept_of` gives them
+    """
+    lines = []
+    for name in dict.fromkeys(run["rewards"] for run in found):
+        of = sorted((r for r in found if r["rewards"] == name), key=lambda r: r["seed"])
+        line = {"rewards": name, "seeds": ", ".join(str(run["seed"]) for run in of)}
+        first, *_, last = dict.fromkeys(row["step"] for row in of[0]["rows"])
+        for step in (first, last):
+            proxies = (f"{at(run['rows'], step)['proxy']:.2f}" for run in of)
+            line[f"proxy, step {step}"] = ", ".join(proxies)
+        for temperature in TEMPERATURES:
+            for step in dict.fromkeys(row["step"] for row in of[0]["rows"]):
+                right = (f"{at(run['rows'], step, temperature)['right']:.0%}" for run in of)
+                line[f"right at {temperature:g}, step {step}"] = ", ".join(right)
+        ends = (at(run["rows"], last) for run in of)
+        line["own samples that leak"] = ", ".join(
+            f"{end['leaked'] / end['sampled']:.1%}" for end in ends
+        )
+        lines.append(line)
+    return lines
+
+
 def main(argv=None):
+    from lab.on_seeds import where
+
     parser = argparse.ArgumentParser(prog="python -m lab.leaks", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=runs.root() / "leaks.json")
+    args = parser.parse_args(argv)
     train.ensure("sft", "tiny")
-    for seed in parser.parse_args(argv).seeds:
-        for name, rewards in {"naive": NAIVE, "kit": KIT, "anywhere": [gold_anywhere]}.items():
-            rows = watch(rewards, seed)
-            for row in summary(rows, len(rewards)):
-                print(f"{name}, seed {seed}:", ", ".join(f"{k} {v}" for k, v in row.items()))
-            print(
-                f"    of {rows[-1]['sampled']} samples {rows[-1]['leaked']} paid in full though wrong"
-            )
+    pairs = {"naive": NAIVE, "the kit's": KIT, "the gold anywhere": [gold_anywhere]}
+    kept = []
+    for seed in args.seeds:
+        for name, rewards in pairs.items():
+            kept.append(kept_of(name, seed, watch(rewards, seed)))
+            found = where("python -m lab.leaks") | {"runs": kept}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
+    show.table(table(kept))
+    print(args.out)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
 """Draw the notebooks' pictures. A title states the claim; each function draws, and returns nothing.
 
-`ax` draws into an existing axes; without it a figure of its own is made.
+`ax` draws into an existing axes; without it a figure of its own is made. What differs in meaning differs in more
+than its colour (dashes, markers, hatches, a place on the axis), and no letter is smaller than 8 points on a page.
+
+Proof     tests/lab/test_pictures.py, tests/lab/test_show_plots.py
 """
 
 import base64
 import html
 import io
+import itertools
 import re
 import sys
 
 import matplotlib.pyplot as plt
 
 from lab.evaluate import wilson
-from lab.puzzles.picture import readable_on
+from lab.puzzles.picture import PAGE, readable_on
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito
+DASHES = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (10, 3))]
+HATCHES = ["", "//", "xx", "\\\\", "||", "--"]
+ACROSS = 32  # tokens on a line of `strip`
 RATES = {
     "heldout_accuracy": "right answer",
     "lenient_accuracy": "last number right",
@@ -26,11 +33,12 @@ RATES = {
 def lines(x, ys, title="", xlabel="step", ylabel="", ax=None, marker="", log=False):
     """Draw lines over one axis: ys = {label: values}; None in the values is a gap."""
     ax = _axes(ax)
-    for colour, (label, values) in zip(_colours(), ys.items()):
+    for (colour, dashes, _), (label, values) in zip(_looks(), ys.items()):
         kept = [(a, b) for a, b in zip(x, values) if b is not None]
-        ax.plot(*zip(*kept), label=label, color=colour, marker=marker, linewidth=1.8)
+        style = {"color": colour, "linestyle": dashes, "marker": marker, "linewidth": 1.8}
+        ax.plot(*zip(*kept), label=label, **style)
     if len(ys) > 1:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, handlelength=3.5)
     if log:
         ax.set_yscale("log")
     _finish(ax, title, xlabel, ylabel)
@@ -48,11 +56,13 @@ def curves(history, keys, title="", ncols=3):
         logged = sorted({key for entry in history for key in entry})
         raise ValueError(f"the run logged no {missing}; it logged: {', '.join(logged)}")
     rows, ncols = -(-len(keys) // ncols), min(ncols, len(keys))
-    _, panels = plt.subplots(rows, ncols, figsize=(4.2 * ncols, 2.8 * rows), squeeze=False)
-    for ax, colour, (key, label) in zip(panels.flat, _colours(), keys.items()):
+    across = min(4.2, PAGE / ncols)
+    _, panels = plt.subplots(rows, ncols, figsize=(across * ncols, 2.5 * rows), squeeze=False)
+    for ax, (key, label) in zip(panels.flat, keys.items()):
         logged = [entry for entry in history if key in entry]
-        ax.plot([e["step"] for e in logged], [e[key] for e in logged], color=colour, linewidth=1.8)
-        _finish(ax, label, "step", "")
+        steps, values = [e["step"] for e in logged], [e[key] for e in logged]
+        ax.plot(steps, values, color=COLOURS[0], linewidth=1.8)
+        _finish(ax, label, "step", "", panel=True)
     for ax in panels.flat[len(keys) :]:
         ax.set_axis_off()
     plt.gcf().suptitle(title, fontweight="bold")
@@ -62,8 +72,8 @@ def curves(history, keys, title="", ncols=3):
 def bars(counts, title="", ylabel="share of problems", ax=None):
     """Draw shares with Wilson 95% intervals: counts = {label: (successes, n)}."""
     ax = _axes(ax)
-    for i, (colour, (label, (successes, n))) in enumerate(zip(_colours(), counts.items())):
-        _bar(ax, i, 0.6, successes, n, colour, None)
+    for i, (successes, n) in enumerate(counts.values()):
+        _bar(ax, i, 0.6, successes, n, COLOURS[i % len(COLOURS)])
     ax.set_xticks(range(len(counts)), list(counts))
     ax.set_ylim(0, 1.08)
     _finish(ax, title, "", ylabel)
@@ -75,30 +85,33 @@ def scores(named, title="", rates=RATES, ax=None):
     named   {name: a manifest, or what `lab.evaluate.score` returns}
     rates   {key: what it is called}; those that no score has are left out
     """
-    ax = _axes(ax, width=7.5)
+    ax = _axes(ax, width=8.5)
     rates = {key: label for key, label in rates.items() if all(key in s for s in named.values())}
     width = 0.8 / len(named)
-    for i, (colour, (name, score)) in enumerate(zip(_colours(), named.items())):
+    for i, ((colour, _, hatch), (name, score)) in enumerate(zip(_looks(), named.items())):
         for j, rate in enumerate(rates):
             n = score["heldout_n"]
             where = j + (i - (len(named) - 1) / 2) * width
-            _bar(ax, where, width * 0.9, round(score[rate] * n), n, colour, None if j else name)
+            label = None if j else name
+            _bar(ax, where, width * 0.9, round(score[rate] * n), n, colour, label, hatch)
     ax.set_xticks(range(len(rates)), list(rates.values()))
     ax.set_ylim(0, 1.08)
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend = {"frameon": False, "handleheight": 1.4, "handlelength": 2.4}
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **legend)
     _finish(ax, title, "", "share of problems, 95% interval")
 
 
 def beside(runs, keys, title=""):
     """Draw some metrics of several runs, one panel per metric: runs = {label: history}."""
-    _, panels = plt.subplots(1, len(keys), figsize=(4.2 * len(keys), 3.2), squeeze=False)
+    across = min(4.2, PAGE / len(keys))
+    _, panels = plt.subplots(1, len(keys), figsize=(across * len(keys), 3.2), squeeze=False)
     for ax, key in zip(panels.flat, keys):
-        for colour, (label, history) in zip(_colours(), runs.items()):
+        for (colour, dashes, _), (label, history) in zip(_looks(), runs.items()):
             logged = [entry for entry in history if key in entry]
             steps, values = [e["step"] for e in logged], [e[key] for e in logged]
-            ax.plot(steps, values, label=label, color=colour, linewidth=1.8)
-        _finish(ax, key, "step", "")
-    panels.flat[0].legend(frameon=False)
+            ax.plot(steps, values, label=label, color=colour, linestyle=dashes, linewidth=1.8)
+        _finish(ax, key, "step", "", panel=True)
+    panels.flat[0].legend(frameon=False, handlelength=3.5)
     plt.gcf().suptitle(title, fontweight="bold")
     plt.tight_layout()
 
@@ -126,12 +139,17 @@ def crossing(rows, parameters, ax=None):
 def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"):
     """Draw a row of cells for each text: every token written out, coloured by its value.
 
-    rows   {name: (tokens, values)}; the rows may differ in length
+    rows   {name: (tokens, values)}; the rows may differ in length, and a long one goes on below
     """
-    longest = max(len(tokens) for tokens, _ in rows.values())
-    _, ax = plt.subplots(figsize=(max(7.0, 0.3 * longest), 0.85 * len(rows) + 1.2))
+    lines = {
+        (name, at): (tokens[at : at + ACROSS], values[at : at + ACROSS])
+        for name, (tokens, values) in rows.items()
+        for at in range(0, len(tokens), ACROSS)
+    }
+    longest = max(len(tokens) for tokens, _ in lines.values())
+    _, ax = plt.subplots(figsize=(max(7.0, 0.3 * longest), 0.85 * len(lines) + 1.2))
     colours = plt.get_cmap(cmap)
-    for y, (tokens, values) in enumerate(rows.values()):
+    for y, (tokens, values) in enumerate(lines.values()):
         for x, (token, value) in enumerate(zip(tokens, values)):
             shade = colours((value - low) / (high - low))
             ax.add_patch(plt.Rectangle((x, y + 0.05), 1, 0.9, color=shade, linewidth=0))
@@ -140,8 +158,8 @@ def strip(rows, title="", label="probability", low=0.0, high=1.0, cmap="cividis"
             style = {"fontsize": 10 if len(shown) == 1 else 8, "color": readable_on(shade)}
             style["rotation"] = 0 if len(shown) == 1 else 90
             ax.text(x + 0.5, y + 0.5, shown, ha="center", va="center", **style)
-    ax.set(xlim=(0, longest), ylim=(len(rows), 0), xticks=[])
-    ax.set_yticks([y + 0.5 for y in range(len(rows))], list(rows))
+    ax.set(xlim=(0, longest), ylim=(len(lines), 0), xticks=[])
+    ax.set_yticks([y + 0.5 for y in range(len(lines))], ["" if at else n for n, at in lines])
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
@@ -218,9 +236,9 @@ def show_with_alt(figure, words):
     plt.close(figure)
 
 
-def _bar(ax, x, width, successes, n, colour, label):
+def _bar(ax, x, width, successes, n, colour, label=None, hatch=""):
     share, (low, high) = successes / n, wilson(successes, n)
-    ax.bar(x, share, width, color=colour, label=label)
+    ax.bar(x, share, width, color=colour, label=label, hatch=hatch, edgecolor="white", linewidth=0)
     error = [[max(0.0, share - low)], [max(0.0, high - share)]]
     ax.errorbar(x, share, yerr=error, color="black", capsize=4, linewidth=1.2)
     ax.text(x, min(high + 0.02, 1.03), f"{share:.0%}", ha="center", va="bottom", fontsize=9)
@@ -230,13 +248,16 @@ def _axes(ax, width=6.5):
     return ax if ax is not None else plt.subplots(figsize=(width, 3.6))[1]
 
 
-def _colours():
-    while True:
-        yield from COLOURS
+def _looks():
+    """Colour, dashes and hatch of the first, second, ... thing: told apart without their colours too."""
+    return itertools.cycle(zip(COLOURS, DASHES, HATCHES))
 
 
-def _finish(ax, title, xlabel, ylabel):
-    ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
+def _finish(ax, title, xlabel, ylabel, panel=False):
+    if panel:  # one of several below a common title
+        ax.set_title(title, loc="left", fontsize=9.5)
+    else:
+        ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(axis="y", alpha=0.3)
     ax.set_axisbelow(True)

@@ -6,10 +6,17 @@
 
 The answer is clicked, or written into the cell: lab.predict(..., answer="stay"). Nothing waits for
 it: Run All goes through, and the reveal then only tells what is right.
+
+The line of lab.progress() holds the answers, too. Whoever teaches pastes the lines of a room into
+lab.predictions.tally(...), which counts them by question.
+
+Proof     tests/lab/test_puzzles.py
 """
 
 import os
+import re
 import sys
+import zlib
 
 from lab.puzzles import record
 
@@ -43,7 +50,9 @@ class Prediction:
         print(f"{self.question}\n{said}{verdict}It is: {right}. {why}".rstrip())
         if self.answer:
             known = record.read()
-            known["predictions"][self.question] = {"answer": self.answer, "right": right}
+            said = {"answer": self.answer, "right": right}
+            said["code"] = code(self.question) + chr(ord("a") + self.options.index(self.answer))
+            known["predictions"][self.question] = said
             record.write(known)
 
 
@@ -60,6 +69,37 @@ def predict(question, options, answer=None):
     if answer is None and _somebody_is_there():
         _buttons(asked)
     return asked
+
+
+def code(question):
+    """Return four letters for a question, the same on every machine: short enough for a line of a chat."""
+    found = zlib.crc32(question.encode()) % 16**4
+    return "".join("bcdfghjklmnpqrst"[found >> shift & 15] for shift in (12, 8, 4, 0))
+
+
+def tally(pasted):
+    """Show how a room answered: for each question its options with the answers counted, the most frequent first.
+
+    pasted     the lines of lab.progress(), as they stand in the chat; everything else among them is left out
+    returns    {question: {option: how many}}, of the questions that somebody answered
+    """
+    from lab import show, teach
+
+    asked = {code(q): (q, o) for path in teach.lessons() for q, o in teach.asked(path).items()}
+    counts = {}
+    for line in filter(lambda line: record.SIGN in line, pasted.splitlines()):
+        for word in set(re.findall(r"\b[b-t]{4}[a-h]\b", line.rpartition(";")[2])):
+            question, options = asked.get(word[:4], ("", []))
+            at = ord(word[4]) - ord("a")
+            if at < len(options):
+                counts.setdefault(question, dict.fromkeys(options, 0))[options[at]] += 1
+    rows = []
+    for question, of in counts.items():
+        said = sorted(of.items(), key=lambda pair: -pair[1])
+        rows.append({"question": question, "answers": ", ".join(f"{n} {o}" for o, n in said)})
+    if rows:
+        show.table(rows)
+    return counts
 
 
 def _somebody_is_there():

@@ -1,6 +1,7 @@
-"""Fill the teacher's page with what was measured: docs/teach/README.md from its template.
+"""Fill the teacher's page with what was measured, docs/teach/README.md from its template, and the README's table.
 
-    python -m lab.teach                  docs/teach/template.md with every {{figure}} filled in
+    python -m lab.teach                  docs/teach/template.md with every {{figure}} filled in, and the README's
+                                         lines between <!-- chains --> and <!-- /chains -->
     python -m lab.teach keep FOLDER...   keep the figures of chains that stand in these folders (as LAB_RUNS)
 
 A figure is a range over the chains that the kit has: the ready stages, and those of docs/teach/chains.json,
@@ -27,12 +28,14 @@ import math
 import re
 from pathlib import Path
 
-from lab import pace, puzzles, ready, recipes
+from lab import evaluate, pace, puzzles, ready, recipes
 from lab import rehearsal as timed
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "teach"
 PAGE, TEMPLATE, CHAINS = (FOLDER / name for name in ("README.md", "template.md", "chains.json"))
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- chains[^>]*-->\n).*?(<!-- /chains -->)", re.DOTALL)
 FIGURE = re.compile(r"\{\{(\w+) ([^{}]+)\}\}")
 SHARES = [
     "heldout_accuracy",
@@ -104,6 +107,48 @@ def keep(folders):
         kept = [old for old in kept if any(old[key] != new[key] for key in same)] + [new]
     kept.sort(key=lambda chain: (chain["made_on"], chain["seed"]))
     CHAINS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def table():
+    """Return the README's table: a line for each stage of each chain, and where the chains were made."""
+    lines, made = [], {}
+    for chain in chains():
+        name = chain["made_on"].replace("(R)", "")
+        versions = (name, chain["versions"]["torch"], chain["versions"]["trl"])
+        made.setdefault(versions, []).append((chain["seed"], chain["commit"]))
+        for stage, found in chain["stages"].items():
+            row = {"seed": chain["seed"], "processor": name, "stage": stage}
+            n, accuracy = found["heldout_n"], found["heldout_accuracy"]
+            low, high = evaluate.wilson(round(n * accuracy), n)
+            row |= {"accuracy": f"{accuracy:.1%}", "95% interval": f"{low:.1%} to {high:.1%}"}
+            row["greedy"] = f"{found['greedy_accuracy']:.1%}"
+            row["greedy, with a carry"] = f"{found['greedy_carry']:.1%}"
+            row[f"pass@{found['pass_k']}"] = f"{found['pass_at_k']:.0%}"
+            row["format"] = f"{found['format_rate']:.1%}"
+            lines.append(row | {"terse style": f"{found['preference_rate']:.1%}"})
+    cells = [list(lines[0]), ["---"] * len(lines[0]), *(map(str, line.values()) for line in lines)]
+    said = ["| " + " | ".join(row) + " |" for row in cells]
+    said += [
+        "",
+        "Each chain was made by `LAB_RUNS=FOLDER .venv/bin/python -m lab.train grpo --seed N`:",
+        "",
+    ]
+    for (name, torch, trl), runs in made.items():
+        seeds = ", ".join(f"seed {seed} at commit `{commit}`" for seed, commit in runs)
+        said.append(f"- {name}, torch {torch}, trl {trl}: {seeds}")
+    return "\n".join(said)
+
+
+def readme():
+    """Return the project's README with the table of today's chains. Raises ValueError where its place is not marked."""
+    text, count = BLOCK.subn(
+        lambda found: f"{found[1]}\n{table()}\n\n{found[2]}", README.read_text(encoding="utf-8")
+    )
+    if count != 1:
+        raise ValueError(
+            f"{README} has {count} places between <!-- chains --> and <!-- /chains -->"
+        )
+    return text
 
 
 def share(stage, key):
@@ -192,6 +237,11 @@ def rehearsal():
     return "\n".join(lines)
 
 
+def lessons():
+    """The notebooks of the lessons, in their order."""
+    return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
 def lesson(number):
     """The notebook whose name begins so."""
     return next((ROOT / "notebooks").glob(f"{number}*.ipynb"))
@@ -266,6 +316,7 @@ def main(argv=None):
     try:
         keep(args.folders)
         PAGE.write_text(page(), encoding="utf-8")
+        README.write_text(readme(), encoding="utf-8")
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

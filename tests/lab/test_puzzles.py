@@ -533,7 +533,37 @@ def test_a_prediction_is_remembered_beside_what_is_right(a_record_of_its_own, ca
     said = capsys.readouterr().out
     assert "You said: stay. Not so. It is: rise. The pairs agree." in said
     kept = json.loads(a_record_of_its_own.read_text())["predictions"]
-    assert kept == {"Will it rise?": {"answer": "stay", "right": "rise"}}
+    said = {"answer": "stay", "right": "rise", "code": f"{predictions.code('Will it rise?')}b"}
+    assert kept == {"Will it rise?": said}
+
+
+def test_a_room_is_counted_from_the_lines_of_its_progress(monkeypatch, tmp_path, capsys):
+    from lab import teach
+
+    (question, options), (other, _) = list(teach.asked(teach.lesson("02")).items())[:2]
+    pasted = ["09:31 somebody: good morning"]
+    for person, answer in enumerate("aba"):
+        monkeypatch.setenv("LAB_RUNS", str(tmp_path / str(person)))
+        lab.predict(question, options, answer=answer).reveal(options[1])
+        if person:
+            lab.predict("A question of nobody's lesson?", ["yes", "no"], answer="a").reveal("yes")
+        capsys.readouterr()
+        lab.progress()
+        pasted.append(f"09:32 person {person}: " + capsys.readouterr().out.splitlines()[-1])
+    counts = predictions.tally("\n".join(pasted))
+    assert counts == {question: {options[0]: 2, options[1]: 1, options[2]: 0}}
+    said = capsys.readouterr().out
+    assert question in said and f"2 {options[0]}, 1 {options[1]}" in said and other not in said
+    assert (
+        predictions.tally("") == {} and len({predictions.code(q) for q in (question, other)}) == 2
+    )
+
+
+def test_every_question_of_the_lessons_has_a_code_of_its_own():
+    from lab import teach
+
+    asked = [question for path in LESSONS for question in teach.asked(path)]
+    assert len({predictions.code(question) for question in asked}) == len(set(asked)) > 40
 
 
 def test_run_all_goes_through_a_prediction_that_nobody_made(a_record_of_its_own, capsys):

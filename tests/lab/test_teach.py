@@ -15,6 +15,23 @@ def test_the_page_is_what_the_command_makes():
     assert teach.PAGE.read_text(encoding="utf-8") == teach.page(), "run python -m lab.teach"
 
 
+def test_the_readmes_table_is_of_the_chains_that_the_kit_has():
+    assert teach.README.read_text(encoding="utf-8") == teach.readme(), "run python -m lab.teach"
+    rows = [line.split(" | ") for line in teach.table().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 4 * len(teach.chains())
+    last = teach.chains()[-1]
+    right = round(last["stages"]["grpo"]["heldout_accuracy"] * 600)
+    low, high = (f"{end:.1%}" for end in evaluate.wilson(right, 600))
+    assert f"| {last['seed']}" == rows[-1][0] and rows[-1][4] == f"{low} to {high}"
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(teach, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("no table")
+    with pytest.raises(ValueError, match="0 places"):
+        teach.readme()
+
+
 @pytest.mark.parametrize("number", SECTIONS)
 def test_a_lesson_says_what_a_teacher_needs(number):
     found = re.findall(r"^- \*\*([^*]+)\.\*\*", SECTIONS[number], re.MULTILINE)

@@ -9,6 +9,7 @@ import numpy as np
 
 CELL = (0.66, 0.36)  # inches of one number, across and down
 LARGEST = 240  # numbers in one panel: more cannot be read
+PAGE = 10.0  # inches across a page: what is wider is shrunk to it, and its letters with it
 
 
 def is_number(value):
@@ -49,18 +50,41 @@ def _rows(array):
 
 
 def _png(panels, title):
+    file = io.BytesIO()
+    figure_of(panels, title).savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
+def figure_of(panels, title):
+    """Return the figure of `show`: as many panels beside each other as a page has room for."""
     from matplotlib.figure import Figure
 
-    widths = [max(1.4, _across(rows) * rows.shape[1]) for _, rows in panels]
-    height = CELL[1] * max(len(rows) for _, rows in panels) + 0.8
-    figure = Figure(figsize=(sum(widths) + 0.6 * len(widths), height), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
-    for ax, (name, rows) in zip(axes, panels):
-        _heat(ax, name, rows)
+    lines = _lines(panels)
+    across = max(sum(width for *_, width in line) for line in lines)
+    heights = [CELL[1] * max(len(rows) for _, rows, _ in line) + 0.5 for line in lines]
+    figure = Figure(figsize=(across, sum(heights) + 0.3), layout="constrained")
+    parts = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, line in zip(parts, lines):
+        widths = [width for *_, width in line]
+        widths += [across - sum(widths)] if sum(widths) < across else []
+        axes = part.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+        for ax, (name, rows, _) in zip(axes, line):
+            _heat(ax, name, rows)
+        for ax in axes[len(line) :]:
+            ax.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80)
-    return file.getvalue()
+    return figure
+
+
+def _lines(panels):
+    """[[(name, rows, inches)]]: the panels line by line, no line wider than a page."""
+    lines = [[]]
+    for name, rows in panels:
+        width = max(1.4, _across(rows) * rows.shape[1]) + 0.6
+        if lines[-1] and sum(w for *_, w in lines[-1]) + width > PAGE:
+            lines.append([])
+        lines[-1].append((name, rows, width))
+    return lines
 
 
 def _across(rows):

@@ -10,6 +10,7 @@ from pathlib import Path
 from lab import check
 
 MARKS = {"solved": "✓", "tried": "✗", "open": "·"}
+SIGN = "posttraining-lab:"  # begins the line for the chat
 
 
 def file():
@@ -76,9 +77,14 @@ def progress():
     guesses = known["predictions"].values()
     right = sum(guess["answer"] == guess["right"] for guess in guesses)
     print(
-        f"\nposttraining-lab: {len(done)} of {len(ALL)} puzzles solved"
+        f"\n{SIGN} {len(done)} of {len(ALL)} puzzles solved"
         + (f" ({' '.join(done)})" if done else "")
         + f"; {right} of {len(guesses)} predictions right"
+        + (
+            f" ({' '.join(codes)})"
+            if (codes := [g["code"] for g in guesses if "code" in g])
+            else ""
+        )
     )
 
 
