@@ -20,7 +20,19 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from lab import callbacks, evaluate, guards, naive_rewards, plots, recipes, runs, show, train, vllm
+from lab import (
+    callbacks,
+    evaluate,
+    guards,
+    intervals,
+    naive_rewards,
+    plots,
+    recipes,
+    runs,
+    show,
+    train,
+    vllm,
+)
 from rewards import accuracy_reward, format_reward
 
 STEPS = (0, 20, 40)
@@ -123,7 +135,7 @@ def summary(rows, most):
     for step in dict.fromkeys(row["step"] for row in rows):
         hot, cold = at(rows, step, 1.0), at(rows, step, 0.0)
         n = len(hot["texts"])
-        low, high = evaluate.wilson(sum(hot["is_right"]), n)
+        low, high = intervals.wilson(sum(hot["is_right"]), n)
         row = {"step": step, "proxy": f"{hot['proxy']:.2f} of {most}"}
         row |= {"right, temperature 1": f"{hot['right']:.0%} [{low:.0%}, {high:.0%}]"}
         row |= {

@@ -15,7 +15,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from lab.evaluate import wilson
+from lab.intervals import wilson
 from lab.puzzles.picture import PAGE, readable_on
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito

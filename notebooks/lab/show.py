@@ -131,10 +131,10 @@ def scores(named, title=None):
 
 def paired(**verdicts):
     """Show what changed between two models on the same problems: paired(SFT=(N,) bools, DPO=(N,) bools)."""
-    from lab import evaluate
+    from lab import intervals
 
     (old, before), (new, after) = verdicts.items()
-    found = evaluate.paired(before, after)
+    found = intervals.paired(before, after)
     low, high = found["ci95"]
     row = {
         "right at temperature 0, only": f"{old}: {found['lost']}, {new}: {found['gained']}",

@@ -28,7 +28,7 @@ import math
 import re
 from pathlib import Path
 
-from lab import evaluate, pace, puzzles, ready, recipes
+from lab import intervals, pace, puzzles, ready, recipes
 from lab import rehearsal as timed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def table():
         for stage, found in chain["stages"].items():
             row = {"seed": chain["seed"], "processor": name, "stage": stage}
             n, accuracy = found["heldout_n"], found["heldout_accuracy"]
-            low, high = evaluate.wilson(round(n * accuracy), n)
+            low, high = intervals.wilson(round(n * accuracy), n)
             row |= {"accuracy": f"{accuracy:.1%}", "95% interval": f"{low:.1%} to {high:.1%}"}
             row["greedy"] = f"{found['greedy_accuracy']:.1%}"
             row["greedy, with a carry"] = f"{found['greedy_carry']:.1%}"

@@ -22,7 +22,17 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from lab import bars, completions, evaluate, instructions, pace, recipes, runs, train, vllm
+from lab import (
+    bars,
+    completions,
+    instructions,
+    intervals,
+    pace,
+    recipes,
+    runs,
+    train,
+    vllm,
+)
 from reference_math.torch import logprobs
 from rewards.instruction import shares, verdicts
 from rewards.rules import words
@@ -102,7 +112,7 @@ def counted(right):
     0.5
     """
     n, successes = len(right), int(sum(right))
-    ci95 = list(evaluate.wilson(successes, n))
+    ci95 = list(intervals.wilson(successes, n))
     return {"successes": successes, "share": successes / n, "ci95": ci95}
 
 
@@ -208,7 +218,7 @@ def record(found, command):
         e["instruction/all"] for e in runs.history("grpo", PROFILE) if "instruction/all" in e
     ]
     paired = {
-        stage: evaluate.paired(found[stage]["verdicts"], found["grpo"]["verdicts"])
+        stage: intervals.paired(found[stage]["verdicts"], found["grpo"]["verdicts"])
         for stage in found
         if stage != "grpo"
     }

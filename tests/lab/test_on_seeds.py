@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lab import evaluate, on_seeds, recipes, three_ways, vllm
+from lab import intervals, on_seeds, recipes, three_ways, vllm
 
 
 def test_a_run_changes_what_its_name_says_and_nothing_else():
@@ -57,6 +57,6 @@ def test_what_is_said_of_the_kept_runs_holds():
     assert (
         min(row["kept"]["ci95"][0] for row in longer) > 0.6 > min(r["kept"]["share"] for r in plain)
     )
-    named = [evaluate.wilson(round(row["topic"] * 400), 400) for row in plain + longer]
-    its = evaluate.wilson(round(control["topic"] * 400), 400)
+    named = [intervals.wilson(round(row["topic"] * 400), 400) for row in plain + longer]
+    its = intervals.wilson(round(control["topic"] * 400), 400)
     assert any(high < its[0] for _, high in named) and any(low > its[1] for low, _ in named)

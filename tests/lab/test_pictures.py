@@ -13,7 +13,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from lab import clinic, diagrams, gallery, leaks, plots, programs, puzzles, ready, three_ways
-from lab.evaluate import wilson
+from lab.intervals import wilson
 from lab.puzzles import picture
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text

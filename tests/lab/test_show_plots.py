@@ -8,7 +8,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from lab import plots, show
-from lab.evaluate import wilson
+from lab.intervals import wilson
 
 from reference_math import dpo, sft
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from lab import evaluate, ready, recipes, rehearsal, teach
+from lab import intervals, ready, recipes, rehearsal, teach
 
 TEMPLATE = teach.TEMPLATE.read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\d\d) [^\n]*\n(.*?)(?=^#)", TEMPLATE, re.MULTILINE | re.DOTALL))
@@ -21,7 +21,7 @@ def test_the_readmes_table_is_of_the_chains_that_the_kit_has():
     assert len(rows) == 4 * len(teach.chains())
     last = teach.chains()[-1]
     right = round(last["stages"]["grpo"]["heldout_accuracy"] * 600)
-    low, high = (f"{end:.1%}" for end in evaluate.wilson(right, 600))
+    low, high = (f"{end:.1%}" for end in intervals.wilson(right, 600))
     assert f"| {last['seed']}" == rows[-1][0] and rows[-1][4] == f"{low} to {high}"
 
 
@@ -85,7 +85,7 @@ def test_every_chain_is_of_todays_recipe_and_its_shares_are_counts():
             assert found["settings"] == recipes.settings(recipe), "make its chain anew"
             n = round(found["heldout_accuracy"] * found["heldout_n"])
             assert found["heldout_accuracy"] == n / found["heldout_n"]
-            assert evaluate.wilson(n, found["heldout_n"])
+            assert intervals.wilson(n, found["heldout_n"])
     where = [(chain["made_on"], chain["seed"]) for chain in teach.chains()[1:]]
     assert len(set(where)) == len(where)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import chain, completions, evaluate, instructions, model, recipes, three_ways
+from lab import chain, completions, instructions, intervals, model, recipes, three_ways
 from lab.completions import Completion
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_the_kept_run_is_whole_and_what_is_claimed_of_it_holds():
         assert max(at["sft"][1], at["dpo"][1]) < at["grpo"][0]
         assert at["sft"][0] < at["dpo"][1] and at["dpo"][0] < at["sft"][1]  # not ordered
     topic = {stage: round(way["topic"] * way["n"]) for stage, way in ways.items()}
-    assert evaluate.wilson(topic["grpo"], 400)[1] < evaluate.wilson(topic["base"], 400)[0]
+    assert intervals.wilson(topic["grpo"], 400)[1] < intervals.wilson(topic["base"], 400)[0]
     assert len(three_ways.measured()["grpo_share_kept_by_step"]) == 48
 
 
