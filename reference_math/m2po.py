@@ -6,7 +6,7 @@
     w    p / p_old
 
 Source    Zheng et al., Prosperity before Collapse, arXiv 2510.01161, algorithm 1 (threshold 0.04)
-Torch     none     Lesson   none
+Torch     reference_math.torch.m2po     Lesson   none
 Proof     tests/laws/test_m2po.py, tests/parity/test_m2po.py
 
 Shapes    B completions, T tokens each.    Natural logs.

@@ -5,6 +5,7 @@
     from reference_math import conformance
     print(conformance.check(my_loss, "grpo", loss_type="dapo"))
     print(conformance.check(my_loss, "grpo", like="verl"))
+    print(conformance.check(my_kto, "kto", like="Liger-Kernel"))     an objective of the tables
 
 The report drives the libraries' own code (trl_*), which tests/parity drives too.
 Proof   tests/parity/test_conformance.py

@@ -12,7 +12,10 @@ from reference_math import _checks
 from reference_math.conformance.objectives import HELD, OBJECTIVES
 from reference_math.conformance.variants import optioned
 
-LIKE = ("grpo", "advantages")  # the objectives that have rows in the table of conventions
+LIKE = (
+    "grpo",
+    "advantages",
+)  # they have rows in the table of conventions; the others, in tables/*.toml
 BATCHES = 4  # random batches; all have to agree, so that no convention fits by chance
 
 
@@ -26,11 +29,17 @@ class Verdict(NamedTuple):
         tuple  # the conventions, or a number, that together turn the reference into yours; or ()
     )
     constant: float  # the constant, where yours is the reference times one; else nan
-    follows: tuple = ()  # libraries whose defaults give the same on every batch
+    follows: tuple = ()  # libraries whose defaults, or calls, give the same on every batch
+    reference: str = ""  # of an objective of the tables: the call that it was compared with
 
     def __str__(self):
-        follows = f"; as by default in {', '.join(self.follows)}" if self.follows else ""
-        return self._said() + follows
+        how = "as in" if self.reference else "as by default in"
+        follows = f"; {how} {', '.join(self.follows)}" if self.follows else ""
+        return (
+            self._said()
+            + follows
+            + (f". The reference: {self.reference}" if self.reference else "")
+        )
 
     def _said(self):
         errors = f"relative error: value {self.value_error:.1e}, gradient {self.gradient_error:.1e}"
@@ -65,21 +74,29 @@ def check(
                     rloo         per_token_logps, old_logps, advantages, completion_mask
                     advantages   rewards  (12,): 3 groups of 4, prompt-major
                 returns a scalar; for kl (B, T) and for advantages (12,)
-    objective   one of those names
-    like        grpo, advantages: compare with the defaults of this library ("verl", "ms-swift"), a
-                name of `conformance.libraries`; `options` go before them
+    objective   one of those names; or an objective of the tables (`by_tables.names()`: "kto", "orpo",
+                "ipo", "gae", "value_loss" ...), or a topic of theirs by its whole name
+    like        compare with this library ("verl", "ms-swift"). grpo, advantages: with its defaults, a
+                name of `conformance.libraries`; `options` go before them. Every other objective: with its
+                row of the tables, whose arrays my_loss is given: `by_tables.NAMES`, and by their names the
+                numbers of the call (beta, num_items_in_batch). A preference loss is given chosen_logps,
+                rejected_logps, ref_chosen_logps and ref_rejected_logps (6,), or, if it takes
+                per_token_logps, all answers token by token, (12, 7), the chosen first. What the tables
+                compare on the tokens that count is compared there: advantages, KL, weights, GAE.
     framework   "torch": float64 tensors, the gradient by autograd, so that a missing detach shows;
                 "numpy": arrays, the gradient by central differences of the value
     rtol        what still counts as the same
     options     dpo: of `dpo_trainer.loss`; grpo: of `grpo_trainer.loss` (loss_type, beta ...),
                 and those of the advantages; sft: loss_type, reduction ("batch_token");
                 kl: estimator ("k3"); rloo: epsilon_low, epsilon_high;
-                advantages: scale, ddof, eps ("group", 1, 1e-4)
+                advantages: scale, ddof, eps ("group", 1, 1e-4); of the tables: numbers of the call
     returns     a Verdict.  It names one convention, or two, or a number that differs from the one
                 asked for (beta: 0.5, not 0.1), alone or with one convention.
                 For grpo and advantages `follows` names the libraries whose defaults give the same as
                 yours. On one batch a global token mean equals the batch's token mean; a KL in the
-                reward is not part of the loss.
+                reward is not part of the loss. For an objective of the tables it names those whose
+                calls do, and the conventions are the calls of the others; without `like` the reference
+                is TRL's.
 
     >>> def mine(per_token_logps, ref_per_token_logps):
     ...     log_r = per_token_logps - ref_per_token_logps
@@ -87,17 +104,17 @@ def check(
     >>> check(mine, "kl", framework="numpy").explained_by
     ('KL direction: policy minus reference, not reference minus policy',)
     """
-    _checks.one_of("objective", objective, OBJECTIVES)
     _checks.one_of("framework", framework, ("torch", "numpy"))
-    if like is not None:
-        options = _like(like, objective, my_loss, options)
-    known, rng = OBJECTIVES[objective], np.random.default_rng(seed)
+    known, options, call = _objective(objective, like, my_loss, options)
+    rng, wrt = np.random.default_rng(seed), known["wrt"] or ()
+    wrt = (wrt,) if isinstance(wrt, str) else wrt
     batches = [known["inputs"](rng, options) for _ in range(BATCHES)]
-    mine = [_yours(my_loss, arrays, known["wrt"], framework) for arrays in batches]
+    shaped = known.get("shaped", lambda value, arrays: value)
+    mine = [_yours(my_loss, arrays, wrt, framework, shaped) for arrays in batches]
 
     def theirs(variants, some=slice(None)):
         f = reduce(lambda f, variant: variant(f), variants, known["reference"])
-        return [_theirs(f, arrays, options, known["wrt"], framework) for arrays in batches[some]]
+        return [_theirs(f, arrays, options, wrt, framework) for arrays in batches[some]]
 
     def explain(variants):
         one = slice(1)  # nearly all fall by the value of the first batch; a gradient costs more
@@ -106,16 +123,17 @@ def check(
         return _same(mine, theirs(variants), rtol)
 
     def follows():
-        """The libraries whose defaults, in place of the options asked for, are mine."""
-        if objective not in LIKE:
-            return ()
-        said = _comparable(objective, my_loss, batches[0])
-        return tuple(name for name, defaults in said if explain([optioned(**defaults)]))
+        """The libraries whose defaults, or calls, in place of what was asked for, are mine."""
+        said = known.get("libraries", ())
+        if objective in LIKE:
+            defaults = _comparable(objective, my_loss, batches[0])
+            said = [(name, optioned(**options)) for name, options in defaults]
+        return tuple(dict.fromkeys(name for name, variant in said if explain([variant])))
 
     right = theirs(())
     errors = _worst_value(mine, right), _worst_gradient(mine, right)
     if _same(mine, right, rtol):
-        return Verdict(True, *errors, (), 1.0, follows())
+        return Verdict(True, *errors, (), 1.0, follows(), call)
     conventions = known["conventions"](options)
     numbers = known["hyperparameters"](options)
 
@@ -139,19 +157,33 @@ def check(
 
     constant = _constant(mine, right, rtol)
     names = next(filter(None, explanations()), ())
-    return Verdict(False, *errors, names, float("nan") if names else constant, follows())
+    return Verdict(False, *errors, names, float("nan") if names else constant, follows(), call)
+
+
+def _objective(name, like, my_loss, options):
+    """(what is known of the objective, the options, the call of the tables that is the reference or "")"""
+    from reference_math.conformance import by_tables  # not above: it reads the golden vectors
+
+    if name in OBJECTIVES and (like is None or name in LIKE):
+        asked = options if like is None else _like(like, name, my_loss, options)
+        return OBJECTIVES[name], asked, ""
+    if name not in OBJECTIVES and by_tables.rows_of(name) is None:
+        _checks.one_of("objective", name, (*OBJECTIVES, *by_tables.names()))
+    known, call = by_tables.objective(name, like or "TRL", my_loss, options)
+    return known, options, call
 
 
 def _like(name, objective, my_loss, asked):
     """The options of a library's defaults, with those asked for in their place."""
     from reference_math.conformance import libraries  # not above: it is a command of its own
 
-    _checks.one_of("objective with like", objective, LIKE)
     row = libraries.find(name)
     defaults = libraries.options(row, objective)
     found = defaults | asked
     if not defaults or ("rewards" in _names(my_loss) and "scale" not in found):
-        raise ValueError(f"like: the table does not say all that {row['name']} does in {objective}")
+        other = '; its loss alone is objective "policy_loss"' if objective == "grpo" else ""
+        said = f"like: the table does not say all that {row['name']} does in {objective}"
+        raise ValueError(said + other)
     if objective == "grpo" and found.get("beta") is None:
         raise ValueError(
             f"like: `check` does not compute the KL of {row['name']}; leave it out of my_loss and "
@@ -225,22 +257,32 @@ def _bisect(gap, low, high, at_low, at_high):
     return high
 
 
-def _yours(my_loss, arrays, wrt, framework):
-    """(value, its gradient to wrt or None)"""
-    arrays = {name: arrays[name] for name in _asked_for(my_loss, arrays)}
+def _yours(my_loss, arrays, wrt, framework, shaped):
+    """(value, its gradient to wrt, one array after the other, or None)"""
+    names = _asked_for(my_loss, arrays)
+
+    def loss(given):
+        return my_loss(**{name: given[name] for name in names})
+
+    def plain(given):
+        return shaped(np.asarray(loss(given), dtype=float), given)
+
     if framework == "numpy":
-        value = np.asarray(my_loss(**arrays), dtype=float)
-        return value, _slope(lambda a: my_loss(**a), arrays, wrt) if wrt else None
+        return plain(arrays), _slope(plain, arrays, wrt) if wrt else None
     import torch
 
-    tensors = {name: torch.tensor(x, requires_grad=name == wrt) for name, x in arrays.items()}
-    value = my_loss(**tensors)
-    grad = None
-    if wrt and not value.requires_grad:
-        grad = np.zeros_like(arrays[wrt])  # all of it was detached
-    elif wrt:
-        grad = torch.autograd.grad(value.sum(), tensors[wrt])[0].numpy()
-    return value.detach().numpy(), grad
+    tensors = {name: torch.tensor(x, requires_grad=name in wrt) for name, x in arrays.items()}
+    value = shaped(loss(tensors), tensors)
+    if not wrt:
+        return value.detach().numpy(), None
+    grads = [None] * len(wrt)  # all of it was detached
+    if value.requires_grad:
+        ends = [tensors[name] for name in wrt]
+        grads = torch.autograd.grad(value.sum(), ends, allow_unused=True)
+    grads = [
+        np.zeros(arrays[n].size) if g is None else g.numpy().ravel() for n, g in zip(wrt, grads)
+    ]
+    return value.detach().numpy(), np.concatenate(grads)
 
 
 def _asked_for(my_loss, arrays):
@@ -262,20 +304,23 @@ def _theirs(f, arrays, options, wrt, framework):
     if wrt and framework == "numpy":  # differences see no detach: like with like
         return value, lambda: _slope(lambda a: f(a, options)[0], arrays, wrt)
     if wrt and grad is None:
-        held = {HELD: {wrt: arrays[wrt]}}
+        held = {HELD: {name: arrays[name] for name in wrt}}
         return value, lambda: _slope(lambda a: f(a | held, options)[0], arrays, wrt)
-    return value, lambda: grad
+    return value, lambda: None if grad is None else np.ravel(grad)
 
 
 def _slope(value, arrays, wrt, h=1e-6):
-    """Gradient of the summed value by central differences, good to 1e-9 or so."""
-    x = arrays[wrt]
-    grad = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        step = np.zeros_like(x)
-        step[i] = h
-        grad[i] = np.sum(value(arrays | {wrt: x + step}) - value(arrays | {wrt: x - step}))
-    return grad / (2 * h)
+    """Gradient of the summed value by central differences, good to 1e-9 or so; one array after the other."""
+    grads = []
+    for name in wrt:
+        x = arrays[name]
+        grad = np.zeros_like(x)
+        for i in np.ndindex(x.shape):
+            step = np.zeros_like(x)
+            step[i] = h
+            grad[i] = np.sum(value(arrays | {name: x + step}) - value(arrays | {name: x - step}))
+        grads.append(grad.ravel() / (2 * h))
+    return np.concatenate(grads)
 
 
 def _same(mine, right, rtol):

@@ -20,6 +20,7 @@ B = 8 completions of T = 7 tokens, G = 4 per prompt. The letters of a call:
 Proof   tests/parity/test_rosetta.py
 """
 
+import functools
 import importlib
 import re
 import sys
@@ -132,11 +133,20 @@ def gradient(call: str) -> str:
 def evaluate(call: str, arrays: Arrays, shared: dict[str, str]) -> Any:
     """Evaluate a call on the batch. The calls are the project's own text."""
     letters = {k.removeprefix("batch/"): x for k, x in arrays.items() if k.startswith("batch/")}
-    modules = {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
-    names = modules | OPTIONS | {"G": 4, "np": np} | letters
+    names = _modules() | OPTIONS | {"G": 4, "np": np} | letters
     for name, meaning in shared.items():
-        names[name] = eval(meaning, names)
-    return eval(call, names)
+        names[name] = eval(_compiled(meaning), names)
+    return eval(_compiled(call), names)
+
+
+@functools.cache
+def _modules():
+    return {name: importlib.import_module(f"reference_math.{name}") for name in MODULES}
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(call):
+    return compile(call.strip(), "<call>", "eval")
 
 
 def error(theirs: NDArray[Any], ours: ArrayLike) -> float:

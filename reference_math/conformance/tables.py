@@ -74,13 +74,21 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """topics: {name: rows}, in the order of the file."""
+    """topics: {name: rows}, in the order of the file.
+
+    objectives   {topic: the short name that `check` has for it}
+    given        {topic: {an argument of my_loss: the expression of it}}, of what stands in the calls as a literal
+    named        {topic: {letter: the argument}}, where `by_tables.NAMES` would say something else
+    """
 
     key: str
     title: str
     said: str
     view: str
     topics: dict
+    objectives: dict
+    given: dict
+    named: dict
 
 
 @functools.cache
@@ -105,7 +113,12 @@ def tables() -> tuple[Table, ...]:
             topic["name"]: [_row(key, content["view"], topic["name"], row) for row in topic["row"]]
             for topic in content["topic"]
         }
-        found.append(Table(key, content["title"], content["said"], content["view"], topics))
+        of_check = (
+            {topic["name"]: topic[kind] for topic in content["topic"] if kind in topic}
+            for kind in ("objective", "given", "named")
+        )
+        title, said, view = (content[name] for name in ("title", "said", "view"))
+        found.append(Table(key, title, said, view, topics, *of_check))
     return tuple(found)
 
 
@@ -294,6 +307,11 @@ def batch() -> Arrays:
     for library in rosetta.libraries():
         found |= {k: x for k, x in rosetta.golden(library).items() if k.startswith("batch/")}
     return found
+
+
+def letters() -> Arrays:
+    """Return {letter of a call: its array of the seeded batch}."""
+    return {name.removeprefix("batch/"): x for name, x in batch().items()}
 
 
 def evaluate(call: str, letters: dict[str, Any] | None = None) -> Any:

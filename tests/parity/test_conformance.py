@@ -229,12 +229,12 @@ def of_variant(objective, variant, options):
 
     def mine(**tensors):
         arrays = {name: x.detach().numpy() for name, x in tensors.items()}
-        value, grad = checking._theirs(f, arrays, options, wrt, "torch")
+        value, grad = checking._theirs(f, arrays, options, (wrt,) if wrt else (), "torch")
         value = torch.tensor(np.asarray(value))
         if not wrt:
             return value
         x = tensors[wrt]
-        slope = torch.tensor(grad()) * (x - x.detach())  # 0, with that gradient
+        slope = torch.tensor(grad()).view_as(x) * (x - x.detach())  # 0, with that gradient
         return value + (slope if value.ndim else slope.sum())
 
     return mine

@@ -259,7 +259,7 @@ def test_the_others_std_is_named():
     "name, objective, message",
     [("openrlhf", "grpo", "names 2 libraries, not one; there are OpenRLHF group_norm, OpenRLHF rein"),
      ("veril", "grpo", "'veril' names 0 libraries"),
-     ("verl", "dpo", "objective with like must be one of 'grpo', 'advantages'"),
+     ("verl", "dpo", "the tables have no dpo of verl; they have it of TRL, OpenRLHF, ms-swift"),
      ("OpenRLHF reinforce_baseline", "grpo", "does not say all that OpenRLHF reinforce_baseline does"),
      ("prime-rl", "grpo", "does not say all that prime-rl does in grpo"),
      ("NeMo-RL", "grpo", "does not compute the KL of NeMo-RL grpo; leave it out of my_loss"),
