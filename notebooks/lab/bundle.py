@@ -22,6 +22,7 @@ from lab import bars, install, runs, slides
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "posttraining-lab"
 BUILD = ("setuptools", "wheel")  # pip builds the kit's own package with them
+AT_ONCE = 20  # packages in one call of pip, whose start takes a second
 HOW = """\
 # A workshop's bundle
 
@@ -49,19 +50,28 @@ def download(wanted, folder):
     Raises RuntimeError with the packages that pip finds nowhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    of_torch = [package for package in wanted if "+cpu" in package]
+    others = [package for package in wanted if package not in of_torch]
+    chunks = [others[i : i + AT_ONCE] for i in range(0, len(others), AT_ONCE)] + [of_torch]
     lost = []
-    for package in bars.over(wanted, "wheels"):
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-        command += ["--disable-pip-version-check", "--dest", str(folder), package]
-        indexes = [[], ["--index-url", install.TORCH_CPU_INDEX]] if "+cpu" in package else [[]]
-        tried = (subprocess.run([*command, *i], capture_output=True, check=False) for i in indexes)
-        if not any(done.returncode == 0 for done in tried):
-            lost.append(package)
+    for chunk in bars.over([chunk for chunk in chunks if chunk], "wheels"):
+        if not _fetched(chunk, folder):  # then which?
+            lost += [package for package in chunk if not _fetched([package], folder)]
     if lost:
         raise RuntimeError(
             f"pip finds no {', '.join(lost)} where it looks: the bundle would not install. "
             "Connect to the network, or name a folder that has them in PIP_FIND_LINKS"
         )
+
+
+def _fetched(packages, folder):
+    """Tell whether pip has put all these wheels into the folder."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), *packages]
+    of_torch = all("+cpu" in package for package in packages)
+    indexes = [[], ["--index-url", install.TORCH_CPU_INDEX]] if of_torch else [[]]
+    tried = (subprocess.run([*command, *i], capture_output=True, check=False) for i in indexes)
+    return any(done.returncode == 0 for done in tried)
 
 
 def bare(notebook):

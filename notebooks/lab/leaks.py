@@ -36,6 +36,7 @@ from lab import (
 from rewards import accuracy_reward, format_reward
 
 STEPS = (0, 20, 40)
+LONGER = (0, 40, 80, 120)
 TEMPERATURES = (1.0, 0.0)
 KIT = (accuracy_reward, format_reward)
 NAIVE = (naive_rewards.naive_accuracy_reward, naive_rewards.naive_format_reward)
@@ -198,41 +199,42 @@ class _At(TrainerCallback):
 
 
 def kept_of(name, seed, rows):
-    """What is kept of a run that `watch` measured: the figures of its rows, without the texts."""
-    keys = ("step", "temperature", "proxy", "right", "leaks", "sampled", "leaked")
-    return {
-        "rewards": name,
-        "seed": seed,
-        "rows": [{key: row[key] for key in keys} for row in rows],
-    }
+    """What is kept of a run that `watch` measured: the shares of its rows, and what leaks.
+
+    leaked    the share of the run's own samples;    leaks    that of the held-out texts after its last step
+    """
+    shown = [{key: row[key] for key in ("step", "temperature", "proxy", "right")} for row in rows]
+    end = at(rows, rows[-1]["step"])
+    leaks = {"leaked": end["leaked"] / end["sampled"], "leaks": end["leaks"] / len(end["texts"])}
+    return {"rewards": name, "seed": seed, "rows": shown, **leaks}
 
 
 def measured():
-    """Return what is kept of the runs on several seeds: where they ran, and the runs."""
+    """Return what is kept of runs on several seeds: where they ran, `runs` of 40 steps and `longer` ones."""
     return json.loads(KEPT.read_text())
 
 
-def table(found):
+def table(runs):
     """Return one line per reward for `show.table`: the figures of its seeds, in their order.
 
-    found   runs as `kept_of` gives them
+    runs    as `kept_of` gives them, of as many steps each
     """
     lines = []
-    for name in dict.fromkeys(run["rewards"] for run in found):
-        of = sorted((r for r in found if r["rewards"] == name), key=lambda r: r["seed"])
+    for name in dict.fromkeys(run["rewards"] for run in runs):
+        of = sorted((run for run in runs if run["rewards"] == name), key=lambda run: run["seed"])
         line = {"rewards": name, "seeds": ", ".join(str(run["seed"]) for run in of)}
-        first, *_, last = dict.fromkeys(row["step"] for row in of[0]["rows"])
-        for step in (first, last):
-            proxies = (f"{at(run['rows'], step)['proxy']:.2f}" for run in of)
-            line[f"proxy, step {step}"] = ", ".join(proxies)
+        *before, last = dict.fromkeys(row["step"] for row in of[0]["rows"])
+        for step in (before[0], last):
+            line[f"proxy, step {step}"] = ", ".join(
+                f"{at(r['rows'], step)['proxy']:.2f}" for r in of
+            )
         for temperature in TEMPERATURES:
-            for step in dict.fromkeys(row["step"] for row in of[0]["rows"]):
+            for step in (*before[1:], last):
                 right = (f"{at(run['rows'], step, temperature)['right']:.0%}" for run in of)
                 line[f"right at {temperature:g}, step {step}"] = ", ".join(right)
-        ends = (at(run["rows"], last) for run in of)
-        line["own samples that leak"] = ", ".join(
-            f"{end['leaked'] / end['sampled']:.1%}" for end in ends
-        )
+        for key, title in (("leaked", "own samples that leak"), ("leaks", "texts that leak")):
+            if all(key in run for run in of):
+                line[title] = ", ".join(f"{run[key]:.1%}" for run in of)
         lines.append(line)
     return lines
 
@@ -242,18 +244,21 @@ def main(argv=None):
 
     parser = argparse.ArgumentParser(prog="python -m lab.leaks", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--longer", type=int, nargs="*", default=[], help="seeds of 120 steps")
     parser.add_argument("--out", type=Path, default=runs.root() / "leaks.json")
     args = parser.parse_args(argv)
     train.ensure("sft", "tiny")
     pairs = {"naive": NAIVE, "the kit's": KIT, "the gold anywhere": [gold_anywhere]}
-    kept = []
-    for seed in args.seeds:
-        for name, rewards in pairs.items():
-            kept.append(kept_of(name, seed, watch(rewards, seed)))
-            found = where("python -m lab.leaks") | {"runs": kept}
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
-    show.table(table(kept))
+    asked = [("runs", name, seed, STEPS) for seed in args.seeds for name in pairs]
+    asked += [("longer", "the gold anywhere", seed, LONGER) for seed in args.longer]
+    found = where("python -m lab.leaks") | {"runs": [], "longer": []}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for kind, name, seed, steps in asked:
+        found[kind].append(kept_of(name, seed, watch(pairs[name], seed, steps)))
+        args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
+    for kind in ("runs", "longer"):
+        if found[kind]:
+            show.table(table(found[kind]))
     print(args.out)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from lab import leaks, plots, ready, recipes
+from lab import intervals, leaks, plots, ready, recipes
 
 RIGHT = "<think>7+8=15,1+3+1=05</think>\n<answer>55</answer>"
 WRONG = "<think>7+8=15,1+3+1=04</think>\n<answer>45</answer>"
@@ -113,3 +113,50 @@ def test_in_a_notebook_a_picture_carries_its_words(monkeypatch):
     plots.show_with_alt(plt.figure(), 'a "text" of it')
     assert 'alt="a &quot;text&quot; of it"' in shown[0].data
     assert "data:image/png;base64," in shown[0].data and not plt.get_fignums()
+
+
+def test_the_kept_runs_say_what_the_lesson_says_of_them():
+    """The sentences of sections 6 and 7: each could be false of the kept figures."""
+    kept = leaks.measured()
+    by = {(run["rewards"], run["seed"]): run for run in kept["runs"]}
+    naive, kit, third = (
+        [by[name, seed] for seed in range(3)]
+        for name in ("naive", "the kit's", "the gold anywhere")
+    )
+    right = {
+        id(run): [leaks.at(run["rows"], step)["right"] for step in leaks.STEPS]
+        for run in kept["runs"]
+    }
+    for mine, ours in zip(
+        third, kit
+    ):  # no price of the third reward: below, and the intervals overlap
+        a, b = right[id(mine)][-1], right[id(ours)][-1]
+        assert (
+            a < b
+            and intervals.wilson(round(200 * a), 200)[1] > intervals.wilson(round(200 * b), 200)[0]
+        )
+    cold = [leaks.at(run["rows"], step, 0.0)["right"] for run in naive for step in (0, 20)]
+    assert [after > before for before, after in zip(cold[::2], cold[1::2])] == [False, False, True]
+    assert all(run["leaked"] > 0.5 for run in naive) and not any(run["leaked"] for run in kit)
+    assert all(0 < run["leaked"] < 0.05 for run in third)
+    assert {run["rows"][-1]["step"] for run in kept["longer"]} == {leaks.LONGER[-1]}
+
+
+def test_a_table_has_one_line_per_reward_and_its_seeds_in_order():
+    rows = [
+        {"step": step, "temperature": t, "proxy": 1.0 + step, "right": share}
+        | {"leaks": 1, "leaked": 1, "sampled": 8, "texts": ["a"] * 4}
+        for step, share in zip((0, 2, 4), (0.5, 0.25, 0.125))
+        for t in leaks.TEMPERATURES
+    ]
+    kept = [leaks.kept_of("one", seed, rows) for seed in (3, 1)]
+    assert (
+        kept[0]["leaked"] == 0.125
+        and kept[0]["leaks"] == 0.25
+        and "texts" not in kept[0]["rows"][0]
+    )
+    (line,) = leaks.table(kept)
+    assert line["seeds"] == "1, 3" and line["proxy, step 4"] == "5.00, 5.00"
+    assert (
+        line["right at 0, step 2"] == "25%, 25%" and line["own samples that leak"] == "12.5%, 12.5%"
+    )
