@@ -28,7 +28,8 @@ HOW = """\
 
 Made by `make bundle` for Python {python} on {platform}.
 
-    make lab BUNDLE={here} READY=1     in a clone of the kit: installs from wheels/ alone, no network
+    make lab BUNDLE=FOLDER READY=1     in a clone of the kit; FOLDER is this folder, wherever it stands now.
+                                       Installs from wheels/ alone, without a network
     wheels/                            the packages
     notebooks/                         the lessons, executed
     live/                              the lessons with headings and code alone, to teach live
@@ -111,7 +112,7 @@ def make(out):
         notebook = bare(json.loads(path.read_text(encoding="utf-8")))
         (out / "live" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    text = HOW.format(python=python, platform=sys.platform, here=out)
+    text = HOW.format(python=python, platform=sys.platform)
     (out / "README.md").write_text(text, encoding="utf-8")
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 

@@ -5,6 +5,8 @@
     clinic.sheet({"A": (sick, well)})          the quantity of each case, broken beside cured
     python -m lab.clinic --seeds 0 1 2         the table of the lesson, on several seeds
 
+What such runs gave, with the machine and the versions, is kept beside this module in clinic.json.
+
 Every run is real: TRL's trainers on the tiny model for a few steps, on the CPU of any machine. What a
 broken run changes is the difference of two lines in the function of its case.
 
@@ -13,13 +15,28 @@ Lesson    notebooks/11_clinic.ipynb        Proof    tests/lab/test_clinic.py
 
 import argparse
 import functools
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from lab import batch, callbacks, evaluate, guards, health, plots, recipes, show, tasks, train, vllm
+from lab import (
+    batch,
+    callbacks,
+    evaluate,
+    guards,
+    health,
+    plots,
+    recipes,
+    runs,
+    show,
+    tasks,
+    train,
+    vllm,
+)
 from rewards import accuracy_reward
 
 SHORT = {  # of the recipes' arguments, what a short run changes: small batches, one log per step
@@ -28,6 +45,7 @@ SHORT = {  # of the recipes' arguments, what a short run changes: small batches,
     | {"use_vllm": False, "warmup_steps": 0, "lr_scheduler_type": "constant", "beta": 1.0},
 }
 OTHER_END = "</s>"  # how a template that was copied from another model ends a turn
+KEPT = Path(__file__).with_suffix(".json")
 ROOM = 48  # tokens for an answer; the longer style takes 36
 
 
@@ -366,15 +384,34 @@ def sheet(found, title=""):
     plots.show_with_alt(figure, f"{title}. {' '.join(said)}")
 
 
+def measured():
+    """Return what is kept of the cases on several seeds: where they ran, and {letter: {"broken", "cured"}} in `cases`."""
+    return json.loads(KEPT.read_text())
+
+
+def table(cases):
+    """Return one line per case for `show.table`: the quantity of each seed, broken and cured."""
+    return [
+        {"case": letter, "number": quantity(letter)}
+        | {side: ", ".join(f"{value:.2g}" for value in values) for side, values in sides.items()}
+        for letter, sides in cases.items()
+    ]
+
+
 def main(argv=None):
+    from lab.on_seeds import where
+
     parser = argparse.ArgumentParser(
         prog="python -m lab.clinic", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=runs.root() / "clinic.json")
+    args = parser.parse_args(argv)
     show.quiet()
     train.ensure("sft", "tiny")
-    for seed in parser.parse_args(argv).seeds:
-        for letter, measured in CASES.items():
+    kept = {letter: {"broken": [], "cured": []} for letter in CASES}
+    for seed in args.seeds:
+        for letter, case in CASES.items():
             for name, found in zip(
                 ("broken", "cured"), (broken(letter, seed), cured(letter, seed))
             ):
@@ -383,9 +420,15 @@ def main(argv=None):
                     for k, v in found.seen.items()
                 )
                 named = named_by_the_log(found.log)
+                kept[letter][name].append(found.value)
                 print(
-                    f"{letter} {measured.__name__} {name}, seed {seed}: {found.value:.3g}; {said}; log: {named}"
+                    f"{letter} {case.__name__} {name}, seed {seed}: {found.value:.3g}; {said}; log: {named}"
                 )
+    args.out.write_text(
+        json.dumps(where("python -m lab.clinic") | {"cases": kept}, indent=1) + "\n"
+    )
+    show.table(table(kept))
+    print(args.out)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,14 @@ def test_every_case_says_what_it_measures():
     assert all(clinic.quantity(letter).endswith(".") for letter in clinic.CASES)
 
 
+def test_the_kept_table_has_every_case_with_its_number_on_three_seeds():
+    kept = clinic.measured()
+    lines = clinic.table(kept["cases"])
+    assert [line["case"] for line in lines] == list(clinic.CASES)
+    assert all(len(values) == 3 for sides in kept["cases"].values() for values in sides.values())
+    assert lines[3]["number"] == clinic.quantity("D") and lines[3]["cured"] == "0.1, 0.1, 0.13"
+
+
 def test_a_run_is_kept_for_the_same_arguments_and_leaves_its_start_alone(stages):
     done = clinic.run("sft", 0)
     assert done is clinic.run("sft", 0) and [entry["step"] for entry in done.log] == [1, 2]
