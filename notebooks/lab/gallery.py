@@ -122,12 +122,16 @@ def logps(theta, found):
 
 def grad(theta, found, grad_logps):
     """Carry an objective's gradient to the log-probs (N, T) to the table, by the chain rule."""
-    return scatter(found, logprobs.logits_grad(logits(theta, found), found.tokens, grad_logps))
+    grad_logits = logprobs.logits_grad(logits(theta, found), found.tokens, grad_logps)
+    return scatter(found, grad_logits, questions=len(theta))
 
 
-def scatter(found, grad_logits):
-    """Add up a gradient to the logits (N, T, V) where each of them was looked up."""
-    table = np.zeros((P, T, V, V))
+def scatter(found, grad_logits, questions=P):
+    """Add up a gradient to the logits (N, T, V) where each of them was looked up.
+
+    questions   how many the table has: more than P where several worlds stand side by side
+    """
+    table = np.zeros((questions, T, V, V))
     np.add.at(table, states(found), found.completion_mask[..., None] * grad_logits)
     return table
 

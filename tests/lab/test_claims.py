@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from lab import clinic, gallery, leaks, plots, show
+from lab import clinic, gallery, late, leaks, plots, show
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -24,6 +24,7 @@ MODULES = {
     "lab.show": show,
     "clinic": clinic,
     "gallery": gallery,
+    "late": late,
     "leaks": leaks,
 }
 PROMISES = re.compile(r"\*\*When you are done you have shown that\*\*\n((?:- .*\n?)+)")

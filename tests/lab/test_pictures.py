@@ -12,7 +12,7 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from lab import clinic, diagrams, gallery, leaks, plots, programs, puzzles, ready, three_ways
+from lab import clinic, diagrams, gallery, late, leaks, plots, programs, puzzles, ready, three_ways
 from lab.intervals import wilson
 from lab.puzzles import picture
 from matplotlib.colors import to_rgb
@@ -106,6 +106,14 @@ DRAWN = {
     ),
     "what moved": lambda: gallery.moved_picture({"DPO": {"chosen": 1, "rejected": -1}}, "moved"),
     "proxy and truth": lambda: leaks.draw({"naive": (ROWS, 2), "kit": (ROWS, 2)}, "leaks"),
+    "worlds over the updates": lambda: late.draw_runs(
+        dict.fromkeys("abcd", late.Run([0, 10], np.ones((2, 3)), np.ones((2, 3)))), "runs"
+    ),
+    "bias and spread": lambda: late.draw_errors(
+        [1, 4],
+        {way: [dict.fromkeys(("bias", "spread", "error"), 1.0)] * 2 for way in late.WAYS},
+        "errors",
+    ),
     "the clinic": lambda: clinic.sheet(
         dict.fromkeys(clinic.CASES, (clinic.Finding(1.0, {}, []), clinic.Finding(0.5, {}, []))),
         "ten",

@@ -229,6 +229,18 @@ def cut_by_tokens(prompt_lens, lengths, max_length):
     return [[len(row.replace("p", "")) for row in kept], ["E" in row for row in kept]]
 
 
+def worth_by_normalised_weights(logps, sampling_logps, completion_mask, cap):
+    """1 over the sum of the squares of weights that add up to 1, answer by answer."""
+    found = []
+    for bound in (math.inf, cap):
+        ratios = [
+            min(math.prod(math.exp(a - b) for a, b, m in zip(*row) if m), bound)
+            for row in zip(logps, sampling_logps, completion_mask)
+        ]
+        found.append(1 / sum((ratio / sum(ratios)) ** 2 for ratio in ratios))
+    return found
+
+
 def stopped_by_windows(values, limit, patience):
     """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
     sick = ~(np.array(values) <= limit)
@@ -282,6 +294,7 @@ FOUND_OTHERWISE = {
     "11.1": labels_by_rows,
     "11.2": stopped_by_windows,
     "12.1": cut_by_tokens,
+    "14.1": worth_by_normalised_weights,
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]
@@ -608,8 +621,8 @@ def solved(cell):
     return stub.sub(lambda _: solution, cell)
 
 
-# Formulas; those of the lessons 11 and 12 are about runs and data, and stand there alone.
-ON_THE_PAGE = {n: p for n, p in puzzles.ALL.items() if n.split(".")[0] not in ("11", "12")}
+# The page is full: the puzzles of the lessons after 10 stand in their lesson alone.
+ON_THE_PAGE = {n: p for n, p in puzzles.ALL.items() if int(n.split(".")[0]) <= 10}
 
 
 def test_every_puzzle_stands_in_its_lesson_and_each_formula_in_the_puzzles_notebook():

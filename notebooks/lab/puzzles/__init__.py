@@ -18,6 +18,7 @@ from lab.puzzles import (
     clinic,
     cuts,
     distances,
+    lateness,
     leaks,
     measures,
     numbers,
@@ -30,7 +31,18 @@ from lab.puzzles.record import progress
 
 __all__ = ["ALL", "Puzzle", "progress", "puzzle"]
 
-_MODULES = (tokens, numbers, preferences, policies, distances, measures, leaks, clinic, cuts)
+_MODULES = (
+    tokens,
+    numbers,
+    preferences,
+    policies,
+    distances,
+    measures,
+    leaks,
+    clinic,
+    cuts,
+    lateness,
+)
 ALL = {
     found.number: found
     for module in _MODULES
