@@ -7,7 +7,9 @@ has it; a row says where (file and release), which call of `reference_math` equa
              which `with` puts the library's defaults, or the batch's letters, in place of the case's own
     report   TRL: a row of the report of the installed release (`python -m reference_math.conformance`)
     neither  a repository at a commit, compared once (libraries.toml says how far it was) and not made again
-             here; or, with `read`, its source read and not run
+             here; or, with `read`, its source read and not run. `measured` is the row's own error on this
+             batch, of the same function as it stands at the commit `again`; without it, the library's worst
+             stands for the row
 
 A table's `view` takes the part of a call that its topics are about: of a whole loss the reduction, the sampler's
 weights or the KL of each token. A row with `whole` keeps its call and is compared with no other.
@@ -205,9 +207,12 @@ def _proof(library, case, said):
         return None, f"the conformance report, {said['report']}"
     if said.get("read"):
         return None, "read in the source, not run"
+    note = "compared at that commit, not made again here: "
+    if "measured" in said:
+        return said["measured"], (
+            f"{note}{said['measured']:.0e} on this batch, by its function as it stands at {said['again']}")  # fmt: skip
     return library["measured"], (
-        f"compared at that commit, not made again here: at most {library['measured']:.1e} over "
-        f"{library['arrays']} arrays")  # fmt: skip
+        f"{note}at most {library['measured']:.1e} over {library['arrays']} arrays, no figure of its own")  # fmt: skip
 
 
 def _spelt(call, shared):

@@ -83,6 +83,24 @@ def test_a_release_is_the_same_or_moved_or_broke_its_driver(newest, by_this_pyth
     assert "| tinker-cookbook | 0.6.1 | 9.9 | the same |" in text and "- no such release" in text
 
 
+def test_a_run_that_breaks_leaves_a_report_that_says_so(newest, monkeypatch, tmp_path):
+    def no_index(folder):
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(newest, "environment", no_index)
+    monkeypatch.setattr(newest.make, "ROOT", tmp_path)
+    with pytest.raises(subprocess.CalledProcessError):
+        newest.main(["tinker"])
+    assert (tmp_path / "build/rosetta_newest.md").read_text() == newest.BROKE
+    monkeypatch.setattr(newest, "environment", lambda folder: sys.executable)
+    row = ("tinker-cookbook", "0.6.1", "0.6.2", "the same")
+    monkeypatch.setattr(newest, "look", lambda name, python, release: (row, []))
+    with pytest.raises(SystemExit) as done:
+        newest.main(["tinker"])
+    assert not done.value.code
+    assert " | ".join(row) in (tmp_path / "build/rosetta_newest.md").read_text()
+
+
 def test_the_command_refuses_an_unknown_library():
     done = subprocess.run(
         [sys.executable, GOLDEN / "newest.py", "veril"], capture_output=True, text=True, check=False
