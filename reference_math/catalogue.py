@@ -538,6 +538,7 @@ LESSONS = {
                    "chunked reverse KL", "MiniLLM", "A*-PO", "TPO", "SDFT", "ULD"),
     "07_kl": ("k1", "k2"),
     "08_measuring": ("temperature", "entropy"),
+    "15_small_numbers": ("double quantisation",),
 }  # fmt: skip
 
 

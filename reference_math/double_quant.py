@@ -2,7 +2,7 @@
 
 Source    Dettmers et al., "QLoRA", arXiv 2305.14314, section 3; the 8-bit values: Dettmers,
           "8-Bit Approximations for Parallelism in Deep Learning", arXiv 1511.04561
-Lesson    none
+Lesson    notebooks/15_small_numbers.ipynb
 Proof     tests/laws/test_double_quant.py, tests/parity/test_double_quant.py
 
 Shapes    absmax (k,) float32, NF4's scales, one per block; they stand in groups of 256, each

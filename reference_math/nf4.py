@@ -18,7 +18,7 @@ from reference_math._checks import array, finite, one_of
 from reference_math._types import ArrayLike, ByteArray, Float32Array
 
 CODEBOOK = np.array(
-    # 8 quantiles of a normal below zero, 0, and 7 above, scaled to [-1, 1]; 0 has to be exact
+    # 7 quantiles of a normal below zero, 0, and 8 above, scaled to [-1, 1]; 0 has to be exact
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
     + [-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0]
     + [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]

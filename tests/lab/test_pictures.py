@@ -12,7 +12,19 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from lab import clinic, diagrams, gallery, late, leaks, plots, programs, puzzles, ready, three_ways
+from lab import (
+    clinic,
+    diagrams,
+    gallery,
+    late,
+    leaks,
+    plots,
+    programs,
+    puzzles,
+    ready,
+    small_numbers,
+    three_ways,
+)
 from lab.intervals import wilson
 from lab.puzzles import picture
 from matplotlib.colors import to_rgb
@@ -117,6 +129,14 @@ DRAWN = {
     "the clinic": lambda: clinic.sheet(
         dict.fromkeys(clinic.CASES, (clinic.Finding(1.0, {}, []), clinic.Finding(0.5, {}, []))),
         "ten",
+    ),
+    "errors of four bits": lambda: small_numbers.draw_errors(small_numbers.drawn(640), "errors"),
+    "nats of four bits": lambda: small_numbers.draw_bits(
+        {"NF4": (4.5, [1.0, 2.0]), "equal steps": (4.5, [1.0]), "5 bits": (5.5, [0.1])}, "bits"
+    ),
+    "rates of ranks": lambda: small_numbers.draw_rates(
+        [{"rank": r, "rate": x, "kl": x} for r in small_numbers.RATES for x in (1e-3, 1e-2)],
+        "rates",
     ),
     "programs": lambda: programs.draw(
         {name: {"advantage": 1, "push": 2} for name in programs.LIBRARIES}

@@ -241,6 +241,23 @@ def worth_by_normalised_weights(logps, sampling_logps, completion_mask, cap):
     return found
 
 
+def errors_by_looking(blocks, codebook):
+    """Each weight alone; the bound from the middles between neighbours."""
+    scales = [max(map(abs, block)) for block in blocks]
+    off = [max(min(abs(s * c - w) for c in codebook) for w in b) for s, b in zip(scales, blocks)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(codebook)]
+    worst = max(min(abs(m - c) for c in codebook) for m in middles)
+    return [off, [worst * s for s in scales]]
+
+
+def left_out_by_cutting(before, after):
+    """The nearest matrix of each rank, made from the eigenvectors of the update's square, and what it lacks."""
+    update = np.array(after) - before
+    _, v = np.linalg.eigh(update.T @ update)  # ascending
+    kept = [v[:, -r:] @ v[:, -r:].T for r in range(1, min(update.shape) + 1)]
+    return [((update - update @ k) ** 2).sum() / (update**2).sum() for k in kept]
+
+
 def stopped_by_windows(values, limit, patience):
     """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
     sick = ~(np.array(values) <= limit)
@@ -295,6 +312,8 @@ FOUND_OTHERWISE = {
     "11.2": stopped_by_windows,
     "12.1": cut_by_tokens,
     "14.1": worth_by_normalised_weights,
+    "15.1": errors_by_looking,
+    "15.2": left_out_by_cutting,
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]

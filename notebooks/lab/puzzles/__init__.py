@@ -24,6 +24,7 @@ from lab.puzzles import (
     numbers,
     policies,
     preferences,
+    small,
     tokens,
 )
 from lab.puzzles.engine import Puzzle
@@ -42,6 +43,7 @@ _MODULES = (
     clinic,
     cuts,
     lateness,
+    small,
 )
 ALL = {
     found.number: found
