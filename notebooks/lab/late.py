@@ -3,7 +3,7 @@
     late.run("uncorrected", k=64)               GRPO in 20 small worlds side by side: the true reward over the steps
     late.errors(now, sampler, features)         each gradient's bias and spread, by enumeration of all answers
     late.real(updates=16)                       TRL on the tiny model: one generation, used up over 16 updates
-    python -m lab.late --seeds 0 1 2            the tables of the lesson, on several seeds
+    python -m lab.late --seeds 0 1 2            both on several seeds; what that gave is kept in late.json
 
 The small world is that of `lab.gallery`: four questions, 121 answers to each, a policy that is a table of
 logits.  Here the table is a product, features times weights, so that states share weights as the texts of a
@@ -14,7 +14,10 @@ Lesson    notebooks/14_late_samples.ipynb        Proof    tests/lab/test_late.py
 
 import argparse
 import collections
+import itertools
+import json
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ from reference_math import advantages, grpo, importance_sampling, logprobs, opti
 STATES = P * T * V  # question, position, letter before
 SHARED = 16  # features of a state: fewer than STATES, so states share weights
 CAP = 3.0  # TRL's default bound on the ratio of a whole answer, vllm_importance_sampling_clip_max
+KEPT = Path(__file__).with_suffix(".json")
 EVERY = 10  # a run is measured once in so many steps
 
 _TOKEN = {"importance_sampling_level": "token", "reduction": "dr_grpo", "max_completion_length": T}
@@ -375,40 +379,70 @@ def draw_errors(ages, found, title=""):
 # ---------------------------------------------------------------- from the command line
 
 
+SEVERAL = {  # what is run on several seeds
+    "fresh": ("uncorrected", 0),
+    "16 late, uncorrected": ("uncorrected", 16),
+    **{f"64 late, {way}": (way, 64) for way in WAYS},
+    "nothing shared, 64 late, uncorrected": ("uncorrected", 64, None),
+}
+
+
+def measured():
+    """What is kept of runs on several seeds: where they ran, `worlds` {name: {"reward", "right", "fell"}}, and `real`.
+
+    real   {"corrected" or "uncorrected": [the mean reward of each generation, for each seed]}
+    """
+    return json.loads(KEPT.read_text(encoding="utf-8"))
+
+
+def kept_table(worlds):
+    """One line per kind of run for `show.table`, with a value for each seed."""
+    return [
+        {
+            "samples": name,
+            "reward, of 4": ", ".join(f"{x:.2f}" for x in found["reward"]),
+            "right": ", ".join(f"{x:.0%}" for x in found["right"]),
+            f"fell by more than {FELL}": ", ".join(map(str, found["fell"])),
+        }
+        for name, found in worlds.items()
+    ]
+
+
 def main(argv=None):
-    """Print what became of each way's runs, on several seeds of the samples; with --real of the tiny model's."""
+    """Run the small worlds on several seeds of their samples, and TRL with its ratio and without; keep the figures."""
+    from lab import on_seeds, runs, show, train
+
     parser = argparse.ArgumentParser(prog="python -m lab.late", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--lr", type=float, default=None)
-    parser.add_argument("--real", type=int, default=0, metavar="GENERATIONS")
+    parser.add_argument("--lr", type=float, default=0.2, help="of the small worlds")
+    parser.add_argument("--generations", type=int, default=5, help="of the tiny model; 0 for none")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the tiny model")
+    parser.add_argument("--out", type=Path, default=runs.root() / "late.json")
     asked = parser.parse_args(argv)
-    options = {} if asked.lr is None else {"lr": asked.lr}
-    if asked.real:
-        return _main_real(asked, {} if asked.lr is None else {"learning_rate": asked.lr})
-    for way in WAYS:
-        for k in (0, 16, 64):
-            for shared in (SHARED, None):
-                ends = [run(way, k, shared, seed=seed, **options) for seed in asked.seeds]
-                said = "; ".join(
-                    f"reward {end.reward[-1].mean():.2f}, right {end.right[-1].mean():.2f}, "
-                    f"fell {(end.fall() > FELL).sum()} of {len(end.fall())}"
-                    for end in ends
-                )
-                print(f"{way}, {k} updates old, {shared or 'no'} shared: {said}", flush=True)
-
-
-def _main_real(asked, options):
-    from lab import show, train
-
-    show.quiet()
-    train.ensure("sft", "tiny")
-    for seed in asked.seeds:
-        for corrected in (True, False):
-            found = real(16, asked.real, corrected, seed, **options)
-            rewards = [f"{batch['reward']:.2f}" for batch in found if batch["age"] == 0]
-            print(f"seed {seed}, corrected {corrected}: rewards of each generation", *rewards)
-            for batch in found[-16:]:
-                print("   ", {k: round(v, 3) for k, v in seen(batch).items()}, flush=True)
+    worlds = {}
+    for name, what in SEVERAL.items():
+        ends = [run(*what, seed=seed, lr=asked.lr) for seed in asked.seeds]
+        worlds[name] = {
+            "reward": [float(end.reward[-1].mean()) for end in ends],
+            "right": [float(end.right[-1].mean()) for end in ends],
+            "fell": [int((end.fall() > FELL).sum()) for end in ends],
+        }
+    show.table(kept_table(worlds))
+    told = {"corrected": [], "uncorrected": []}
+    if asked.generations:
+        show.quiet()
+        train.ensure("sft", "tiny")
+        for seed, (name, each) in itertools.product(asked.seeds, told.items()):
+            found = real(
+                16, asked.generations, name == "corrected", seed, learning_rate=asked.learning_rate
+            )
+            each.append([float(batch["reward"]) for batch in found if batch["age"] == 0])
+            print(
+                f"seed {seed}, {name}: reward of each generation", *(f"{x:.2f}" for x in each[-1])
+            )
+    found = on_seeds.where("python -m lab.late") | {"worlds": worlds, "real": told}
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(asked.out)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,20 @@ def test_a_run_is_measured_exactly_and_its_falls_are_counted():
         late.run("none", 4)
 
 
+def test_the_kept_figures_have_every_run_on_three_seeds_and_one_of_them_is_made_again():
+    kept = late.measured()
+    assert list(kept["worlds"]) == list(late.SEVERAL) and {"processor", "versions"} <= set(kept)
+    assert all(len(values) == 3 for found in kept["worlds"].values() for values in found.values())
+    assert [len(each) for each in kept["real"].values()] == [3, 3]
+    (line,) = late.kept_table({"fresh": kept["worlds"]["fresh"]})
+    assert line["fell by more than 0.5"] == "0, 0, 0"
+    again = late.run(*late.SEVERAL["64 late, uncorrected"], seed=1)
+    told = {key: values[1] for key, values in kept["worlds"]["64 late, uncorrected"].items()}
+    # Another processor rounds otherwise, and a sample that turns out otherwise changes what comes after it.
+    assert again.reward[-1].mean() == pytest.approx(told["reward"], abs=0.3)
+    assert abs((again.fall() > late.FELL).sum() - told["fell"]) <= 3
+
+
 @pytest.fixture
 def stages(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_RUNS", str(tmp_path))
