@@ -43,7 +43,9 @@ NAMES = {  # a letter of a call, and the argument of my_loss: TRL's words
 }  # fmt: skip
 MASKED = ("completions", "tokens", "tokens of values", "factor")  # views that compare where m is 1
 FIRST = ("At", "l", "z", "v", "pc", "mc")  # what "grad" is taken to: the first of these in a topic
-GRIDS = {"label_smoothing": SHARES, "eps": STD_EPS} | dict.fromkeys(
+GRIDS = {"label_smoothing": SHARES, "eps": STD_EPS}
+GRIDS |= dict.fromkeys(("gamma", "lam"), np.linspace(0.0, 1.0, 41))
+GRIDS |= dict.fromkeys(
     ("num_items_in_batch", "tokens_per_micro_batch", "max_completion_length"), LENGTHS
 )
 
@@ -126,7 +128,10 @@ class _Topic:
         asked = inspect.signature(my_loss).parameters
         pairs = table.view == "pairs" and {"pr", "mr"} & used
         self.by_token = bool(pairs) and "per_token_logps" in asked
-        self.wrt = tuple(self.names[letter] for letter in self.slopes(row))
+        sloped = (
+            self.slopes(other) for other in (row, *rows)
+        )  # of a row without gradients, that of its value
+        self.wrt = tuple(self.names[letter] for letter in next(filter(None, sloped), ()))
         if self.by_token and self.wrt:
             self.wrt = ("per_token_logps",)
 
@@ -313,9 +318,22 @@ def _with(call, options):
 def _hyperparameters(call):
     """{option: Hyperparameter} of each number that is not a count."""
     return {
-        name: Hyperparameter(
-            asked, lambda x, name=name: optioned(**{name: x}), GRIDS.get(name, WEIGHTS)
-        )
+        name: Hyperparameter(asked, functools.partial(_instead, name), GRIDS.get(name, WEIGHTS))
         for name, asked in _keywords(call).items()
         if isinstance(asked, float) or name in GRIDS
     }
+
+
+def _instead(name, x):
+    """The variant "this number in place of the one asked for"; not a number where the function refuses it."""
+
+    def variant(f):
+        def refused(arrays, options):
+            try:
+                return f(arrays, options | {name: x})
+            except ValueError:
+                return float("nan"), None
+
+        return refused
+
+    return variant

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from reference_math import conformance
-from reference_math.conformance import by_tables, tables
+from reference_math.conformance import by_tables, checking, tables
 from reference_math.conformance.objectives import OBJECTIVES
 
 F = torch.nn.functional
@@ -27,8 +27,10 @@ def from_its_call(name, row):
         arrays = {k: x.detach().numpy() for k, x in tensors.items()}
         value, grad = of.reference(row)(arrays, {})
         value = torch.tensor(value)
-        if grad is None:
+        if not of.wrt:
             return value
+        if grad is None:
+            grad = checking._slope(lambda a: of.reference(row)(a, {})[0], arrays, of.wrt)
         x = torch.cat([tensors[wrt].ravel() for wrt in of.wrt])
         slope = torch.tensor(grad) * (x - x.detach())  # 0, with that gradient
         return value + (slope.view_as(value) if value.ndim else slope.sum())
@@ -167,7 +169,7 @@ def test_sft_has_each_librarys_own_denominator():
     assert verdict.follows == ("OpenRLHF (NLL, mean of the rows' means)", "slime")
 
 
-def gae(token_rewards, values, completion_mask, shift=True):
+def gae(token_rewards, values, completion_mask, shift=True, gamma=0.97):
     """Of rows without holes, gamma 0.97, lambda 0.9; values in the padding are not read."""
     B, T = values.shape
     rows = []
@@ -175,7 +177,7 @@ def gae(token_rewards, values, completion_mask, shift=True):
         n, last, A = int(completion_mask[b].sum()), 0.0, torch.zeros(T, dtype=values.dtype)
         for t in reversed(range(n)):
             after = values[b, t + 1] if t + 1 < n else 0.0
-            last = token_rewards[b, t] + 0.97 * after - values[b, t] + 0.97 * 0.9 * last
+            last = token_rewards[b, t] + gamma * after - values[b, t] + gamma * 0.9 * last
             A[t] = last
         rows.append(A)
     A = torch.stack(rows)
@@ -195,6 +197,27 @@ def test_gae_is_verls_and_torchtunes_keeps_the_mean():
 
     assert conformance.check(kept, "gae", like="torchtune").follows == ("torchtune",)
     assert conformance.check(kept, "gae", like="verl").explained_by[0].startswith("as in torchtune")
+
+
+def test_another_discount_is_named_and_one_that_is_none_is_not_tried():
+    def shorter(token_rewards, values, completion_mask):
+        return gae(token_rewards, values, completion_mask, gamma=0.9)
+
+    verdict = conformance.check(shorter, "gae", like="verl")
+    assert verdict.explained_by == ("gamma: 0.9, not 0.97",)
+    nothing = conformance.check(lambda token_rewards: token_rewards, "gae", like="verl")
+    assert not nothing.agrees and nothing.explained_by == ()
+
+
+def test_a_row_without_a_gradient_of_its_own_has_that_of_its_value():
+    """NeMo-RL's DPO."""
+
+    def half_detached(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):
+        d = chosen_logps - ref_chosen_logps - rejected_logps.detach() + ref_rejected_logps
+        return F.softplus(-0.05 * d).mean()
+
+    verdict = conformance.check(half_detached, "dpo", like="NeMo-RL")
+    assert verdict.value_error < 1e-12 and verdict.gradient_error > 0.1 and not verdict.agrees
 
 
 def test_a_value_loss_without_its_half_is_slimes():
