@@ -39,6 +39,7 @@ def test_a_file_says_what_made_it_and_holds_nothing_else(make, path):
     assert metadata["command"] == f"python tests/parity/golden/make.py {path.stem}"
     assert all("==" in need for need in [metadata["release"], *metadata["with"]])
     assert make.as_bytes(arrays, metadata) == path.read_bytes()  # nothing in it but its content
+    assert path.stat().st_size < 200_000
 
 
 def test_the_bytes_know_no_clock_and_no_order(make):
