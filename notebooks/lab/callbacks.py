@@ -1,4 +1,4 @@
-"""Show a run while it trains: one progress bar, and trackio without a server or a token in the output."""
+"""Show a run while it trains: one progress bar, trackio without a server or a token in the output, a look at some steps."""
 
 import contextlib
 import io
@@ -65,3 +65,18 @@ class Trackio(TrainerCallback):
         if state.is_world_process_zero:
             with contextlib.redirect_stdout(io.StringIO()):
                 self.run.finish()
+
+
+class At(TrainerCallback):
+    """Call a function at some steps of a run, with the step; 0 is before the first."""
+
+    def __init__(self, steps, look):
+        self.steps, self.look = steps, look
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if 0 in self.steps:
+            self.look(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self.look(state.global_step)

@@ -18,8 +18,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from transformers import TrainerCallback
-
 from lab import (
     callbacks,
     evaluate,
@@ -95,7 +93,7 @@ def watch(reward_funcs, seed=0, steps=STEPS, n=200, **args):
         # The guards would stop a run whose groups have nothing to tell apart: here that is the lesson.
         for left_out in (callbacks.Trackio, guards.Guards):
             run.remove_callback(left_out)
-        run.add_callback(_At(steps, look))
+        run.add_callback(callbacks.At(steps, look))
         run.train()
         if run.use_vllm:
             vllm.release(run)
@@ -181,21 +179,6 @@ def draw(runs, title=""):
         *panels.flat[0].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=9
     )
     plots.show_with_alt(figure, f"{title}. At the steps {steps}: {'; '.join(said)}.")
-
-
-class _At(TrainerCallback):
-    """Call a function at some steps of a run, with the step; 0 is before the first."""
-
-    def __init__(self, steps, look):
-        self.steps, self.look = steps, look
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if 0 in self.steps:
-            self.look(0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self.steps:
-            self.look(state.global_step)
 
 
 def kept_of(name, seed, rows):

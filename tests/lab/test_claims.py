@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from lab import clinic, gallery, late, leaks, plots, show, small_numbers
+from lab import clinic, distil, gallery, late, leaks, plots, show, small_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -23,6 +23,7 @@ MODULES = {
     "lab.plots": plots,
     "lab.show": show,
     "clinic": clinic,
+    "distil": distil,
     "gallery": gallery,
     "late": late,
     "leaks": leaks,

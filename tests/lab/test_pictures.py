@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from lab import (
     clinic,
     diagrams,
+    distil,
     gallery,
     late,
     leaks,
@@ -101,6 +102,7 @@ ROWS = [
     {"step": step, "temperature": t, "proxy": 1.0, "right": 0.5}
     for step, t in itertools.product(leaks.STEPS, leaks.TEMPERATURES)
 ]
+POINT = distil.Point(0, 0, 0, {1.0: [True, False], 0.0: [True, True]}, [True, False], 0.5)
 END = {"kl": 1.0, "reward": 2.0}
 DRAWN = {
     "lines": lambda: plots.lines([0, 1], SIX, "six"),
@@ -137,6 +139,9 @@ DRAWN = {
     "rates of ranks": lambda: small_numbers.draw_rates(
         [{"rank": r, "rate": x, "kl": x} for r in small_numbers.RATES for x in (1e-3, 1e-2)],
         "rates",
+    ),
+    "distillation": lambda: distil.draw(
+        {way: [POINT, POINT._replace(completions=320)] for way in distil.RATES}, POINT, "four"
     ),
     "programs": lambda: programs.draw(
         {name: {"advantage": 1, "push": 2} for name in programs.LIBRARIES}

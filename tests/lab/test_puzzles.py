@@ -258,6 +258,13 @@ def left_out_by_cutting(before, after):
     return [((update - update @ k) ** 2).sum() / (update**2).sum() for k in kept]
 
 
+def gap_by_weights(student, teacher):
+    """Each position by itself: q . log(q / p), and numpy's own weighted covariance of the log-ratio."""
+    ratios = np.log(student / teacher)
+    rows = [(q @ r, np.cov(r, aweights=q, ddof=0)) for q, r in zip(student, ratios)]
+    return np.transpose(rows)
+
+
 def stopped_by_windows(values, limit, patience):
     """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
     sick = ~(np.array(values) <= limit)
@@ -311,6 +318,7 @@ FOUND_OTHERWISE = {
     "11.1": labels_by_rows,
     "11.2": stopped_by_windows,
     "12.1": cut_by_tokens,
+    "13.1": gap_by_weights,
     "14.1": worth_by_normalised_weights,
     "15.1": errors_by_looking,
     "15.2": left_out_by_cutting,

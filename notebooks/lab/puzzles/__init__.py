@@ -25,6 +25,7 @@ from lab.puzzles import (
     policies,
     preferences,
     small,
+    teachers,
     tokens,
 )
 from lab.puzzles.engine import Puzzle
@@ -44,6 +45,7 @@ _MODULES = (
     cuts,
     lateness,
     small,
+    teachers,
 )
 ALL = {
     found.number: found
