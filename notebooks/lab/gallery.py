@@ -379,9 +379,9 @@ def ends_picture(ends, frontiers, title):
     ends        {name: (what it learnt from, measures)}
     frontiers   {label: [(kl, reward)]}
     """
-    import matplotlib.pyplot as plt
+    from lab.plots import plt  # which gives the picture a text for whoever does not see it
 
-    _, ax = plt.subplots(figsize=(10, 5.6))
+    _, ax = plt.subplots(figsize=(10, 6.4))
     for style, (label, points) in zip(("-", "--"), frontiers.items()):
         ax.plot(*zip(*points), style, color="grey", label=label, linewidth=1.4)
     for source, (colour, marker) in LOOKS.items():
@@ -399,13 +399,14 @@ def ends_picture(ends, frontiers, title):
     ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.3)
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 0.9), fontsize=9)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 3}
+    ax.legend(frameon=False, fontsize=9, **below)
     plt.tight_layout()
 
 
 def moved_picture(gains, title):
     """Draw how far the chosen and the rejected answers moved: gains = {name: `moved`}."""
-    import matplotlib.pyplot as plt
+    from lab.plots import plt  # which gives the picture a text for whoever does not see it
 
     _, ax = plt.subplots(figsize=(9.5, 3.4))
     looks = [("chosen", "#009E73", ""), ("rejected", "#D55E00", "//")]

@@ -195,6 +195,15 @@ def test_shades_of_a_heat_map_and_kinds_of_a_diagram_differ_in_grey():
         assert abs(one - other) > 8
 
 
+def test_whoever_draws_loads_what_gives_a_picture_its_text():
+    """`lab.plots` describes each figure that a notebook shows, once it is loaded."""
+    modules = [*(diagrams.FOLDER.parent / "lab").rglob("*.py"), *LESSONS]
+    drawing = {p.name: p.read_text(encoding="utf-8") for p in modules if p.name != "plots.py"}
+    drawing = {name: text for name, text in drawing.items() if "plt.subplots(" in text}
+    assert len(drawing) >= 5
+    assert [name for name, text in drawing.items() if not re.search(r"\bplots\b", text)] == []
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_what_a_lesson_draws_by_itself_keeps_to_the_size_of_a_page(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
