@@ -52,13 +52,14 @@ def recipe(steps=STEPS[-1], **args):
     return found | {"args": found["args"] | {"max_steps": steps, "use_vllm": False} | args}
 
 
-def watch(reward_funcs, seed=0, steps=STEPS, n=200, **args):
+def watch(reward_funcs, seed=0, steps=STEPS, n=200, also=None, **args):
     """Train the SFT stage with GRPO on some rewards, and measure proxy and truth on the way.
 
     reward_funcs   reward functions in TRL's signature, each at most 1, summed as GRPO sums them
     seed           of the run: the order of the problems and the sampling; the SFT stage is the same
     steps          where to measure; the last is the end of the run
     n              held-out problems, the same ones at each of the steps
+    also           also(model, texts) -> what else to keep of a row at temperature 1, as a dict
     args           instead of the recipe's, such as learning_rate
     returns        rows of step, temperature, asked, texts, what `judge` says of them, and of the run's own
                    samples until then: sampled, how many, and leaked, how many of them leak
@@ -85,6 +86,7 @@ def watch(reward_funcs, seed=0, steps=STEPS, n=200, **args):
                 plain, tok, asked["prompts"], seed=0, temperature=temperature, **how
             )
             row = {"step": step, "temperature": temperature, "texts": texts, "asked": questions}
+            row |= also(plain, texts) if also and temperature == 1.0 else {}
             found.append(row | so_far | judge(reward_funcs, as_chats(texts), **asked))
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from lab import clinic, distil, gallery, late, leaks, plots, show, small_numbers
+from lab import clinic, distil, gallery, late, leaks, plots, rlhf, show, small_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -27,6 +27,7 @@ MODULES = {
     "gallery": gallery,
     "late": late,
     "leaks": leaks,
+    "rlhf": rlhf,
     "small": small_numbers,
 }
 PROMISES = re.compile(r"\*\*When you are done you have shown that\*\*\n((?:- .*\n?)+)")

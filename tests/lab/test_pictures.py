@@ -23,6 +23,7 @@ from lab import (
     programs,
     puzzles,
     ready,
+    rlhf,
     small_numbers,
     three_ways,
 )
@@ -142,6 +143,11 @@ DRAWN = {
     ),
     "distillation": lambda: distil.draw(
         {way: [POINT, POINT._replace(completions=320)] for way in distil.RATES}, POINT, "four"
+    ),
+    "proxy and gold": lambda: rlhf.draw_curves(
+        dict.fromkeys("abc", rlhf.Curve((1, 2), *3 * (np.ones((4, 2)),))),
+        "curves",
+        {key: [{"temperature": 1.0, "kl": 1.0, "proxy": 1.0, "gold": 0.5}] for key in "de"},
     ),
     "programs": lambda: programs.draw(
         {name: {"advantage": 1, "push": 2} for name in programs.LIBRARIES}

@@ -265,6 +265,22 @@ def gap_by_weights(student, teacher):
     return np.transpose(rows)
 
 
+def best_by_drawing(scores, values, n):
+    """All draws, written out."""
+    draws = itertools.combinations(range(len(scores)), n)
+    return np.mean([values[max(draw, key=lambda i: scores[i])] for draw in draws])
+
+
+def kl_by_drawing(p, n):
+    """All n-tuples of answers, weighed; and the bound as the KL of the best of n uniform numbers, integrated."""
+    q = np.zeros(len(p))
+    for draw in itertools.product(range(len(p)), repeat=n):
+        q[max(draw)] += np.prod(p[list(draw)])
+    x, w = np.polynomial.legendre.leggauss(400)  # of n u^(n-1) log(n u^(n-1)) on [0, 1]
+    density = n * ((x + 1) / 2) ** (n - 1)
+    return [torch_kl(q, p), np.sum(w / 2 * density * np.log(density))]
+
+
 def stopped_by_windows(values, limit, patience):
     """All steps that end a window of nothing but sick ones, and all that are not finite: the first."""
     sick = ~(np.array(values) <= limit)
@@ -322,6 +338,8 @@ FOUND_OTHERWISE = {
     "14.1": worth_by_normalised_weights,
     "15.1": errors_by_looking,
     "15.2": left_out_by_cutting,
+    "16.1": best_by_drawing,
+    "16.2": kl_by_drawing,
 }
 every_puzzle = pytest.mark.parametrize("puzzle", puzzles.ALL.values(), ids=list(puzzles.ALL))
 with_one_answer = [p for p in puzzles.ALL.values() if not p.verify]

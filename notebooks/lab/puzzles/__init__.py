@@ -15,6 +15,7 @@ Proof     tests/lab/test_puzzles.py
 from difflib import get_close_matches
 
 from lab.puzzles import (
+    best_of,
     clinic,
     cuts,
     distances,
@@ -46,6 +47,7 @@ _MODULES = (
     lateness,
     small,
     teachers,
+    best_of,
 )
 ALL = {
     found.number: found
