@@ -39,6 +39,9 @@ JUPYTER ?=
 # A colocated engine leaves process groups and signal handlers behind, and accelerate believes them:
 # its tests have a process of their own, as each notebook has.
 ENGINE_TESTS := tests/lab/test_vllm.py
+# Most tests compute too little for two threads: processes of one thread each, which share the files
+# out between them, take less time. More than four would want more memory than a laptop has.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
 # The chain of the GPU profiles, on stand-ins: after the notebooks, whose tiny base it takes.
 PROFILE_TESTS := tests/lab/test_profiles.py
 
@@ -56,7 +59,7 @@ test test-engine test-solved: export CI = 1
 # A machine with a GPU would take its own profile, whose models and data are on the hub.
 test test-engine test-solved: export LAB_PROFILE = tiny
 test: environment model
-	$(BIN)/python -m pytest --doctest-modules reference_math rewards notebooks/lab tests \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) --doctest-modules reference_math rewards notebooks/lab tests \
 		--ignore=$(ENGINE_TESTS) --ignore=$(PROFILE_TESTS)
 	$(BIN)/python -m pytest $(ENGINE_TESTS)
 ifneq ($(TESTED),)
