@@ -60,6 +60,15 @@ def processor():
     }
 
 
+def named():
+    """Return the processor's name with the widest instructions that torch uses on it.
+
+    Under ATEN_CPU_CAPABILITY=avx2 the same processor computes another chain.
+    """
+    found = processor()
+    return f"{found['processor']}, {found['torch']}"
+
+
 class Parts:
     """Seconds spent in each part, without the parts that it calls.
 

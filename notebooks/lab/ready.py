@@ -112,7 +112,7 @@ def keep(say=print):
                 shutil.copyfile(source, target / name)
         found = manifest(stage) | {
             "settings": recipes.settings(recipes.load(stage, "tiny")),
-            "made_on": pace.processor()["processor"],
+            "made_on": pace.named(),
         }
         (target / "manifest.json").write_text(json.dumps(found, indent=2) + "\n")
         say(f"{stage}: kept in {runs.shown(target)}")

@@ -77,7 +77,7 @@ def of_folder(folder):
         if not fits:
             raise ValueError(f"{file} is of another recipe than today's")
         seen = {key: found[key] for key in ("seed", "versions", "commit")}
-        seen["made_on"] = found.get("made_on") or pace.processor()["processor"]
+        seen["made_on"] = found.get("made_on") or pace.named()
         carry = found["greedy_carry"]
         stages[stage] = {key: found[key] for key in KEPT}
         stages[stage] |= {"settings": settings, "greedy_carry": carry["correct"] / carry["n"]}

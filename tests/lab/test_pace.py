@@ -78,6 +78,23 @@ def test_bench_cpu_splits_every_stage_into_parts_that_add_up(tmp_path):
     assert found["processor"] in done.stdout and f"{found['steps']['grpo']} steps" in done.stdout
 
 
+def test_the_name_tells_a_processor_that_computes_as_a_smaller_one():
+    code = "from lab import pace; print(pace.named())"
+    smaller = {"ATEN_CPU_CAPABILITY": "default"}
+    names = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for env in ({}, smaller)
+    ]
+    name = pace.processor()["processor"]
+    assert names[0] == pace.named() and names[1] == f"{name}, DEFAULT"
+
+
 def test_the_forecast_goes_with_the_pace_of_the_processor():
     lessons = ["00_start_here.ipynb", "03_grpo.ipynb"]
     usual = pace.forecast(lessons, now=lambda: pace.PACE_S)
