@@ -135,7 +135,7 @@ def test_a_line_of_a_table_has_wilsons_intervals_and_parts_the_carries():
 
 def test_what_a_stage_cost_is_read_off_its_recipe():
     costs = [distil.completions_for(stage) for stage in ("sft", "dpo", "grpo")]
-    assert costs == [0, 800 * 4, 200 * 128]
+    assert costs == [0, 800 * 4, 150 * 128]
 
 
 def test_the_picture_can_be_read_without_colour_and_without_eyes(capsys, monkeypatch):

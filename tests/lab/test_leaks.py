@@ -56,7 +56,13 @@ def stages(tmp_path, monkeypatch):
 
 def test_a_run_is_measured_where_it_is_asked_and_sees_its_own_samples(stages):
     small = {"per_device_train_batch_size": 16, "steps_per_generation": 1, "warmup_steps": 0}
-    rows = leaks.watch(leaks.NAIVE, steps=(0, 2), n=12, **small)
+
+    def pays_all(
+        completions, **_
+    ):  # so every wrong sample leaks, and the SFT stage has some of them
+        return [1.0] * len(completions)
+
+    rows = leaks.watch([pays_all], steps=(0, 2), n=12, **small)
     assert [(row["step"], row["temperature"]) for row in rows] == [
         (0, 1.0),
         (0, 0.0),
@@ -66,7 +72,7 @@ def test_a_run_is_measured_where_it_is_asked_and_sees_its_own_samples(stages):
     assert [row["sampled"] for row in rows] == [0, 0, 32, 32]  # 2 generations of 16
     assert 0 < rows[-1]["leaked"] < 32 and rows[0]["leaked"] == 0
     assert all(len(row["texts"]) == len(row["paid"]) == 12 for row in rows)
-    assert all(0 <= row["right"] <= 1 and 1 <= row["proxy"] <= 2 for row in rows)
+    assert all(row["proxy"] == 1 and row["leaks"] == 12 - sum(row["is_right"]) for row in rows)
     assert leaks.at(rows, 2, 0.0) is rows[3]
 
 

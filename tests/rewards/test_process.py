@@ -129,12 +129,15 @@ def test_a_worker_killed_from_outside_is_replaced_and_the_answer_is_still_right(
 
 @posix
 def test_a_job_that_kills_every_worker_is_given_up(monkeypatch):
-    real_receive = type(verifier._worker or rewards.process.Worker).receive
+    real_receive = rewards.process.Worker.receive
 
     def receive_from_the_dead(self, seconds):
-        if self.ready:
-            self.process.kill()
-        return real_receive(self, seconds)
+        if not self.ready:
+            return real_receive(self, seconds)
+        self.process.kill()
+        # On a busy machine the answer was there before the kill: it is not what this test asks about.
+        replies = iter(lambda: real_receive(self, 60), None)
+        return next(reply for reply in replies if "eof" in reply)
 
     monkeypatch.setattr(rewards.process.Worker, "receive", receive_from_the_dead)
     assert verifier.ask("judge", GOLD, r"\sqrt{2}/1") == DIED
