@@ -53,6 +53,15 @@ def test_reference_math_imports_numpy_and_nothing_else():
     assert third_party == ["reference_math"]
 
 
+def test_a_method_imports_numpy_and_words_for_types_alone():
+    """The rest of the standard library is for what is no method: the package, its index, old names, a command."""
+    others = {"__init__", "_index", "_renamed", "catalogue", "rosetta"}
+    files = {file.stem: file for file in (ROOT / "reference_math").glob("*.py")}
+    allowed = {"__future__", "collections", "numpy", "reference_math", "typing"}
+    found = {name: set(imports(file)) - allowed for name, file in files.items()}
+    assert {name for name, more in found.items() if more} == others
+
+
 def test_all_of_reference_math_loads_in_about_the_time_of_numpy_alone():
     """Every module, not the package's first file: a table built at import, or a heavy library that a
     module brings in, would show. The ratio to numpy's own import leaves the machine's speed out."""

@@ -15,7 +15,6 @@ Lesson    notebooks/11_clinic.ipynb        Proof    tests/lab/test_clinic.py
 
 import argparse
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from lab import (
     evaluate,
     guards,
     health,
+    kept,
     plots,
     recipes,
     runs,
@@ -45,7 +45,6 @@ SHORT = {  # of the recipes' arguments, what a short run changes: small batches,
     | {"use_vllm": False, "warmup_steps": 0, "lr_scheduler_type": "constant", "beta": 1.0},
 }
 OTHER_END = "</s>"  # how a template that was copied from another model ends a turn
-KEPT = Path(__file__).with_suffix(".json")
 ROOM = 48  # tokens for an answer; the longer style takes 36
 
 
@@ -386,7 +385,7 @@ def sheet(found, title=""):
 
 def measured():
     """Return what is kept of the cases on several seeds: where they ran, and {letter: {"broken", "cured"}} in `cases`."""
-    return json.loads(KEPT.read_text())
+    return kept.read("clinic")
 
 
 def table(cases):
@@ -399,8 +398,6 @@ def table(cases):
 
 
 def main(argv=None):
-    from lab.on_seeds import where
-
     parser = argparse.ArgumentParser(
         prog="python -m lab.clinic", description=__doc__.split("\n")[0]
     )
@@ -409,7 +406,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     show.quiet()
     train.ensure("sft", "tiny")
-    kept = {letter: {"broken": [], "cured": []} for letter in CASES}
+    cases = {letter: {"broken": [], "cured": []} for letter in CASES}
+    where = kept.where("python -m lab.clinic")
     for seed in args.seeds:
         for letter, case in CASES.items():
             for name, found in zip(
@@ -420,14 +418,12 @@ def main(argv=None):
                     for k, v in found.seen.items()
                 )
                 named = named_by_the_log(found.log)
-                kept[letter][name].append(found.value)
+                cases[letter][name].append(found.value)
                 print(
                     f"{letter} {case.__name__} {name}, seed {seed}: {found.value:.3g}; {said}; log: {named}"
                 )
-    args.out.write_text(
-        json.dumps(where("python -m lab.clinic") | {"cases": kept}, indent=1) + "\n"
-    )
-    show.table(table(kept))
+        kept.write(args.out, where | {"cases": cases})
+    show.table(table(cases))
     print(args.out)
 
 

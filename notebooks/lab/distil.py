@@ -6,7 +6,9 @@
 
     points = distil.learn("on-policy distillation")    a Point for each measured step
     distil.draw({"GRPO": points}, teacher)             right answers over the completions sampled
-    python -m lab.distil --seeds 0 1 2                 the tables of the lesson, on several seeds
+    python -m lab.distil --seeds 0 1 2                 all runs on several seeds; --rates, --chain for others
+
+What such runs gave, with the machine and the versions, is kept beside this module in distil.json.
 
 Every way starts from the SFT stage under a fresh LoRA adapter, takes as many completions for a step and runs in
 TRL's own trainer. The tiny model trains on the CPU of any machine.
@@ -16,6 +18,8 @@ Lesson    notebooks/13_distillation.ipynb        Proof    tests/lab/test_distil.
 """
 
 import argparse
+import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +34,7 @@ from lab import (
     evaluate,
     guards,
     intervals,
+    kept,
     leaks,
     plots,
     recipes,
@@ -322,29 +327,85 @@ RUNS = {  # of `main`: the four ways, and what was asked besides
 }
 
 
+def kept_of(name, chain, seed, rate, points):
+    """What is kept of a run: its shares at each measured step after the first."""
+    points = points[1:]
+    return {
+        "run": name,
+        "chain": chain,
+        "seed": seed,
+        "rate": rate,
+        "completions": [point.completions for point in points],
+        "right": {f"{t:g}": [point.share(t) for point in points] for t in leaks.TEMPERATURES},
+        "carry": [point.share(0.0, carry=True) for point in points],
+        "terse": [point.terse for point in points],
+    }
+
+
+def on_seeds():
+    """Return what is kept: where it ran, and in `runs` what `kept_of` gives for each."""
+    return kept.read("distil")
+
+
+def table(rows):
+    """Return one line for each run and rate, for `show.table`: a value for each seed.
+
+    rows    as `kept_of` gives them, of one chain
+    """
+    lines = []
+    for name, rate in dict.fromkeys((row["run"], row["rate"]) for row in rows):
+        of = [row for row in rows if (row["run"], row["rate"]) == (name, rate)]
+        line = {"run": name, "rate": f"{rate:g}"}
+        for t in leaks.TEMPERATURES:
+            for i, completions in enumerate(of[0]["completions"]):
+                line[f"right at {t:g}, {completions}"] = _seeds(
+                    row["right"][f"{t:g}"][i] for row in of
+                )
+        line["with a carry at 0, the last"] = _seeds(row["carry"][-1] for row in of)
+        line["terse, the last"] = _seeds(row["terse"][-1] for row in of)
+        lines.append(line)
+    return lines
+
+
+def _seeds(shares):
+    return ", ".join(f"{share:.0%}" for share in shares)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lab.distil", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN")
     parser.add_argument("--rates", type=float, nargs="+", help="in place of those of `RATES`")
+    parser.add_argument(
+        "--chain", type=int, default=0, help="the seed of the stages they start from"
+    )
     parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=runs.root() / "distil.json")
     asked = parser.parse_args(argv)
     show.quiet()
-    train.ensure("grpo", "tiny")
-    for stage in ("sft", "dpo", "grpo"):
-        print(_line(row(stage, measured(*finished(stage), asked.problems))))
-    for seed in asked.seeds:
-        for name in asked.only:
-            for rate in asked.rates or [RATES[RUNS[name]["way"]]]:
+    train.ensure("grpo", "tiny", seed=asked.chain)
+    found = kept.start("python -m lab.distil", asked.out, stages=[], runs=[])
+    if not any(stage["chain"] == asked.chain for stage in found["stages"]):
+        for stage in ("sft", "dpo", "grpo"):
+            point = measured(*finished(stage), asked.problems)
+            shares = {f"{t:g}": point.share(t) for t in leaks.TEMPERATURES}
+            carry = point.share(0.0, carry=True)
+            found["stages"].append(
+                {"chain": asked.chain, "stage": stage, "right": shares, "carry": carry}
+            )
+    for seed, name in itertools.product(asked.seeds, asked.only):
+        for rate in asked.rates or [RATES[RUNS[name]["way"]]]:
+            this = {"run": name, "chain": asked.chain, "seed": seed, "rate": rate}
+            if not any(
+                this.items() <= row.items() for row in found["runs"]
+            ):  # of an earlier command
                 points = learn(**RUNS[name], seed=seed, n=asked.problems, learning_rate=rate)
-                for point in points[1:]:
-                    print(_line(row(f"{name}, seed {seed}, rate {rate:g}", point)), flush=True)
-
-
-def _line(shown):
-    return ", ".join(f"{key} {value}".strip() for key, value in shown.items())
+                found["runs"].append(kept_of(name, asked.chain, seed, rate, points))
+                kept.write(asked.out, found)
+    show.table(table([row for row in found["runs"] if row["chain"] == asked.chain]))
+    print(asked.out)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,19 @@ Lesson    notebooks/14_late_samples.ipynb        Proof    tests/lab/test_late.py
 import argparse
 import collections
 import itertools
-import json
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lab import bars, gallery, plots
+from lab import bars, gallery, kept, plots
 from lab.gallery import P, T, V
 from reference_math import advantages, grpo, importance_sampling, logprobs, optim
 
 STATES = P * T * V  # question, position, letter before
 SHARED = 16  # features of a state: fewer than STATES, so states share weights
 CAP = 3.0  # TRL's default bound on the ratio of a whole answer, vllm_importance_sampling_clip_max
-KEPT = Path(__file__).with_suffix(".json")
 EVERY = 10  # a run is measured once in so many steps
 
 _TOKEN = {"importance_sampling_level": "token", "reduction": "dr_grpo", "max_completion_length": T}
@@ -385,14 +383,20 @@ SEVERAL = {  # what is run on several seeds
     **{f"64 late, {way}": (way, 64) for way in WAYS},
     "nothing shared, 64 late, uncorrected": ("uncorrected", 64, None),
 }
+SLOW = {  # and the same at a seventh of the rate
+    f"64 late, {way}, rate 0.03": (way, 64)
+    for way in ("uncorrected", "token ratio, clipped", "answer's ratio, truncated")
+}
 
 
 def measured():
-    """What is kept of runs on several seeds: where they ran, `worlds` {name: {"reward", "right", "fell"}}, and `real`.
+    """What is kept of runs on several seeds: where they ran, `worlds`, and `real` and `fast` of the tiny model.
 
-    real   {"corrected" or "uncorrected": [the mean reward of each generation, for each seed]}
+    worlds        {name: {"reward", "right", "fell"}}, of SEVERAL and SLOW
+    real, fast    {"corrected" or "uncorrected": [the mean reward of each generation, for each seed]}, at the rate
+                  of `real` and at four times that rate, which is the recipe's
     """
-    return json.loads(KEPT.read_text(encoding="utf-8"))
+    return kept.read("late")
 
 
 def kept_table(worlds):
@@ -408,40 +412,45 @@ def kept_table(worlds):
     ]
 
 
+def _ends(several, seeds, **options):
+    """{name: what is kept of its runs, one for each seed}"""
+    found = {}
+    for name, what in several.items():
+        ended = [run(*what, seed=seed, **options) for seed in seeds]
+        found[name] = {
+            "reward": [float(each.reward[-1].mean()) for each in ended],
+            "right": [float(each.right[-1].mean()) for each in ended],
+            "fell": [int((each.fall() > FELL).sum()) for each in ended],
+        }
+    return found
+
+
+def _earned(seeds, generations, rate):
+    """{"corrected" or "uncorrected": the mean reward of each generation, for each seed}"""
+    found = {"corrected": [], "uncorrected": []}
+    for seed, (name, each) in itertools.product(seeds, found.items()):
+        batches = real(16, generations, name == "corrected", seed, learning_rate=rate)
+        each.append([float(batch["reward"]) for batch in batches if batch["age"] == 0])
+    return found
+
+
 def main(argv=None):
     """Run the small worlds on several seeds of their samples, and TRL with its ratio and without; keep the figures."""
-    from lab import on_seeds, runs, show, train
+    from lab import runs, show, train
 
     parser = argparse.ArgumentParser(prog="python -m lab.late", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--lr", type=float, default=0.2, help="of the small worlds")
-    parser.add_argument("--generations", type=int, default=5, help="of the tiny model; 0 for none")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the tiny model")
+    parser.add_argument("--generations", type=int, default=5, help="of the tiny model")
     parser.add_argument("--out", type=Path, default=runs.root() / "late.json")
     asked = parser.parse_args(argv)
-    worlds = {}
-    for name, what in SEVERAL.items():
-        ends = [run(*what, seed=seed, lr=asked.lr) for seed in asked.seeds]
-        worlds[name] = {
-            "reward": [float(end.reward[-1].mean()) for end in ends],
-            "right": [float(end.right[-1].mean()) for end in ends],
-            "fell": [int((end.fall() > FELL).sum()) for end in ends],
-        }
-    show.table(kept_table(worlds))
-    told = {"corrected": [], "uncorrected": []}
-    if asked.generations:
-        show.quiet()
-        train.ensure("sft", "tiny")
-        for seed, (name, each) in itertools.product(asked.seeds, told.items()):
-            found = real(
-                16, asked.generations, name == "corrected", seed, learning_rate=asked.learning_rate
-            )
-            each.append([float(batch["reward"]) for batch in found if batch["age"] == 0])
-            print(
-                f"seed {seed}, {name}: reward of each generation", *(f"{x:.2f}" for x in each[-1])
-            )
-    found = on_seeds.where("python -m lab.late") | {"worlds": worlds, "real": told}
-    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    show.quiet()
+    train.ensure("sft", "tiny")
+    found = kept.where("python -m lab.late")
+    found["worlds"] = _ends(SEVERAL, asked.seeds) | _ends(SLOW, asked.seeds, lr=0.03)
+    for name, rate in (("real", 5e-4), ("fast", 2e-3)):
+        found[name] = _earned(asked.seeds, asked.generations, rate)
+        kept.write(asked.out, found)
+    show.table(kept_table(found["worlds"]))
     print(asked.out)
 
 

@@ -14,7 +14,6 @@ Lesson    notebooks/10_rewards_that_leak.ipynb        Proof    tests/lab/test_le
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lab import (
     evaluate,
     guards,
     intervals,
+    kept,
     naive_rewards,
     plots,
     recipes,
@@ -38,7 +38,6 @@ LONGER = (0, 40, 80, 120)
 TEMPERATURES = (1.0, 0.0)
 KIT = (accuracy_reward, format_reward)
 NAIVE = (naive_rewards.naive_accuracy_reward, naive_rewards.naive_format_reward)
-KEPT = Path(__file__).with_suffix(".json")
 
 
 def gold_anywhere(completions, solution, **columns):
@@ -196,7 +195,7 @@ def kept_of(name, seed, rows):
 
 def measured():
     """Return what is kept of runs on several seeds: where they ran, `runs` of 40 steps and `longer` ones."""
-    return json.loads(KEPT.read_text())
+    return kept.read("leaks")
 
 
 def table(runs):
@@ -225,8 +224,6 @@ def table(runs):
 
 
 def main(argv=None):
-    from lab.on_seeds import where
-
     parser = argparse.ArgumentParser(prog="python -m lab.leaks", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--longer", type=int, nargs="*", default=[], help="seeds of 120 steps")
@@ -236,11 +233,10 @@ def main(argv=None):
     pairs = {"naive": NAIVE, "the kit's": KIT, "the gold anywhere": [gold_anywhere]}
     asked = [("runs", name, seed, STEPS) for seed in args.seeds for name in pairs]
     asked += [("longer", "the gold anywhere", seed, LONGER) for seed in args.longer]
-    found = where("python -m lab.leaks") | {"runs": [], "longer": []}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    found = kept.where("python -m lab.leaks") | {"runs": [], "longer": []}
     for kind, name, seed, steps in asked:
         found[kind].append(kept_of(name, seed, watch(pairs[name], seed, steps)))
-        args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
+        kept.write(args.out, found)
     for kind in ("runs", "longer"):
         if found[kind]:
             show.table(table(found[kind]))

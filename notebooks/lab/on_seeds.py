@@ -10,16 +10,12 @@ Lesson    notebooks/09_a_real_model.ipynb        Proof    tests/lab/test_on_seed
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
-import torch
+from lab import instructions, kept, recipes, runs, show, three_ways, train, vllm
 
-from lab import instructions, pace, recipes, runs, show, three_ways, train, vllm
-
-KEPT = Path(__file__).with_suffix(".json")
 # name: (stage, what is other than in the recipe of the profile instructions)
 RUNS = {
     "untrained, in NF4": (
@@ -83,7 +79,7 @@ def run(name, seed=0, n=400, scored=128, **args):
 
 def measured():
     """Return what is kept of the runs that came with the kit: where, and the rows."""
-    return json.loads(KEPT.read_text())
+    return kept.read("on_seeds")
 
 
 def table(rows):
@@ -108,15 +104,7 @@ def table(rows):
 
 def markdown(rows):
     """Return the table as Markdown, for the README."""
-    lines = table(rows)
-    cells = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def where(command):
-    """Return what a kept file says of its machine: command, processor or card, versions."""
-    card = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {"command": command, **card, **pace.processor(), "versions": runs.versions()}
+    return show.markdown(table(rows))
 
 
 def main(argv=None):
@@ -132,9 +120,8 @@ def main(argv=None):
     for name in args.only:
         for seed in args.seeds:
             rows.append(run(name, seed, args.n))
-            found = where("python -m lab.on_seeds") | {"rows": rows}
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
+            found = kept.where("python -m lab.on_seeds") | {"rows": rows}
+            kept.write(args.out, found)
     show.table(table(rows))
     print(args.out)
 

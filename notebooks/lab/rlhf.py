@@ -8,6 +8,8 @@
     rlhf.train(trainer, beta=0.0)                               GRPO against the score
     python -m lab.rlhf --seeds 0 1 2                            the table of the lesson, on several seeds
 
+What such runs gave, with the machine and the versions, is kept beside this module in rlhf.json.
+
 The reward model's score is the proxy. The gold, which also makes the pairs, is what the kit's chain trains for: the answer
 is right and its reasoning stands on one line (`wanted`). The tiny model trains on the CPU of any machine.
 
@@ -21,6 +23,7 @@ import argparse
 import copy
 import random
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +31,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, PrinterCallback
 
-from lab import callbacks, clinic, evaluate, leaks, plots, show, tasks, train, vllm
+from lab import callbacks, clinic, evaluate, kept, leaks, plots, runs, show, tasks, train, vllm
 from lab.puzzles.best_of import best_of_n, kl_of_best_of_n
 from lab.puzzles.preferences import optimum
 from rewards import accuracy_reward
@@ -341,39 +344,85 @@ def _points(x, y):
     return " ".join(f"({a:.1f}, {b:.2f})" for a, b in zip(x, y))
 
 
+def kept_of(curve):
+    """What is kept of a Curve: its knob, and the means over the problems."""
+    means = {
+        key: [float(x) for x in getattr(curve, key).mean(0)] for key in ("proxy", "gold", "kl")
+    }
+    return {"knob": [float(x) for x in curve.knob]} | means
+
+
+def on_seeds():
+    """Return what is kept: where it ran, and in `runs` for each seed and number of pairs
+
+    agrees                      the share of held-out pairs that it ranks as the gold does
+    best of n, tilted, chance   as `kept_of` gives them
+    grpo                        {beta: [{"step", "proxy", "gold", "kl"}]}
+    """
+    return kept.read("rlhf")
+
+
+def table(rows):
+    """Return one line for each run that is kept, for `show.table`: how often what is wanted is chosen."""
+    lines = []
+    for row in rows:
+        best, tilted = row["best of n"], dict(zip(row["tilted"]["knob"], row["tilted"]["gold"]))
+        peak = int(np.argmax(best["gold"]))
+        lines.append(
+            {
+                "pairs": row["pairs"],
+                "seed": row["seed"],
+                "ranks as the gold": f"{row['agrees']:.0%}",
+                "n = 1": best["gold"][0],
+                "best n": f"{best['gold'][peak]:.2f} (n = {best['knob'][peak]:g})",
+                f"n = {best['knob'][-1]:g}": best["gold"][-1],
+                "by chance, likewise": row["chance"]["gold"][-1],
+                "RL's optimum, beta 1": tilted[1.0],
+            }
+            | {
+                f"GRPO, beta {beta}": " ".join(f"{at['gold']:.2f}" for at in steps)
+                for beta, steps in row["grpo"].items()
+            }
+        )
+    return lines
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m lab.rlhf", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pairs", type=int, nargs="+", default=[50])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[20, 50, 200])
     parser.add_argument("--beta", type=float, nargs="*", default=[0.0, 0.3])
+    parser.add_argument("--out", type=Path, default=runs.root() / "rlhf.json")
     args = parser.parse_args(argv)
     show.quiet()
     train.ensure("sft", "tiny")
+    found = kept.start("python -m lab.rlhf", args.out, runs=[])
     model, tok = policy()
     for seed in args.seeds:
         seen, pool = draw(model, tok, 400, 4, seed=seed), draw(model, tok, 24, 256, "heldout", seed)
-        told("by chance", seed, chance(pool))
-        for n in args.pairs:
+        blind = kept_of(chance(pool))
+        stand = {
+            row["pairs"] for row in found["runs"] if row["seed"] == seed
+        }  # of an earlier command
+        for n in (n for n in args.pairs if n not in stand):
             trainer = fit(model, tok, pairs(seen, n, seed), seed=seed)
             given = scores(trainer, pool)
-            print(f"{n} pairs, seed {seed}: agrees with the gold in {agrees(pool, given):.1%}")
-            for how in (chosen, tilted):
-                told(f"{n} pairs, {how.__name__}", seed, how(pool, standard(given)))
-            for beta in args.beta:
-                for row in train_against(trainer, beta, given, seed):
-                    if row["temperature"] == 1.0:
-                        found = ", ".join(f"{k} {row[k]:.2f}" for k in ("proxy", "gold", "kl"))
-                        print(f"    GRPO, beta {beta}, step {row['step']}: {found}", flush=True)
-
-
-def told(name, seed, curve):
-    """Print a curve, a line for each setting of its knob."""
-    (gold, half), (proxy, _), kl = mean(curve.gold), mean(curve.proxy), curve.kl.mean(0)
-    print(f"{name}, seed {seed}:")
-    for knob, *row in zip(curve.knob, proxy, gold, half, kl):
-        print(
-            "    {}: proxy {:.2f}, gold {:.2f} +- {:.2f}, KL {:.2f}".format(knob, *row), flush=True
-        )
+            grpo = {
+                f"{beta:g}": [
+                    {key: float(row[key]) for key in ("step", "proxy", "gold", "kl")}
+                    for row in train_against(trainer, beta, given, seed)
+                    if row["temperature"] == 1.0
+                ]
+                for beta in args.beta
+            }
+            row = {"seed": seed, "pairs": n, "agrees": float(agrees(pool, given)), "chance": blind}
+            row["best of n"] = kept_of(chosen(pool, standard(given)))
+            found["runs"].append(
+                row | {"tilted": kept_of(tilted(pool, standard(given))), "grpo": grpo}
+            )
+            kept.write(args.out, found)
+    show.table(table(found["runs"]))
+    print(args.out)
 
 
 if __name__ == "__main__":

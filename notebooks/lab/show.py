@@ -76,6 +76,12 @@ def table(rows, columns=None, title=None):
     display_both(_html_table(columns.values(), cells, title), _text_table(columns.values(), cells))
 
 
+def markdown(rows):
+    """Return a list of dicts with the same keys as a table in Markdown."""
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
 def texts(samples, title=None):
     """Show texts side by side, with their line breaks: {heading: text}, or a list of such dicts."""
     samples = [samples] if isinstance(samples, dict) else list(samples)

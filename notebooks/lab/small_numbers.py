@@ -18,7 +18,6 @@ Lesson    notebooks/15_small_numbers.ipynb        Proof    tests/lab/test_small_
 import argparse
 import copy
 import functools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +26,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lab import callbacks, guards, on_seeds, plots, recipes, runs, show, tasks, train, vllm
+from lab import callbacks, guards, kept, plots, recipes, runs, show, tasks, train, vllm
 from lab.puzzles.numbers import bits_per_weight
 from lab.puzzles.picture import PAGE
 from reference_math import double_quant, kl, logprobs, lora, nf4
 
-KEPT = Path(__file__).with_suffix(".json")
 BLOCK = 64
 STEPS = 100
 ROWS = 3000  # demonstrations, as many as the recipe takes; fewer for a run that sees fewer
@@ -404,7 +402,7 @@ def first_step(r, rate=1.0, seed=0, out_features=128, in_features=128, rows=64):
 
 def measured():
     """What came with the kit: where it was made, `tuned`, rows of all rates on one seed, and `kept`, on others."""
-    return json.loads(KEPT.read_text())
+    return kept.read("small_numbers")
 
 
 def name(r):
@@ -529,19 +527,17 @@ def main(argv=None):
     args = parser.parse_args(argv)
     show.quiet()
     train.ensure("base", "tiny")
-    found = on_seeds.where("python -m lab.small_numbers") | {"steps": args.steps}
-    found |= {"tuned": [], "kept": []}
-    if args.out.exists():  # of a run that was interrupted
-        before = json.loads(args.out.read_text())
-        if before["steps"] == args.steps:
-            found |= {key: before[key] for key in ("tuned", "kept")}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    empty = {"steps": args.steps, "tuned": [], "kept": []}
+    found = kept.start(
+        "python -m lab.small_numbers", args.out, **empty
+    )  # of one that was interrupted
+    found = found if found["steps"] == args.steps else found | empty
 
     def keep(key, r, rate, seed, **how):
         wanted = how | {"rank": r, "rate": rate, "seed": seed}
         if not any(wanted.items() <= row.items() for row in found[key]):
             found[key].append(how | measure(r, rate, seed, args.steps))
-            args.out.write_text(json.dumps(found, indent=1) + "\n")  # nothing lost on the way
+            kept.write(args.out, found)
 
     for r, rates in RATES.items():
         for rate in rates:

@@ -28,7 +28,7 @@ import math
 import re
 from pathlib import Path
 
-from lab import intervals, pace, puzzles, ready, recipes
+from lab import intervals, pace, puzzles, ready, recipes, show
 from lab import rehearsal as timed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,9 +126,8 @@ def table():
             row[f"pass@{found['pass_k']}"] = f"{found['pass_at_k']:.0%}"
             row["format"] = f"{found['format_rate']:.1%}"
             lines.append(row | {"terse style": f"{found['preference_rate']:.1%}"})
-    cells = [list(lines[0]), ["---"] * len(lines[0]), *(map(str, line.values()) for line in lines)]
-    said = ["| " + " | ".join(row) + " |" for row in cells]
-    said += [
+    said = [
+        show.markdown(lines),
         "",
         "Each chain was made by `LAB_RUNS=FOLDER .venv/bin/python -m lab.train grpo --seed N`:",
         "",

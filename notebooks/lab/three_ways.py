@@ -13,7 +13,6 @@ Lesson    notebooks/09_a_real_model.ipynb        Proof    tests/lab/test_three_w
 
 import argparse
 import gc
-import json
 import textwrap
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from lab import (
     completions,
     instructions,
     intervals,
-    pace,
+    kept,
     recipes,
     runs,
     train,
@@ -38,7 +37,6 @@ from rewards.instruction import shares, verdicts
 from rewards.rules import words
 
 PROFILE = "instructions"  # the recipes of lesson 09
-KEPT = Path(__file__).with_suffix(".json")
 WAYS = {
     "base": "before",
     "sft": "rejection sampling + SFT",
@@ -222,7 +220,7 @@ def record(found, command):
         for stage in found
         if stage != "grpo"
     }
-    where = {"command": command, **pace.processor(), "versions": runs.versions()}
+    where = kept.where(command)
     where["peak_rss_mb"] = max(runs.manifest(s, PROFILE)["peak_rss_mb"] for s in found)
     curve = {"grpo_share_kept_by_step": rewards}
     return where | {"ways": figures, "grpo_against": paired, "texts": texts} | curve
@@ -230,7 +228,7 @@ def record(found, command):
 
 def measured():
     """Return the figures of the whole run that came with the kit, as `record` keeps them."""
-    return json.loads(KEPT.read_text())
+    return kept.read("three_ways")
 
 
 def minutes(found):
@@ -297,7 +295,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, default=runs.root() / "three_ways.json")
     args = parser.parse_args(argv)
     found = record(compare(args.n), "python -m lab.three_ways")
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    kept.write(args.out, found)
     draw(found, args.out.with_suffix(".svg"))
     print(f"{args.out}, {args.out.with_suffix('.svg').name}")
 

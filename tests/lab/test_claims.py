@@ -133,7 +133,7 @@ def test_each_assertion_that_a_title_names_is_there(path):
 def test_a_lesson_says_what_it_takes_and_what_to_read_next(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     first, last = ("".join(cells[i]["source"]) for i in (0, -1))
-    assert re.search(r"\*\*Time\.\*\* [^\n]*\bminutes?\b|seconds", first)
+    assert re.search(r"\*\*Time\.\*\* [^\n]*\b(?:minutes?|seconds)\b", first)
     links = re.findall(
         r"^- \[[^\]]+\]\(https?://[^)]+\)", last.partition("**Read next**")[2], re.MULTILINE
     )

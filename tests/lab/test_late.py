@@ -101,9 +101,7 @@ def test_worlds_side_by_side_do_not_touch_each_other(monkeypatch):
     monkeypatch.setattr(gallery, "sample", fixed)
     start, *_, end = late.updates("uncorrected", 0, KNOWN_BY, steps=3)
     np.testing.assert_array_equal(start[4:], end[4:])
-    assert (
-        np.abs(end[:4] - start[:4]).min(axis=(1, 2, 3)).max() >= 0 and (start[:4] != end[:4]).any()
-    )
+    assert (start[:4] != end[:4]).any()
 
 
 def test_without_shared_features_each_state_has_weights_of_its_own():

@@ -85,7 +85,8 @@ def test_every_chain_is_of_todays_recipe_and_its_shares_are_counts():
             assert found["settings"] == recipes.settings(recipe), "make its chain anew"
             n = round(found["heldout_accuracy"] * found["heldout_n"])
             assert found["heldout_accuracy"] == n / found["heldout_n"]
-            assert intervals.wilson(n, found["heldout_n"])
+            low, high = intervals.wilson(n, found["heldout_n"])
+            assert low <= found["heldout_accuracy"] <= high
     where = [(chain["made_on"], chain["seed"]) for chain in teach.chains()[1:]]
     assert len(set(where)) == len(where)
 
