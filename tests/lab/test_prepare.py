@@ -11,7 +11,7 @@ import pytest
 
 # In torch's place: it says what it finds, and ends the process before anything heavy loads.
 TORCH = 'import os, sys\nprint(*(f"{n}={os.environ.get(n)}" for n in sys.argv[1:]))\nos._exit(0)\n'
-FOUND = {**lab.QUIET, "OMP_WAIT_POLICY": "PASSIVE"}
+FOUND = {**lab.QUIET, **lab.WAIT}
 
 
 @pytest.mark.parametrize("module", ["train", "vllm", "model", "recipes", "bench", "three_ways"])
@@ -24,6 +24,14 @@ def test_torch_finds_the_environment_set_and_what_was_set_stands(tmp_path, modul
     run = [sys.executable, "-c", f"from lab import {module}", *FOUND]
     said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
     assert dict(pair.split("=") for pair in said.split()) == FOUND | stands
+
+
+def test_who_sets_how_openmp_waits_sets_all_of_it(monkeypatch):
+    for name in lab.WAIT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    lab.prepare()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE" and "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_an_output_without_a_descriptor_gets_one(monkeypatch):
