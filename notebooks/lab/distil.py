@@ -49,7 +49,7 @@ BATCH = 64  # completions of a step
 GROUP = 8  # of which GRPO compares so many with each other
 ROOM = 40  # tokens for an answer; the longer style takes 36
 STEPS = (0, 5, 10, 20)
-RATES = {  # of 1e-3, 2e-3 and 4e-3 the best for each way on seed 0, by `main --rates`
+RATES = {  # of 1e-3, 2e-3 and 4e-3 one that no other beats by more than chance on seed 0, by `main --rates`
     "on-policy distillation": 2e-3,
     "off-policy distillation": 2e-3,
     "SFT": 2e-3,
@@ -365,6 +365,11 @@ def table(rows):
         line["terse, the last"] = _seeds(row["terse"][-1] for row in of)
         lines.append(line)
     return lines
+
+
+def usual(row):
+    """Return whether a run that is kept started from the stages of seed 0 and had the rate of its way."""
+    return row["chain"] == 0 and row["rate"] == RATES[RUNS[row["run"]]["way"]]
 
 
 def _seeds(shares):

@@ -2,6 +2,7 @@
 
 kept.read("leaks")                        what came with the kit: lab/leaks.json
 kept.start("python -m lab.leaks", out)    what stands in a file already, or where it is made now
+kept.said(found)                          where that was, for the title of a table
 kept.write(out, found)                    after each run, so that an interrupted command loses nothing
 """
 
@@ -22,6 +23,16 @@ def where(command):
 
     card = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {"command": command, **card, **pace.processor(), "versions": runs.versions()}
+
+
+def said(found):
+    """Return where a kept file was measured, as people write it.
+
+    >>> said({"processor": "A", "threads": 2, "versions": {"torch": "2.13.0", "trl": "1.16.0", "peft": "0.21.2"}})
+    'A, threads: 2; torch 2.13.0, trl 1.16.0'
+    """
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "trl"))
+    return f"{found.get('gpu', found['processor'])}, threads: {found['threads']}; {versions}"
 
 
 def start(command, out, **empty):

@@ -445,11 +445,13 @@ def main(argv=None):
     asked = parser.parse_args(argv)
     show.quiet()
     train.ensure("sft", "tiny")
-    found = kept.where("python -m lab.late")
-    found["worlds"] = _ends(SEVERAL, asked.seeds) | _ends(SLOW, asked.seeds, lr=0.03)
+    found = kept.start("python -m lab.late", asked.out)
+    if "worlds" not in found:
+        found["worlds"] = _ends(SEVERAL, asked.seeds) | _ends(SLOW, asked.seeds, lr=0.03)
     for name, rate in (("real", 5e-4), ("fast", 2e-3)):
-        found[name] = _earned(asked.seeds, asked.generations, rate)
-        kept.write(asked.out, found)
+        if name not in found:
+            found[name] = _earned(asked.seeds, asked.generations, rate)
+            kept.write(asked.out, found)
     show.table(kept_table(found["worlds"]))
     print(asked.out)
 

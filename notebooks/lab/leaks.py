@@ -226,17 +226,20 @@ def table(runs):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m lab.leaks", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--longer", type=int, nargs="*", default=[], help="seeds of 120 steps")
+    parser.add_argument(
+        "--longer", type=int, nargs="*", default=[0, 1, 2], help="seeds of 120 steps"
+    )
     parser.add_argument("--out", type=Path, default=runs.root() / "leaks.json")
     args = parser.parse_args(argv)
     train.ensure("sft", "tiny")
     pairs = {"naive": NAIVE, "the kit's": KIT, "the gold anywhere": [gold_anywhere]}
     asked = [("runs", name, seed, STEPS) for seed in args.seeds for name in pairs]
     asked += [("longer", "the gold anywhere", seed, LONGER) for seed in args.longer]
-    found = kept.where("python -m lab.leaks") | {"runs": [], "longer": []}
+    found = kept.start("python -m lab.leaks", args.out, runs=[], longer=[])
     for kind, name, seed, steps in asked:
-        found[kind].append(kept_of(name, seed, watch(pairs[name], seed, steps)))
-        kept.write(args.out, found)
+        if not any((row["rewards"], row["seed"]) == (name, seed) for row in found[kind]):
+            found[kind].append(kept_of(name, seed, watch(pairs[name], seed, steps)))
+            kept.write(args.out, found)
     for kind in ("runs", "longer"):
         if found[kind]:
             show.table(table(found[kind]))

@@ -22,11 +22,11 @@ from unittest.mock import patch
 import torch
 
 # Seconds of each lesson of the tiny profile, each making its stage, and of `pace()` in the same hour:
-# two cores of an Intel Xeon with AVX-512 and AMX, by `python -m lab.chain` in 9.3 minutes.
+# two cores of an Intel Xeon with AVX-512 and AMX, by `python -m lab.chain` in 7.1 minutes.
 MEASURED_ON = "Intel Xeon with AVX-512, 2 cores"
-LESSON_S = {"00": 115, "01": 73, "02": 127, "03": 181, "04": 62}
-BASE_S = 95  # of lesson 00's, the base: it may stand already, or come ready
-PACE_S = 0.0131
+LESSON_S = {"00": 97, "01": 46, "02": 90, "03": 152, "04": 41}
+BASE_S = 78  # of lesson 00's, the base: it may stand already, or come ready
+PACE_S = 0.0084
 # (seconds, tokens) of a step on a GPU at the shape of Qwen2.5-0.5B, by stage and whether activations are
 # computed again: tests/parity/gpu/h200.json.
 ON_A_GPU = "NVIDIA H200"

@@ -1,8 +1,13 @@
-"""Keep one real batch of a GRPO trainer, to compute its loss again by other means."""
+"""Keep what a trainer really computed with, to compute it again by other means.
+
+kept = tap.grpo_batch(trainer, step=0)             one batch of GRPO: rewards, advantages, log-probs, loss
+layer = tap.lora_layer(trainer, module, step=0)    what a LoRA layer read and wrote, and every gradient of it
+"""
 
 import numpy as np
 import torch
 
+from lab import vllm
 from reference_math import logprobs
 
 INPUTS = (
@@ -55,6 +60,41 @@ def grpo_batch(trainer, step):
         return loss
 
     trainer._generate_and_score_completions, trainer._compute_loss = tagged, tapped
+    return kept
+
+
+def lora_layer(trainer, layer, step):
+    """Return a dict; training fills it with the first pass of optimizer step `step` through a LoRA layer.
+
+    layer     one layer of a PEFT model with one adapter, over plain or 4-bit weights
+
+    The names are those of `reference_math.lora.forward_grad`:
+    x, grad_x         (..., in)   what the layer read, and the loss's gradient to it
+    grad_y            (..., out)  the loss's gradient to what it wrote
+    weight            (out, in)   frozen, dequantised
+    lora_A, grad_A    (r, in);    lora_B, grad_B    (out, r);    scaling    float
+    """
+    (name,) = layer.active_adapters
+    factors = {"A": layer.lora_A[name].weight, "B": layer.lora_B[name].weight}
+    kept = {"weight": _array(vllm.dequantise(layer.base_layer.weight))}
+    kept["scaling"] = layer.scaling[name]
+
+    def keep(**values):
+        if trainer.state.global_step == step:
+            kept.update((key, _array(value)) for key, value in values.items() if key not in kept)
+
+    def read(module, args, y):
+        if torch.is_grad_enabled():  # else it samples or scores
+            keep(x=args[0])
+
+    layer.register_forward_hook(read)
+    layer.register_full_backward_hook(lambda m, to_x, to_y: keep(grad_x=to_x[0], grad_y=to_y[0]))
+    for part, weight in factors.items():
+
+        def learn(weight, part=part):
+            keep(**{f"lora_{part}": weight, f"grad_{part}": weight.grad})
+
+        weight.register_post_accumulate_grad_hook(learn)
     return kept
 
 

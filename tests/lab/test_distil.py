@@ -153,3 +153,65 @@ def test_the_picture_can_be_read_without_colour_and_without_eyes(capsys, monkeyp
         assert min(text.get_fontsize() for text in texts) >= 8
     monkeypatch.undo()
     plt.close("all")
+
+
+def test_the_kept_runs_say_what_the_lesson_says_of_them():
+    """The sentences of sections 5 to 8: each could be false of the kept figures."""
+    kept = distil.on_seeds()
+    several = [run for run in kept["runs"] if distil.usual(run)]
+    by = {(run["run"], run["seed"]): run for run in several}
+    assert len(by) == len(several) == 3 * len(distil.RUNS)
+    teacher = next(s for s in kept["stages"] if (s["chain"], s["stage"]) == (0, "grpo"))
+    taught = list(distil.RUNS)[:4]  # by the teacher that is right
+    for seed in range(3):
+        grpo, rank_2, blind = (
+            by[name, seed]
+            for name in ("GRPO", "an adapter of rank 2", "a teacher without the carry")
+        )
+        hot = np.array([by[name, seed]["right"]["1"] for name in taught])
+        assert np.ptp(hot[:, 1:], axis=0).max() < 0.04  # whose answers they are
+        assert np.abs(hot[0] - hot[1]).max() < 0.04  # the direction of the KL
+        assert grpo["right"]["1"][1] < hot[:, 1].min() - 0.02  # as many completions
+        assert (
+            hot[:, 1].max() - 0.08 < grpo["right"]["1"][2] < hot[:, 1].max() + 0.02
+        )  # twice as many
+        assert hot.max() < teacher["right"]["1"] - 0.05
+        assert rank_2["right"]["1"][2] > hot[:, 2].min() - 0.04 and rank_2["terse"][1] < 0.85
+        assert min(by[name, seed]["terse"][1] for name in taught) > 0.95
+        assert 0.4 < grpo["terse"][1] < 0.6 and blind["terse"][1] > 0.95
+        assert blind["carry"][2] < 0.3
+        assert min(by[name, seed]["carry"][1] for name in [*taught, "GRPO"]) > 0.85
+
+
+def test_on_other_chains_the_student_is_ahead_at_temperature_1_and_both_mend_the_carry():
+    runs = [run for run in distil.on_seeds()["runs"] if run["chain"]]
+    by = {(run["chain"], run["run"]): run["right"] for run in runs}
+    for chain in (1, 2):
+        student, grpo = (by[chain, name] for name in ("on-policy distillation", "GRPO"))
+        assert all(a > b + 0.03 for a, b in zip(student["1"], grpo["1"], strict=True))
+        assert min(student["0"][1:] + grpo["0"][1:]) > 0.93
+
+
+def test_no_other_rate_that_was_tried_served_a_way_clearly_better():
+    rows = [run for run in distil.on_seeds()["runs"] if not run["chain"] and not run["seed"]]
+    rates = {(run["run"], run["rate"]): np.array(run["right"]["1"]) for run in rows}
+    ways = ["on-policy distillation", "off-policy distillation", "SFT on the teacher's answers"]
+    for name in [*ways, "GRPO"]:
+        one, two, four = (rates[name, rate] for rate in (1e-3, 2e-3, 4e-3))
+        usual = one if name == "GRPO" else two
+        assert usual.mean() > max(one.mean(), two.mean(), four.mean()) - 0.03
+        if name != "GRPO":  # slower at first, and then where the other is
+            assert one[0] < two[0] - 0.1 and np.abs(one - two)[1:].max() < 0.04
+    assert max(rates["GRPO", 4e-3][1:]) < 0.53  # the SFT stage has 0.58
+
+
+def test_a_table_has_a_line_for_each_run_and_rate_and_its_seeds_in_order():
+    runs = [
+        distil.kept_of("GRPO", 0, seed, 1e-3, made_up(0.1, share, 0.9))
+        for seed, share in ((0, 0.4), (1, 0.6))
+    ]
+    (line,) = distil.table(runs)
+    assert line["rate"] == "0.001" and line["right at 1, 640"] == "40%, 60%"
+    assert line["right at 0, 1280"] == "90%, 90%" and line["terse, the last"] == "50%, 50%"
+    assert distil.usual(runs[0]) and not distil.usual(runs[0] | {"rate": 2e-3})
+    assert not distil.usual(runs[0] | {"chain": 1})

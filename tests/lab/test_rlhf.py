@@ -130,3 +130,32 @@ def test_the_picture_says_in_words_what_it_shows(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "They part" in said and "gold: right, on one line, GRPO: (0.0, 0.50) (2.0, 0.50)" in said
     plots.plt.close("all")
+
+
+def test_the_kept_runs_say_what_the_lesson_says_of_them():
+    """The sentences of sections 3 to 7: each could be false of the kept figures."""
+    kept = rlhf.on_seeds()
+    cases = [(run["seed"], run["pairs"]) for run in kept["runs"]]
+    assert sorted(cases) == [(seed, pairs) for seed in range(3) for pairs in (20, 50, 200)]
+    for run in kept["runs"]:
+        best, priced, by_chance = run["best of n"], run["tilted"], run["chance"]
+        assert best["knob"][int(np.argmax(best["gold"]))] in (4, 8)  # whatever the number of pairs
+        assert np.all(np.diff(best["proxy"]) > 0) and by_chance["gold"][-1] < best["gold"][0] - 0.05
+        assert dict(zip(priced["knob"], priced["gold"]))[1.0] > best["gold"][0] + 0.05
+        free, held = run["grpo"]["0"], run["grpo"]["0.3"]
+        assert free[-1]["proxy"] > free[0]["proxy"] + 0.4
+        assert (
+            free[-1]["gold"] < free[0]["gold"] - 0.05 and held[-1]["gold"] > free[-1]["gold"] + 0.1
+        )
+
+
+def test_a_table_has_a_line_for_each_run():
+    curve = {"knob": [1.0, 4.0, 256.0], "gold": [0.3, 0.6, 0.1]}
+    steps = [{"step": step, "gold": gold} for step, gold in ((0, 0.3), (10, 0.05))]
+    run = {"seed": 2, "pairs": 20, "agrees": 0.9, "best of n": curve, "chance": curve}
+    run |= {"tilted": {"knob": [2.0, 1.0], "gold": [0.4, 0.5]}, "grpo": {"0": steps}}
+    (line,) = rlhf.table([run])
+    assert (
+        line["best n"] == "0.60 (n = 4)" and line["n = 256"] == 0.1 == line["by chance, likewise"]
+    )
+    assert line["RL's optimum, beta 1"] == 0.5 and line["GRPO, beta 0"] == "0.30 0.05"
