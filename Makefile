@@ -78,8 +78,8 @@ test-engine: environment
 test-solved: export LAB_READY = 1
 test-solved: export LAB_RUNS = $(abspath build/solved/runs)
 test-solved: environment
-	$(BIN)/python tests/solved_notebooks.py build/solved/solutions --with solutions
-	$(BIN)/python tests/solved_notebooks.py build/solved/mistakes --with mistakes
+	$(BIN)/python tests/lab/solved_notebooks.py build/solved/solutions --with solutions
+	$(BIN)/python tests/lab/solved_notebooks.py build/solved/mistakes --with mistakes
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 build/solved/solutions build/solved/mistakes
 
 gpu: environment

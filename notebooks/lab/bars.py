@@ -104,9 +104,9 @@ class Bar:
 
 
 def over(items, name):
-    """Yield the items, one after the other, under a bar."""
+    """Yield the items, one after the other, under a bar; a single one needs none."""
     items = list(items)
-    with Bar(name, len(items), leave=False) as bar:
+    with Bar(name, len(items), on=len(items) > 1, leave=False) as bar:
         for done, item in enumerate(items, start=1):
             yield item
             bar.to(done)

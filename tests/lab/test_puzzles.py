@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -749,3 +750,17 @@ def test_whatever_came_is_drawn_or_left_out_in_a_notebook(number, kind, monkeypa
     monkeypatch.setattr("IPython.display.display", lambda shown: None)
     given = puzzle.check(lambda *arguments: NASTY[kind](puzzle.answer(*arguments)))
     assert given is puzzle.answer and "not right yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["solutions", "mistakes"])
+def test_every_notebook_is_written_with_its_exercises_filled_in_as_make_does_it(tmp_path, kind):
+    script = Path(__file__).with_name("solved_notebooks.py")
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = [sys.executable, script, tmp_path, "--with", kind]
+    said = subprocess.run(run, env=alone, capture_output=True, text=True, check=True).stdout
+    count, known = map(int, re.findall(r"\d+", said))
+    assert known == len(puzzles.ALL) and known < count <= 2 * known
+    lessons = {path.name for path in script.parents[2].glob("notebooks/*.ipynb")}
+    assert {path.name for path in tmp_path.glob("*.ipynb")} == {
+        name for name in lessons if not name.startswith("09_")
+    }

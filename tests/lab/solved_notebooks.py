@@ -1,4 +1,6 @@
-"""Write every notebook with its exercises filled in, for a run of all of them: tests/solved_notebooks.py FOLDER.
+"""Write every notebook with its exercises filled in, for a run of all of them.
+
+    python tests/lab/solved_notebooks.py FOLDER --with solutions
 
     --with solutions    each exercise has its solution
     --with mistakes     each exercise has one of the mistakes that its puzzle names; the notebook goes on with
@@ -17,7 +19,7 @@ from pathlib import Path
 import lab
 from lab import puzzles
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 MISTAKE = """
 from lab import puzzles as _puzzles
 
