@@ -353,7 +353,9 @@ def table(rows):
     rows    as `kept_of` gives them, of one chain
     """
     lines = []
-    for name, rate in dict.fromkeys((row["run"], row["rate"]) for row in rows):
+    places = {row["run"]: i for i, row in reversed(list(enumerate(rows)))}  # the first of each
+    found = {(row["run"], row["rate"]) for row in rows}
+    for name, rate in sorted(found, key=lambda pair: (places[pair[0]], pair[1])):
         of = [row for row in rows if (row["run"], row["rate"]) == (name, rate)]
         line = {"run": name, "rate": f"{rate:g}"}
         for t in leaks.TEMPERATURES:

@@ -213,5 +213,7 @@ def test_a_table_has_a_line_for_each_run_and_rate_and_its_seeds_in_order():
     (line,) = distil.table(runs)
     assert line["rate"] == "0.001" and line["right at 1, 640"] == "40%, 60%"
     assert line["right at 0, 1280"] == "90%, 90%" and line["terse, the last"] == "50%, 50%"
+    other = [distil.kept_of("GRPO", 0, 0, 4e-4, made_up(0.1, 0.2)), *runs]
+    assert [line["rate"] for line in distil.table(other)] == ["0.0004", "0.001"]
     assert distil.usual(runs[0]) and not distil.usual(runs[0] | {"rate": 2e-3})
     assert not distil.usual(runs[0] | {"chain": 1})
