@@ -1,12 +1,18 @@
 """What a check says of any function: where it is wrong, which mistake it is, and that it never raises."""
 
 import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lab import check
 from lab.puzzles import puzzle
+
+_spec = spec_from_file_location("wrong_answers", Path(__file__).with_name("wrong_answers.py"))
+wrong_answers = module_from_spec(_spec)
+_spec.loader.exec_module(wrong_answers)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +49,22 @@ def test_a_wrong_use_of_the_arguments_is_named(mistaken, words):
     cases = {n: tuple(rng.standard_normal((2, k))) for n, k in (("short", 3), ("long", 5))}
     found = check.judge(mistaken, lambda a, b: a - 2 * b, cases)
     assert found.kind == check.WRONG and words in found.said
+
+
+@pytest.mark.parametrize("name", check.NAMES)
+def test_wrong_answers_of_someone_who_did_not_see_the_puzzles_are_refused_and_named(name):
+    """The right one is taken; every wrong one is refused and gets the name of a mistake."""
+    of = puzzle(check.NAMES[name])
+    answers = dict(wrong_answers.ALL[name])
+    with np.errstate(all="ignore"):  # some of them overflow
+        told = {
+            what: check.judge(answer, of.answer, of.cases, of.wrong(), **of.tolerance)
+            for what, answer in answers.items()
+        }
+    assert told.pop("RIGHT").kind == check.SOLVED
+    taken = {what for what, found in told.items() if found.kind != check.WRONG}
+    unnamed = {what for what, found in told.items() if "\nHint: " not in found.said}
+    assert taken == unnamed == set()
 
 
 def with_gradient(logps, ref_logps):
