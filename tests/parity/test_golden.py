@@ -75,7 +75,7 @@ def test_a_file_keeps_its_date_while_its_numbers_stay(make, tmp_path, monkeypatc
     assert make.make("few", sys.executable, check=False)
     assert path.read_bytes() == once
     (tmp_path / "drive_few.py").write_text(
-        "NEEDS = ('a==1',)\ndef vectors():\n    return {'x': 2.0}"
+        "NEEDS = ('a==1',)\ndef vectors():\n    return {'x': 2.25}"
     )
     assert not make.make("few", sys.executable, check=False)
     assert make.date_of(path) != "2001-01-01"
