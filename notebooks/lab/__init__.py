@@ -12,7 +12,8 @@ QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # the NUMA notice of vLLM's C++ side
 }
 # How an OpenMP thread waits for its next piece of work. Asleep at once, each piece costs a wake-up: a
-# step of SFT took 0.15 s on two idle cores, and 0.09 s with 10,000 looks first. Libraries' own default
+# step of SFT took 0.15 s on two idle cores, and 0.09 s with 10,000 looks first (`python -m lab.bench
+# --cpu`, an Intel Xeon with AVX-512, OMP_WAIT_POLICY and GOMP_SPINCOUNT set). The libraries' default
 # looks for far longer and takes the core from whoever has work: on two busy cores a step of GRPO took
 # two to three times as long with it. Other OpenMP than GNU's cannot count the looks.
 WAIT = (

@@ -6,9 +6,11 @@
 
     points = distil.learn("on-policy distillation")    a Point for each measured step
     distil.draw({"GRPO": points}, teacher)             right answers over the completions sampled
-    python -m lab.distil --seeds 0 1 2                 all runs on several seeds; --rates, --chain for others
+    python -m lab.distil --seeds 0 1 2                 all runs on several seeds
 
-What such runs gave, with the machine and the versions, is kept beside this module in distil.json.
+What such runs gave, with the machine and the versions, is kept beside this module in distil.json: of that command, of
+`--seeds 0 --rates 1e-3 2e-3 4e-3 --only` with the four ways, and of `--chain 1` (and 2) `--seeds 0 --only
+"on-policy distillation" GRPO`.
 
 Every way starts from the SFT stage under a fresh LoRA adapter, takes as many completions for a step and runs in
 TRL's own trainer. The tiny model trains on the CPU of any machine.
@@ -374,6 +376,16 @@ def usual(row):
     return row["chain"] == 0 and row["rate"] == RATES[RUNS[row["run"]]["way"]]
 
 
+def _stages(chain, problems):
+    """What is kept of the stages that the runs of a chain start from and learn from."""
+    points = {stage: measured(*finished(stage), problems) for stage in ("sft", "dpo", "grpo")}
+    return [
+        {"chain": chain, "stage": stage, "carry": point.share(0.0, carry=True)}
+        | {"right": {f"{t:g}": point.share(t) for t in leaks.TEMPERATURES}}
+        for stage, point in points.items()
+    ]
+
+
 def _seeds(shares):
     return ", ".join(f"{share:.0%}" for share in shares)
 
@@ -395,19 +407,12 @@ def main(argv=None):
     train.ensure("grpo", "tiny", seed=asked.chain)
     found = kept.start("python -m lab.distil", asked.out, stages=[], runs=[])
     if not any(stage["chain"] == asked.chain for stage in found["stages"]):
-        for stage in ("sft", "dpo", "grpo"):
-            point = measured(*finished(stage), asked.problems)
-            shares = {f"{t:g}": point.share(t) for t in leaks.TEMPERATURES}
-            carry = point.share(0.0, carry=True)
-            found["stages"].append(
-                {"chain": asked.chain, "stage": stage, "right": shares, "carry": carry}
-            )
+        found["stages"] += _stages(asked.chain, asked.problems)
     for seed, name in itertools.product(asked.seeds, asked.only):
         for rate in asked.rates or [RATES[RUNS[name]["way"]]]:
             this = {"run": name, "chain": asked.chain, "seed": seed, "rate": rate}
-            if not any(
-                this.items() <= row.items() for row in found["runs"]
-            ):  # of an earlier command
+            stands = any(this.items() <= row.items() for row in found["runs"])
+            if not stands:  # of an earlier command
                 points = learn(**RUNS[name], seed=seed, n=asked.problems, learning_rate=rate)
                 found["runs"].append(kept_of(name, asked.chain, seed, rate, points))
                 kept.write(asked.out, found)

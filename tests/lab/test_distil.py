@@ -173,7 +173,7 @@ def test_the_kept_runs_say_what_the_lesson_says_of_them():
         assert np.abs(hot[0] - hot[1]).max() < 0.04  # the direction of the KL
         assert grpo["right"]["1"][1] < hot[:, 1].min() - 0.02  # as many completions
         assert (
-            hot[:, 1].max() - 0.08 < grpo["right"]["1"][2] < hot[:, 1].max() + 0.02
+            hot[:, 1].max() - 0.06 < grpo["right"]["1"][2] < hot[:, 1].max() + 0.02
         )  # twice as many
         assert hot.max() < teacher["right"]["1"] - 0.05
         assert rank_2["right"]["1"][2] > hot[:, 2].min() - 0.04 and rank_2["terse"][1] < 0.85
